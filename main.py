@@ -1,0 +1,582 @@
+"""SRGAN: `python main.py` trains it, `python main.py --mode=evaluate` scores it and restores photos.
+
+After Ledig et al., Photo-Realistic Single Image Super-Resolution Using a Generative Adversarial Network,
+https://arxiv.org/abs/1609.04802. Settings are in config.py.
+"""
+import argparse
+import contextlib
+import csv
+import json
+import os
+import re
+import signal
+import sys
+import tempfile
+import time
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from config import DIV2K_TRAIN_HR, DIV2K_VALID_HR, ConfigError, config, log_config, override, resolve
+
+EXAMPLES = """examples:
+  python main.py                                          train, or go on with the training in checkpoint/
+  python main.py --set TRAIN.hr_img_path=my_photos/       ... on your own photos
+  python main.py --restart                                ... from the beginning
+  python main.py --mode=evaluate                          score the trained weights and draw the comparison
+  python main.py --mode=evaluate --input photo.jpg        restore a photo of yours, or a folder of them, at 4x
+  python main.py --mode=download                          fetch DIV2K, 4.3 GB
+"""
+
+
+def parse_arguments(argv=None):
+    parser = argparse.ArgumentParser(
+        description="SRGAN: single-image super-resolution by 4x.", epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mode", default="train", choices=("train", "srgan", "evaluate", "download"),
+                        help="what to do; srgan is the original's name of train (default: %(default)s)")
+    parser.add_argument("--input", metavar="PATH", help="evaluate: a photo or a folder of photos to restore")
+    parser.add_argument("--output", metavar="DIR", help="evaluate: where the results go (default: samples/evaluate/)")
+    parser.add_argument("--weights", metavar="FILE",
+                        help="evaluate: this generator (.npz, .h5); train: the generator to start from")
+    parser.add_argument("--restart", action="store_true",
+                        help="train: begin anew; the old checkpoint/ is moved aside, not deleted")
+    parser.add_argument("--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[],
+                        help="settings of config.py for this run, such as TRAIN.batch_size=8")
+    return parser.parse_args(argv)
+
+
+@contextlib.contextmanager
+def quiet():
+    """Keep the start-up notes of TensorFlow's libraries off stderr; anything else that was written there follows."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    noise = re.compile(rb"[IW]\d{4} |\d{4}-\d\d-\d\d .*: [IW] |WARNING: All log messages|To enable the following"
+                       rb"|.*cuInit.*303|\s*StreamExecutor")
+    sys.stderr.flush()
+    screen = os.dup(2)
+    with tempfile.TemporaryFile() as kept:
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(screen, 2)
+            os.close(screen)
+            kept.seek(0)
+            for line in kept:
+                if line.strip() and not noise.match(line):
+                    os.write(2, line)
+
+
+if __name__ == "__main__":
+    arguments = parse_arguments()  # before TensorFlow is imported, so that --help answers at once
+
+with quiet():
+    import keras
+    import numpy as np
+    import tensorflow as tf
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    import model
+    import utils
+    from utils import UserError
+
+    for gpu in tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.set_memory_growth(gpu, True)
+    tf.config.list_logical_devices()
+
+# ----------------------------------------------------------------------------------------------------------- data
+
+PACKAGED = {  # photos that scikit-image and scikit-learn ship
+    "train": ("skimage/data/astronaut.png", "skimage/data/coffee.png", "skimage/data/rocket.jpg",
+              "skimage/data/motorcycle_left.png", "skimage/data/hubble_deep_field.jpg", "skimage/data/grass.png",
+              "skimage/data/gravel.png", "skimage/data/brick.png", "sklearn/datasets/images/flower.jpg"),
+    "valid": ("skimage/data/chelsea.png", "sklearn/datasets/images/china.jpg"),
+}
+
+
+def packaged_photos(which):
+    import skimage
+    import sklearn
+
+    roots = {package.__name__: Path(package.__file__).parent.parent for package in (skimage, sklearn)}
+    return [roots[name.split("/")[0]] / name for name in PACKAGED[which]]
+
+
+def is_demo():
+    """Whether training has to do with the photos that come with the packages, as nothing was downloaded or set."""
+    return (config.TRAIN.dataset == "folder" and config.TRAIN.hr_img_path == DIV2K_TRAIN_HR
+            and not Path(DIV2K_TRAIN_HR).is_dir())
+
+
+def find_images(folder, setting):
+    """The image files of a folder that a setting names; raises UserError where it does not exist or holds none."""
+    if not Path(folder).is_dir():
+        raise UserError(f"{setting} is {folder}, which is not a folder; set it to a folder of photos.")
+    files = utils.list_images(folder)
+    if not files:
+        raise UserError(f"{folder} ({setting}) holds no image; PNG, JPEG, WebP, BMP and TIFF files are read.")
+    return files
+
+
+def training_photos():
+    """Image files and the folder of their LR partners, as `config.TRAIN` says."""
+    if is_demo():
+        return packaged_photos("train"), ""
+    if config.TRAIN.dataset == "flickr25k":
+        return find_images(utils.flickr25k(), "TRAIN.dataset flickr25k"), ""
+    return find_images(config.TRAIN.hr_img_path, "TRAIN.hr_img_path"), config.TRAIN.lr_img_path
+
+
+def validation_pairs():
+    """HR files and their LR files, None where the LR is to be made, as `config.VALID` says."""
+    if config.VALID.hr_img_path == DIV2K_VALID_HR and not Path(DIV2K_VALID_HR).is_dir():
+        print(f"{DIV2K_VALID_HR} is not there; measuring on two photos that scikit-image and scikit-learn ship. "
+              "For DIV2K: python main.py --mode=download; for your own: config.VALID.hr_img_path.")
+        files, lr_folder = packaged_photos("valid"), ""
+    else:
+        files, lr_folder = find_images(config.VALID.hr_img_path, "VALID.hr_img_path"), config.VALID.lr_img_path
+    return list(zip(files, utils.find_partners(files, lr_folder)))
+
+
+def load_generator(path):
+    """The generator in a weights file of ours or of TensorLayer; raises UserError."""
+    try:
+        return model.generator_from(utils.load_arrays(path))
+    except model.WeightsError as error:
+        raise UserError(f"{path} {error}.") from error
+
+
+# ------------------------------------------------------------------------------------------------------- training
+
+
+class Trainer:
+    """Both phases of the training and their state: networks, optimizers and how far they are."""
+
+    def __init__(self, photos, vgg, weights):
+        """photos: of `utils.cache_photos`; vgg: of `model.get_VGG`, or None; weights: file to start from, or None."""
+        train = config.TRAIN
+        self.photos, self.vgg = photos, vgg
+        self.recipe = config.LOSS[train.loss]
+        self.steps = utils.steps_per_epoch(photos, train.batch_size, train.patches_per_image)
+        self.folder = Path(train.checkpoint_path)
+        self.generator = load_generator(weights) if weights else model.get_G(train.architecture)
+        if model.architecture_of(self.generator) != train.architecture:
+            raise UserError(f"{weights} is for the architecture {model.architecture_of(self.generator)}; "
+                            f"train it with --set TRAIN.architecture={model.architecture_of(self.generator)}.")
+        self.averaged = model.get_G(train.architecture)
+        self.averaged.set_weights(self.generator.get_weights())
+        self.discriminator = model.get_D(train.architecture, train.hr_patch_size)
+        self.optimizers = [keras.optimizers.Adam(beta_1=train.beta1) for _ in range(3)]
+        self.init_optimizer, self.g_optimizer, self.d_optimizer = self.optimizers
+        for optimizer, network in zip(self.optimizers, (self.generator, self.generator, self.discriminator)):
+            optimizer.build(network.trainable_variables)
+        self.phase, self.epoch, self.step = (tf.Variable(n, dtype=tf.int64) for n in (1, 0, 0))  # step: of the epoch
+        self.total_step = tf.Variable(0, dtype=tf.int64)
+        self.best_psnr = tf.Variable(0.0)
+        self.checkpoint = tf.train.Checkpoint(
+            generator=self.generator, averaged=self.averaged, discriminator=self.discriminator,
+            init_optimizer=self.init_optimizer, g_optimizer=self.g_optimizer, d_optimizer=self.d_optimizer,
+            phase=self.phase, epoch=self.epoch, step=self.step, total_step=self.total_step, best_psnr=self.best_psnr)
+        self.manager = tf.train.CheckpointManager(self.checkpoint, self.folder, max_to_keep=2, checkpoint_name="state")
+        self.stopped_by = None
+
+    # -- steps
+
+    @tf.function(jit_compile=True)
+    def init_step(self, lr, hr):
+        """A step of phase 1: the generator by mean squared error."""
+        lr, hr = model.normalize_lr(lr, config.TRAIN.architecture), model.normalize_hr(hr)
+        with tf.GradientTape() as tape:
+            loss = model.content_loss(hr, self.generator(lr, training=True))
+        variables = self.generator.trainable_variables
+        self.init_optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables))
+        self.average()
+        return {"mse": loss}
+
+    @tf.function(jit_compile=True)
+    def gan_step(self, lr, hr):
+        """A step of phase 2: discriminator and generator, both from the same SR, as the original does."""
+        lr, hr = model.normalize_lr(lr, config.TRAIN.architecture), model.normalize_hr(hr)
+        with tf.GradientTape(persistent=True) as tape:
+            sr = self.generator(lr, training=True)
+            logits_hr, logits_sr = self.discriminator(hr, training=True), self.discriminator(sr, training=True)
+            mse, adversarial = model.content_loss(hr, sr), model.adversarial_loss(logits_sr)
+            g_loss = self.recipe.w_mse * mse + self.recipe.w_adv * adversarial
+            losses = {"mse": mse, "adv": adversarial}
+            if self.vgg:
+                losses["vgg"] = model.content_loss(self.vgg(hr), self.vgg(sr))
+                g_loss += self.recipe.w_vgg * losses["vgg"]
+            losses["d"] = d_loss = model.discriminator_loss(logits_hr, logits_sr)
+        for network, loss, optimizer in ((self.generator, g_loss, self.g_optimizer),
+                                         (self.discriminator, d_loss, self.d_optimizer)):
+            variables = network.trainable_variables
+            optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables))
+        self.average()
+        return losses
+
+    def average(self):
+        """Move the averaged weights towards the generator's; fast at first, so that they forget the beginning."""
+        count = tf.cast(self.total_step.assign_add(1), tf.float32)
+        decay = tf.minimum(config.TRAIN.ema_decay, count / (count + 9))
+        for mean, weight in zip(self.averaged.weights, self.generator.weights):
+            mean.assign(decay * mean + (1 - decay) * weight)
+
+    def learning_rate(self):
+        """Of the step to come, by the schedule of its phase."""
+        train, epoch = config.TRAIN, int(self.epoch)
+        if int(self.phase) == 2:
+            return train.lr_init * train.lr_decay ** (epoch // train.decay_every)
+        if train.schedule_init == "constant":
+            return train.learning_rate_init
+        done = (epoch + int(self.step) / self.steps) / train.n_epoch_init
+        return train.learning_rate_init * (1 + np.cos(np.pi * done)) / 2
+
+    # -- the run
+
+    def run(self):
+        """Train from where the state is to the end of phase 2, saving on the way."""
+        self.pairs = validation_pairs()[:config.VALID.n_quick]
+        self.bicubic = None
+        self.upscaler = model.Upscaler(self.averaged)
+        self.writer = tf.summary.create_file_writer(str(self.folder / "logs"))
+        with catch_signals(self):
+            if int(self.phase) == 1:
+                self.run_phase(1, config.TRAIN.n_epoch_init, self.init_step, [self.init_optimizer])
+                if not self.stopped_by:  # phase 2 begins with the weights that phase 1 wrote
+                    self.generator.set_weights(self.averaged.get_weights())
+                    self.phase.assign(2)
+                    self.epoch.assign(0)
+            if int(self.phase) == 2:
+                self.run_phase(2, config.TRAIN.n_epoch, self.gan_step, [self.g_optimizer, self.d_optimizer])
+
+    def run_phase(self, phase, n_epoch, train_step, optimizers):
+        train = config.TRAIN
+        start = int(self.epoch) * self.steps + min(int(self.step), self.steps - 1)
+        total = n_epoch * self.steps
+        if start >= total:
+            return
+        batches = iter(utils.batches(self.photos, (train.seed, phase), start, train.batch_size, train.hr_patch_size,
+                                     train.patches_per_image))
+        names = ["mse"] if phase == 1 else ["mse", "adv"] + ["vgg"] * bool(self.vgg) + ["d"]
+        print(f"Phase {phase} of 2, {'the generator alone' if phase == 1 else 'adversarial'}: "
+              f"{n_epoch} epochs of {self.steps} steps of {train.batch_size} patches.")
+        with utils.progress(f"Phase {phase}, step", total, **{name: ".3g" for name in names}) as bar:
+            bar.update(start, force=True)
+            times, history = [], []
+            for done in range(start + 1, total + 1):
+                rate = self.learning_rate()
+                for optimizer in optimizers:
+                    optimizer.learning_rate.assign(rate)
+                began = time.perf_counter()
+                losses = {name: float(loss) for name, loss in train_step(*next(batches)).items()}  # waits for the device
+                times.append(time.perf_counter() - began)
+                history.append(losses)
+                bad = [name for name in losses if not np.isfinite(losses[name])]
+                if bad:
+                    raise UserError(f"Phase {phase}, step {done}: the loss {bad[0]} is {losses[bad[0]]}; the state of the last "
+                                    f"save is intact in {self.folder}/, go on from it with a lower "
+                                    f"{'TRAIN.learning_rate_init' if phase == 1 else 'TRAIN.lr_init'}.")
+                bar.update(done, **losses)
+                self.epoch.assign(done // self.steps)
+                self.step.assign(done % self.steps)
+                if done % self.steps == 0:
+                    self.end_epoch(phase, n_epoch, rate, times, history, total - done)
+                    times, history = [], []
+                if self.stopped_by:
+                    self.save()
+                    break
+
+    def end_epoch(self, phase, n_epoch, rate, times, history, steps_left):
+        epoch = int(self.epoch)
+        means = {name: np.mean([losses[name] for losses in history]) for name in history[0]}
+        seconds = float(np.median(times))
+        line = (f"Phase {phase}, epoch {epoch}/{n_epoch}: " + ", ".join(f"{k} {v:.4g}" for k, v in means.items())
+                + f", {seconds:.2f} s a step, {timedelta(seconds=round(seconds * steps_left))} left")
+        self.write_events({**means, "learning_rate": rate})
+        if epoch % config.TRAIN.save_every == 0 or epoch == n_epoch:
+            psnr = self.measure(phase)
+            self.write_samples(phase)
+            self.save()
+            line += f"; PSNR {psnr:.2f} dB, bicubic {self.bicubic:.2f} dB"
+        print(line)
+
+    def write_events(self, scalars, image=None):
+        """Write to TensorBoard; by its own messages, as tf.summary.scalar and .image want tensorboard installed."""
+        summary = tf.compat.v1.Summary()
+        for name, value in scalars.items():
+            summary.value.add(tag=f"phase_{int(self.phase)}/{name}", simple_value=value)
+        if image is not None:
+            encoded = tf.compat.v1.Summary.Image(
+                height=image.shape[0], width=image.shape[1], colorspace=3,
+                encoded_image_string=tf.io.encode_png(image).numpy())
+            summary.value.add(tag=f"phase_{int(self.phase)}/samples", image=encoded)
+        with self.writer.as_default():
+            tf.summary.experimental.write_raw_pb(summary.SerializeToString(), step=self.total_step)
+        self.writer.flush()
+
+    def measure(self, phase):
+        """Mean PSNR of the averaged weights on the first validation images; of phase 1 the best are kept."""
+        self.upscaler.refresh(self.averaged)
+        pairs = [utils.read_pair(*pair) for pair in self.pairs]
+        if self.bicubic is None:
+            self.bicubic = np.mean([utils.psnr_ssim(utils.resize(lr, *hr.shape[:2]), hr)[0] for hr, lr in pairs])
+        psnr = np.mean([utils.psnr_ssim(self.upscaler(lr), hr)[0] for hr, lr in pairs])
+        self.write_events({"psnr": psnr})
+        if phase == 1 and psnr > float(self.best_psnr):
+            self.best_psnr.assign(psnr)
+            utils.save_arrays(self.folder / "g_srgan_init_best.npz", model.to_arrays(self.averaged))
+        return psnr
+
+    def write_samples(self, phase):
+        """The same training patches each time: a column a patch, from above bicubic, SR and HR."""
+        train = config.TRAIN
+        lrs, hrs = utils.batch(self.photos, (train.seed, 0), 0, 8, train.hr_patch_size, 1)
+        grid = np.hstack([np.vstack([utils.resize(lr, *hr.shape[:2]), self.upscaler(lr), hr]) for lr, hr in zip(lrs, hrs)])
+        folder = Path(train.sample_path) / ("srgan_ginit" if phase == 1 else "srgan_gan")
+        utils.write_image(folder / f"train_{'g_init' if phase == 1 else 'g'}_{int(self.epoch)}.png", grid)
+        self.write_events({}, grid)
+
+    def save(self):
+        """Weights first, then the state: a run killed in between repeats the steps and writes the weights again."""
+        utils.save_arrays(self.folder / ("g_srgan_init.npz" if int(self.phase) == 1 else "g_srgan.npz"),
+                          model.to_arrays(self.averaged))
+        utils.save_arrays(self.folder / "d_srgan.npz", model.to_arrays(self.discriminator))
+        self.manager.save()
+
+    def resume(self):
+        """Go on from the newest state in the checkpoint folder, if there is one; says so."""
+        if not self.manager.latest_checkpoint:
+            return
+        self.checkpoint.restore(self.manager.latest_checkpoint).assert_consumed()
+        print(f"Going on with the training in {self.folder}/: phase {int(self.phase)}, epoch {int(self.epoch)}, "
+              f"step {int(self.step)}. (--restart begins anew.)")
+
+
+@contextlib.contextmanager
+def catch_signals(trainer):
+    """Ctrl-C and SIGTERM let the step end and the state be saved; the second one leaves at once."""
+
+    def stop(number, frame):
+        if trainer.stopped_by:
+            os._exit(128 + number)
+        trainer.stopped_by = number
+        print("Stopping after this step; once more to leave at once, without saving.")
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def load_vgg(demo):
+    """The VGG19 that the loss needs, None if it needs none; raises UserError where it can't be had."""
+    recipe = config.LOSS[config.TRAIN.loss]
+    if not recipe.w_vgg:
+        return None
+    path = config.VGG.path
+    try:
+        if Path(path).exists():
+            return model.get_VGG(recipe.vgg_layer, utils.load_arrays(path))
+        return model.get_VGG(recipe.vgg_layer)
+    except model.WeightsError as error:
+        raise UserError(f"{path} {error}.") from error
+    except UserError:
+        raise
+    except Exception as error:  # keras.utils.get_file raises no narrower class where the download fails
+        if demo:
+            print("VGG19 is not here and can't be downloaded; this demonstration trains SRGAN-MSE, without it.")
+            config.TRAIN.loss = "srgan_mse"
+            return None
+        raise UserError(
+            f"{path} (config.VGG.path) is not there and VGG19 could not be downloaded from "
+            f"https://storage.googleapis.com/tensorflow/keras-applications/vgg19/ ({error}); vgg19.npy.md says where to get "
+            "the file, and --set TRAIN.loss=srgan_mse trains without it.") from error
+
+
+def move_aside(folder):
+    aside = folder.with_name(f"{folder.name}_{datetime.now():%Y%m%d_%H%M%S}")
+    folder.rename(aside)
+    print(f"The training that was in {folder}/ is now in {aside}/.")
+
+
+def train(arguments):
+    demo = is_demo()
+    if demo:
+        given = {setting.partition("=")[0] for setting in arguments.set}
+        override(config, [f"TRAIN.{key}={value}" for key, value in config.DEMO.items() if f"TRAIN.{key}" not in given])
+        print(f"{DIV2K_TRAIN_HR} is not there: a demonstration of some minutes on the photos that scikit-image and "
+              "scikit-learn ship. For real training: python main.py --mode=download fetches DIV2K; for your own photos "
+              "set config.TRAIN.hr_img_path.")
+    folder = Path(config.TRAIN.checkpoint_path)
+    if folder.exists() and arguments.restart:
+        move_aside(folder)
+    vgg = load_vgg(demo)
+    files, lr_folder = training_photos()
+    photos = utils.cache_photos(files, lr_folder, config.TRAIN.cache_path, config.TRAIN.hr_patch_size)
+    keras.utils.set_random_seed(config.TRAIN.seed)
+    if config.TRAIN.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    trainer = Trainer(photos, vgg, arguments.weights)
+    trainer.resume()
+    folder.mkdir(parents=True, exist_ok=True)
+    log_config(folder / "config.json", config)
+    trainer.run()
+    if trainer.stopped_by:
+        print(f"Stopped and saved in {folder}/; the same command goes on from here.")
+        return 128 + trainer.stopped_by
+    print(f"Done: weights in {folder}/g_srgan.npz, samples in {config.TRAIN.sample_path}. "
+          "python main.py --mode=evaluate scores them.")
+    return 0
+
+
+# ----------------------------------------------------------------------------------------------------- evaluation
+
+
+def find_generators(weights):
+    """The weights files to evaluate, {method: path}; raises UserError where there is none."""
+    if weights:
+        return {Path(weights).stem: Path(weights)}
+    trained = Path(config.TRAIN.checkpoint_path)
+    shipped = Path(__file__).parent / "models"
+    for candidates in ({"srresnet": trained / "g_srgan_init.npz", "srgan": trained / "g_srgan.npz"},
+                       {"srresnet": shipped / "srresnet.npz", "srgan": shipped / "srgan.npz"}):
+        found = {method: path for method, path in candidates.items() if path.exists()}
+        if found:
+            return found
+    raise UserError(f"There are no trained weights in {trained}/ or models/; run python main.py first, or name a file "
+                    "by --weights.")
+
+
+def evaluate(arguments):
+    paths = find_generators(arguments.weights)
+    if arguments.input:
+        paths = dict([list(paths.items())[-1]])
+    upscalers = {}
+    for method, path in paths.items():
+        upscalers[method] = model.Upscaler(load_generator(path))
+        print(f"{method}: {path}")
+    output = Path(arguments.output or Path(config.TRAIN.sample_path) / "evaluate")
+    if arguments.input:
+        return restore(Path(arguments.input), output, *upscalers.values())
+    return score(output, upscalers)
+
+
+def restore(source, output, upscaler):
+    """Upscale a photo or a folder of photos; what fails does not stop the others. Returns the exit code."""
+    if not source.exists():
+        raise UserError(f"{source} (--input) is not there; name a photo or a folder of photos.")
+    files = find_images(source, "--input") if source.is_dir() else [source]
+    failed = 0
+    for path, name in zip(files, utils.output_names(files)):
+        try:
+            lr = utils.read_image(path)
+            target = output / f"{name}_gen.png"
+            utils.write_image(target, upscaler(lr))
+            print(f"{path} {lr.shape[1]}x{lr.shape[0]} -> {target} {4 * lr.shape[1]}x{4 * lr.shape[0]}")
+        except UserError as error:
+            failed += 1
+            print(error, file=sys.stderr)
+    if failed:
+        print(f"{failed} of {len(files)} failed.", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def score(output, upscalers):
+    """PSNR and SSIM of every method on the validation images: a table, images, and the figure. Returns the exit code."""
+    pairs = validation_pairs()
+    generators = list(upscalers)
+    methods = ["bicubic", "lanczos", *generators]
+    print(" " * 20 + "".join(f"{method:>18}" for method in methods))
+    images, shown = [], []
+    for (hr_path, lr_path), name in zip(pairs, utils.output_names([hr for hr, _ in pairs])):
+        hr, lr = utils.read_pair(hr_path, lr_path)
+        results = {"bicubic": utils.resize(lr, *hr.shape[:2]), "lanczos": utils.resize(lr, *hr.shape[:2], "lanczos3"),
+                   **{method: upscaler(lr) for method, upscaler in upscalers.items()}}
+        row = {method: dict(zip(("psnr", "ssim"), utils.psnr_ssim(sr, hr))) for method, sr in results.items()}
+        print_row(name, row)
+        images.append({"name": name, **row})
+        if len(shown) < config.VALID.n_figures:
+            shown.append((name, {**results, "original": hr}, row))
+        kinds = {"lr": lr, "bicubic": results["bicubic"], "hr": hr, "gen": results[generators[-1]],
+                 **{method: results[method] for method in generators[:-1]}}
+        for kind, image in kinds.items():
+            utils.write_image(output / f"{name}_{kind}.png", image)
+    mean = {method: {metric: float(np.mean([row[method][metric] for row in images])) for metric in ("psnr", "ssim")}
+            for method in methods}
+    print_row("mean", mean)
+    write_metrics(output, mean, images)
+    if shown:
+        draw_comparison(output / "comparison.png", shown, ["bicubic", *generators, "original"])
+    print(f"PSNR in dB / SSIM, on Y with 4 border pixels cut, of {len(images)} images; table, images and comparison.png "
+          f"are in {output}/.")
+    return 0
+
+
+def print_row(name, row):
+    print(f"{name[:20]:20}" + "".join(f"{value['psnr']:9.2f} / {value['ssim']:.4f}" for value in row.values()))
+
+
+def write_metrics(output, mean, images):
+    with utils.whole_file(output / "metrics.json") as partial:
+        partial.write_text(json.dumps({"mean": mean, "images": images}, indent=2) + "\n")
+    with utils.whole_file(output / "metrics.csv") as partial, open(partial, "w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["name", *(f"{method}_{metric}" for method in mean for metric in ("psnr", "ssim"))])
+        for row in [*images, {"name": "mean", **mean}]:
+            table.writerow([row["name"], *(f"{row[method][metric]:.4f}" for method in mean for metric in ("psnr", "ssim"))])
+
+
+TITLES = {"srresnet": "SRResNet", "srgan": "SRGAN"}
+
+
+def draw_comparison(path, shown, methods):
+    """The article's figure 2: for each image the methods side by side, a magnified detail below, PSNR and SSIM under it."""
+    figure = Figure(figsize=(4 * len(methods), 6.2 * len(shown)), layout="constrained")
+    axes = figure.subplots(2 * len(shown), len(methods), squeeze=False)
+    for row, (name, results, metrics) in enumerate(shown):
+        hr = results["original"]
+        top, left, side = busiest_square(hr)
+        for column, method in enumerate(methods):
+            whole, detail = axes[2 * row][column], axes[2 * row + 1][column]
+            whole.imshow(results[method])
+            whole.add_patch(Rectangle((left, top), side, side, fill=False, edgecolor="red", linewidth=1.5))
+            whole.set_title(TITLES.get(method, method) if row == 0 else "")
+            detail.imshow(results[method][top:top + side, left:left + side], interpolation="nearest")
+            caption = f"({metrics[method]['psnr']:.2f} dB / {metrics[method]['ssim']:.4f})" if method in metrics else name
+            detail.set_xlabel(caption, fontsize=12)
+            for ax in (whole, detail):
+                ax.set(xticks=[], yticks=[])
+    with utils.whole_file(path) as partial:
+        figure.savefig(partial, dpi=110)
+
+
+def busiest_square(image):
+    """Row, column and side of the square of a quarter of the shorter side in which luminance varies most."""
+    y = utils.luminance(image)[:, :, 0]
+    side = max(16, min(y.shape) // 4)
+    corners = [(top, left) for top in range(0, max(1, y.shape[0] - side), side // 2)
+               for left in range(0, max(1, y.shape[1] - side), side // 2)]
+    return *max(corners, key=lambda c: y[c[0]:c[0] + side, c[1]:c[1] + side].std()), side
+
+
+# ----------------------------------------------------------------------------------------------------------- main
+
+
+def main(arguments):
+    """Returns the exit code: 0, 1 where some photos failed, 2 for a mistake that the message explains."""
+    try:
+        override(config, arguments.set)
+        resolve(config)
+        if arguments.mode == "download":
+            return utils.download(config.DOWNLOAD)
+        return evaluate(arguments) if arguments.mode == "evaluate" else train(arguments)
+    except (ConfigError, UserError) as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(arguments))

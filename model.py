@@ -1,0 +1,362 @@
+"""The networks and the losses of the article (Ledig et al., https://arxiv.org/abs/1609.04802). Knows no files.
+
+Two architectures: `paper`, figure 4 of the article, and `tensorlayer`, whose weights tensorlayer/srgan published.
+Networks take and give float32 NHWC; HR and SR are in [-1, 1].
+"""
+import re
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+
+N_BLOCKS = 16  # residual blocks of the generator, B in figure 4
+
+# The batch norm of both architectures' authors; Keras's own defaults would break loaded weights.
+BN_MOMENTUM, BN_EPSILON = 0.9, 1e-5
+
+# How far an SR pixel sees, in LR pixels to each side. Going back from an SR pixel: the tail (9x9: 4 SR pixels, so 2 at
+# half resolution; 1x1: none), 3x3 at half resolution (1 more), which together touch 2 (paper: ceil(3 / 2)) or 1
+# (tensorlayer) LR pixels; then 3x3 of the first upsampling, 3x3 of the trunk's end and 32 times 3x3 of the residual
+# blocks, 1 each, and the head (9x9: 4; 3x3: 1).
+RECEPTIVE_FIELD = {"paper": 2 + 1 + 1 + 2 * N_BLOCKS + 4, "tensorlayer": 1 + 1 + 1 + 2 * N_BLOCKS + 1}
+
+
+class WeightsError(ValueError):
+    """Arrays that do not belong to the network; the message is the rest of a sentence that begins with their file."""
+
+
+# --------------------------------------------------------------------------------------------------------- ranges
+
+
+def normalize_lr(lr, architecture):
+    """uint8 or uint16 LR to float32 in the range the generator was made for: [0, 1] `paper`, [-1, 1] `tensorlayer`."""
+    lr = tf.cast(lr, tf.float32) / lr.dtype.max
+    return lr if architecture == "paper" else 2 * lr - 1
+
+
+def normalize_hr(hr):
+    """uint8 HR to float32 in [-1, 1] (article, section 4)."""
+    return tf.cast(hr, tf.float32) / 127.5 - 1
+
+
+def quantize(sr, dtype=tf.uint8):
+    """SR in [-1, 1] to uint8 or uint16, rounded and clipped."""
+    return tf.saturate_cast(tf.round((sr + 1) * (dtype.max / 2)), dtype)
+
+
+# --------------------------------------------------------------------------------------------------------- blocks
+
+
+class PReLU(layers.Layer):
+    """PReLU with one slope per channel, 0.25 at first (https://arxiv.org/abs/1502.01852).
+
+    Before a `depth_to_space` the slopes repeat for each of its four sub-pixels, so that the result is that of a
+    PReLU of `channels` slopes behind it. Not keras.layers.PReLU, which takes a third longer.
+    """
+
+    def __init__(self, channels, name):
+        super().__init__(name=name)
+        self.channels = channels
+
+    def build(self, input_shape):
+        self.alpha = self.add_weight(shape=(self.channels,), initializer=keras.initializers.Constant(0.25), name="alpha")
+
+    def call(self, x):
+        alpha = tf.tile(tf.convert_to_tensor(self.alpha), [x.shape[-1] // self.channels])
+        return tf.maximum(x, 0) + alpha * tf.minimum(x, 0)
+
+
+class SubpixelConv9x9(layers.Layer):
+    """`conv9x9(depth_to_space(x, 2))`, computed as the equal `depth_to_space(conv5x5(x), 2)`.
+
+    A 9x9 convolution to 3 channels at full resolution is the worst-shaped layer of the network; at half resolution it
+    is a 5x5 convolution of 4 times the channels. The weight that is trained and stored stays the 9x9 one.
+    (N, H, W, 4 C) to (N, 2 H, 2 W, filters).
+    """
+
+    def __init__(self, filters, name):
+        super().__init__(name=name)
+        self.filters = filters
+
+    def build(self, input_shape):
+        self.channels = input_shape[-1] // 4
+        self.kernel = self.add_weight(
+            shape=(9, 9, self.channels, self.filters), initializer="glorot_uniform", name="kernel")
+        self.bias = self.add_weight(shape=(self.filters,), initializer="zeros", name="bias")
+
+    def call(self, x):
+        kernel = tf.convert_to_tensor(self.kernel)
+        # Sub-pixel (a, b) of the output sees the 9x9 kernel shifted by a rows and b columns in a 10x10 window, which is
+        # 5x5 pixels of half the resolution with 2x2 sub-pixels (c, d) each.
+        shifted = tf.stack([tf.pad(kernel, [[a, 1 - a], [b, 1 - b], [0, 0], [0, 0]]) for a in (0, 1) for b in (0, 1)])
+        shifted = tf.reshape(shifted, [4, 5, 2, 5, 2, self.channels, self.filters])  # ab, p, c, q, d, channel, filter
+        half = tf.reshape(tf.transpose(shifted, [1, 3, 2, 4, 5, 0, 6]), [5, 5, 4 * self.channels, 4 * self.filters])
+        y = tf.nn.conv2d(x, half, strides=1, padding="SAME")
+        return tf.nn.depth_to_space(y, 2) + tf.convert_to_tensor(self.bias)
+
+
+def conv(x, filters, size, name, architecture, strides=1, use_bias=True):
+    kernel = keras.initializers.RandomNormal(stddev=0.02) if architecture == "tensorlayer" else "glorot_uniform"
+    return layers.Conv2D(
+        filters, size, strides, padding="same", use_bias=use_bias, kernel_initializer=kernel, name=name)(x)
+
+
+def batch_norm(x, name, architecture, gamma="ones"):
+    if architecture == "tensorlayer":
+        gamma = keras.initializers.RandomNormal(1.0, 0.02)
+    return layers.BatchNormalization(
+        momentum=BN_MOMENTUM, epsilon=BN_EPSILON, gamma_initializer=gamma, name=name)(x)
+
+
+def activation(x, name, architecture, channels=64):
+    return PReLU(channels, name)(x) if architecture == "paper" else layers.ReLU(name=name)(x)
+
+
+def leaky_relu(x, name):
+    return layers.LeakyReLU(negative_slope=0.2, name=name)(x)
+
+
+# ------------------------------------------------------------------------------------------------------ generator
+
+
+def get_G(architecture="paper", folded=False):
+    """The generator, SRResNet (article, section 2.1 and figure 4).
+
+    LR (N, H, W, 3) of any height and width, in the range of `normalize_lr`, to SR (N, 4 H, 4 W, 3) in [-1, 1].
+    `folded` leaves the batch norms out and gives their convolutions a bias instead, see `fold`.
+    """
+
+    def conv_norm(x, number, prefix, gamma="ones"):
+        x = conv(x, 64, 3, f"{prefix}_conv_{number}", architecture, use_bias=folded)
+        return x if folded else batch_norm(x, f"{prefix}_bn_{number}", architecture, gamma)
+
+    def residual_block(x, prefix):
+        y = activation(conv_norm(x, 1, prefix), f"{prefix}_act", architecture)
+        # Gamma 0 makes a block start as the identity: 2.5 dB after 500 steps.
+        return layers.Add(name=f"{prefix}_sum")([x, conv_norm(y, 2, prefix, gamma="zeros")])
+
+    paper = architecture == "paper"
+    lr = keras.Input((None, None, 3), name="lr")
+    x = head = activation(conv(lr, 64, 9 if paper else 3, "head_conv", architecture), "head_act", architecture)
+    for block in range(1, N_BLOCKS + 1):
+        x = residual_block(x, f"block_{block}")
+    x = layers.Add(name="trunk_sum")([conv_norm(x, 1, "trunk"), head])
+
+    # The activation commutes with depth_to_space; before it, the second one can be left to the tail.
+    x = activation(conv(x, 256, 3, "upsample_1_conv", architecture), "upsample_1_act", architecture)
+    x = layers.Lambda(tf.nn.depth_to_space, arguments={"block_size": 2}, name="upsample_1_shuffle")(x)
+    x = activation(conv(x, 256, 3, "upsample_2_conv", architecture), "upsample_2_act", architecture)
+    if paper:
+        x = SubpixelConv9x9(3, name="tail_conv")(x)
+    else:
+        x = layers.Lambda(tf.nn.depth_to_space, arguments={"block_size": 2}, name="upsample_2_shuffle")(x)
+        x = conv(x, 3, 1, "tail_conv", architecture)
+    sr = layers.Activation("tanh", dtype="float32", name="sr")(x)
+    return keras.Model(lr, sr, name=f"{architecture}_generator")
+
+
+def fold(generator):
+    """The generator for inference: every batch norm folded into the convolution before it. Equal but for rounding."""
+    folded = get_G(architecture_of(generator), folded=True)
+    for layer in folded.layers:
+        weights = generator.get_layer(layer.name).get_weights()
+        if len(layer.weights) > len(weights):
+            gamma, beta, mean, variance = generator.get_layer(layer.name.replace("conv", "bn")).get_weights()
+            factor = gamma / np.sqrt(variance + BN_EPSILON)
+            weights = [weights[0] * factor, beta - mean * factor]
+        layer.set_weights(weights)
+    return folded
+
+
+# -------------------------------------------------------------------------------------------------- discriminator
+
+
+def get_D(architecture="paper", patch_size=96):
+    """The discriminator (article, figure 4): HR or SR (N, patch_size, patch_size, 3) in [-1, 1] to logits (N, 1)."""
+    hr = keras.Input((patch_size, patch_size, 3), name="hr")
+    body = _paper_discriminator if architecture == "paper" else _tensorlayer_discriminator
+    x = layers.Dense(1, dtype="float32", name="logits", **_dense_initializer(architecture))(body(hr, architecture))
+    return keras.Model(hr, x, name=f"{architecture}_discriminator")
+
+
+def _dense_initializer(architecture):
+    if architecture == "tensorlayer":
+        return {"kernel_initializer": keras.initializers.RandomNormal(stddev=0.02)}
+    return {}
+
+
+def _paper_discriminator(x, architecture):
+    x = leaky_relu(conv(x, 64, 3, "conv_1", architecture), "act_1")
+    plan = [(64, 2), (128, 1), (128, 2), (256, 1), (256, 2), (512, 1), (512, 2)]
+    for number, (filters, strides) in enumerate(plan, start=2):
+        x = conv(x, filters, 3, f"conv_{number}", architecture, strides, use_bias=False)
+        x = leaky_relu(batch_norm(x, f"bn_{number}", architecture), f"act_{number}")
+    return leaky_relu(layers.Dense(1024, name="dense")(layers.Flatten(name="flatten")(x)), "dense_act")
+
+
+def _tensorlayer_discriminator(x, architecture):
+    def conv_norm(x, filters, size, number, strides=1):
+        x = conv(x, filters, size, f"conv_{number}", architecture, strides, use_bias=False)
+        return batch_norm(x, f"bn_{number}", architecture)
+
+    x = leaky_relu(conv(x, 64, 4, "conv_1", architecture, strides=2), "act_1")
+    plan = [(128, 4, 2), (256, 4, 2), (512, 4, 2), (1024, 4, 2), (2048, 4, 2), (1024, 1, 1)]
+    for number, (filters, size, strides) in enumerate(plan, start=2):
+        x = leaky_relu(conv_norm(x, filters, size, number, strides), f"act_{number}")
+    x = y = conv_norm(x, 512, 1, 8)
+    y = leaky_relu(conv_norm(y, 128, 1, 9), "act_9")
+    y = leaky_relu(conv_norm(y, 128, 3, 10), "act_10")
+    x = leaky_relu(layers.Add(name="sum")([x, conv_norm(y, 512, 3, 11)]), "act_11")
+    return layers.Flatten(name="flatten")(x)
+
+
+# ---------------------------------------------------------------------------------------------------------- VGG19
+
+
+def get_VGG(layer="pool4", weights=None):
+    """Feature maps of VGG19 (article, section 2.2.1): RGB (N, H, W, 3) in [-1, 1] to the output of `layer`.
+
+    layer: `pool4`, `conv5_4` (after its ReLU) and the like. weights: arrays of vgg19.npy by name
+    (`conv1_1/kernel`); None: those of keras.applications, the same numbers, downloaded once.
+    Raises WeightsError for arrays that are not VGG19's and for a layer that does not exist.
+    """
+    vgg = keras.applications.VGG19(
+        include_top=False, weights="imagenet" if weights is None else None, input_shape=(None, None, 3))
+    name = re.sub(r"^conv(\d)_(\d)$", r"block\1_conv\2", re.sub(r"^pool(\d)$", r"block\1_pool", layer))
+    if name not in (known.name for known in vgg.layers):
+        raise WeightsError(f"has no layer {layer}; pool1 to pool5 and conv1_1 to conv5_4 are there")
+    if weights is not None:
+        for target in vgg.layers:
+            if target.weights:
+                source = re.sub(r"^block(\d)_conv(\d)$", r"conv\1_\2", target.name)
+                _assign(target.weights, [f"{source}/kernel", f"{source}/bias"], weights)
+    hr = keras.Input((None, None, 3), name="hr")
+    # The networks' weights come from Caffe: BGR, the mean of ImageNet taken off, in that order.
+    bgr = (hr[..., ::-1] + 1) * 127.5 - np.array([103.939, 116.779, 123.68], "float32")
+    features = keras.Model(vgg.input, vgg.get_layer(name).output)(bgr)
+    extractor = keras.Model(hr, features, name="vgg19")
+    extractor.trainable = False
+    return extractor
+
+
+# --------------------------------------------------------------------------------------------------------- losses
+
+_mean_squared_error = keras.losses.MeanSquaredError()
+_cross_entropy = keras.losses.BinaryCrossentropy(from_logits=True)
+
+
+def content_loss(hr, sr):
+    """Mean squared error of pixels or of feature maps, equations 4 and 5 of the article; a scalar."""
+    return _mean_squared_error(hr, sr)
+
+
+def adversarial_loss(logits_sr):
+    """How far the discriminator is from taking SR for HR, equation 6 of the article; a scalar."""
+    return _cross_entropy(tf.ones_like(logits_sr), logits_sr)
+
+
+def discriminator_loss(logits_hr, logits_sr):
+    """How far the discriminator is from telling HR from SR, equation 2 of the article; a scalar."""
+    return _cross_entropy(tf.ones_like(logits_hr), logits_hr) + _cross_entropy(tf.zeros_like(logits_sr), logits_sr)
+
+
+# ------------------------------------------------------------------------------------------------ weights by name
+
+
+def architecture_of(network):
+    """`paper` or `tensorlayer`."""
+    return network.name.split("_")[0]
+
+
+def to_arrays(network):
+    """All weights of a network by name, with its architecture and kind, as `generator_from` takes them."""
+    architecture, kind = network.name.split("_")
+    arrays = {weight.path: weight.numpy() for weight in network.weights}
+    return {"architecture": np.array(architecture), "network": np.array(kind), **arrays}
+
+
+def generator_from(arrays):
+    """The generator that `arrays` belong to, with these weights; the architecture is recognised from them.
+
+    arrays: by name, as `to_arrays` gives them, or in the order of the layers (batch norm as beta, gamma, moving mean,
+    moving variance), as the files of tensorlayer/srgan hold them. Raises WeightsError.
+    """
+    arrays = dict(arrays)
+    kind = str(arrays.pop("network", "generator"))
+    if kind != "generator":
+        raise WeightsError(f"holds a {kind}, not a generator; give a g_srgan.npz")
+    architecture = str(arrays.pop("architecture", "tensorlayer"))
+    if architecture not in RECEPTIVE_FIELD:
+        raise WeightsError(f"is for an architecture {architecture!r} that is not known here")
+    generator = get_G(architecture)
+    names = [weight.path for layer in generator.layers for weight in _file_order(layer)]
+    if not set(names) & set(arrays):
+        if len(arrays) != len(names) and len(arrays) % 10 == len(names) % 10 and len(arrays) > 13:
+            raise WeightsError(f"has {(len(arrays) - 13) // 10} residual blocks, not {N_BLOCKS}; train it anew")
+        if len(arrays) != len(names):
+            raise WeightsError(f"holds {len(arrays)} arrays; a generator has {len(names)}")
+        arrays = dict(zip(names, arrays.values()))
+    surplus = sorted(set(arrays) - set(names))
+    if surplus:
+        raise WeightsError(f"holds {len(surplus)} arrays that no generator has, such as {surplus[0]}")
+    by_path = {weight.path: weight for weight in generator.weights}
+    _assign([by_path[name] for name in names], names, arrays)
+    return generator
+
+
+def _file_order(layer):
+    if isinstance(layer, layers.BatchNormalization):
+        return [layer.beta, layer.gamma, layer.moving_mean, layer.moving_variance]
+    return layer.weights
+
+
+def _assign(variables, names, arrays):
+    for variable, name in zip(variables, names):
+        if name not in arrays:
+            raise WeightsError(f"lacks the array {name}")
+        array = arrays[name]
+        if array.dtype.kind != "f" or array.size != np.prod(variable.shape):
+            raise WeightsError(
+                f"has {name} as {array.dtype} {array.shape}; it must be float32 {tuple(variable.shape)}")
+        if not np.isfinite(array).all():
+            raise WeightsError(f"has a value in {name} that is not a finite number; use an earlier file")
+        variable.assign(np.reshape(array, variable.shape))
+
+
+# ------------------------------------------------------------------------------------------------------ upscaling
+
+
+class Upscaler:
+    """Upscales whole images by a generator, in tiles, so that memory does not grow with the image.
+
+    The tiles overlap by the receptive field of the network, so that the result is that of the whole image.
+    """
+
+    def __init__(self, generator, tile=176):
+        self.architecture = architecture_of(generator)
+        self.tile = tile
+        self.network = get_G(self.architecture, folded=True)
+        self.refresh(generator)
+
+    @tf.function(reduce_retracing=True)
+    def _upscale(self, lr):
+        return quantize(self.network(normalize_lr(lr, self.architecture)), lr.dtype)
+
+    def refresh(self, generator):
+        """Take the weights of `generator` as they are now."""
+        self.network.set_weights(fold(generator).get_weights())
+
+    def __call__(self, lr):
+        """LR (H, W, 3) of any size, uint8 or uint16, to SR (4 H, 4 W, 3) of the same type."""
+        margin = RECEPTIVE_FIELD[self.architecture]
+        height, width = lr.shape[:2]
+        sr = np.empty((4 * height, 4 * width, 3), lr.dtype)
+        for y in range(0, height, self.tile):
+            for x in range(0, width, self.tile):
+                top, left = max(0, y - margin), max(0, x - margin)
+                part = lr[top:y + self.tile + margin, left:x + self.tile + margin]
+                core = self._upscale(tf.constant(part[np.newaxis]))[0].numpy()[4 * (y - top):, 4 * (x - left):]
+                target = sr[4 * y:4 * (y + self.tile), 4 * x:4 * (x + self.tile)]
+                target[:] = core[:target.shape[0], :target.shape[1]]
+        return sr
