@@ -9,6 +9,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 import tempfile
@@ -16,7 +17,17 @@ import time
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from config import DIV2K_TRAIN_HR, DIV2K_VALID_HR, ConfigError, config, log_config, override, resolve
+try:
+    import fcntl
+except ImportError:  # Windows, where a second training on one checkpoint/ is not noticed
+    fcntl = None
+
+try:
+    from config import DIV2K_TRAIN_HR, DIV2K_VALID_HR, ConfigError, config, flatten, log_config, override, resolve
+except ModuleNotFoundError as error:
+    sys.exit(f"The package {error.name} is not installed; run: pip install -r requirements.txt")
+except (SyntaxError, NameError) as error:
+    sys.exit(f"config.py can't be read ({error}); undo the last edit.")
 
 EXAMPLES = """examples:
   python main.py                                          train, or go on with the training in checkpoint/
@@ -261,8 +272,7 @@ class Trainer:
         names = ["mse"] if phase == 1 else ["mse", "adv"] + ["vgg"] * bool(self.vgg) + ["d"]
         print(f"Phase {phase} of 2, {'the generator alone' if phase == 1 else 'adversarial'}: "
               f"{n_epoch} epochs of {self.steps} steps of {train.batch_size} patches.")
-        with utils.progress(f"Phase {phase}, step", total, **{name: ".3g" for name in names}) as bar:
-            bar.update(start, force=True)
+        with utils.progress(f"Phase {phase}, step", total, start, names) as bar:
             times, history = [], []
             for done in range(start + 1, total + 1):
                 rate = self.learning_rate()
@@ -342,15 +352,38 @@ class Trainer:
         utils.save_arrays(self.folder / ("g_srgan_init.npz" if int(self.phase) == 1 else "g_srgan.npz"),
                           model.to_arrays(self.averaged))
         utils.save_arrays(self.folder / "d_srgan.npz", model.to_arrays(self.discriminator))
-        self.manager.save()
+        try:
+            self.manager.save()
+        except tf.errors.OpError as error:
+            self.remove_half_states()
+            raise UserError(f"The state can't be saved in {self.folder}/ ({error.message}); the one before it is intact: free "
+                            "space, then run the same command again.") from error
 
     def resume(self):
-        """Go on from the newest state in the checkpoint folder, if there is one; says so."""
-        if not self.manager.latest_checkpoint:
-            return
-        self.checkpoint.restore(self.manager.latest_checkpoint).assert_consumed()
-        print(f"Going on with the training in {self.folder}/: phase {int(self.phase)}, epoch {int(self.epoch)}, "
-              f"step {int(self.step)}. (--restart begins anew.)")
+        """Go on from the newest state that can be read, if there is any; returns whether. Raises UserError if none can."""
+        self.remove_half_states()
+        states = sorted(self.folder.glob("state-*.index"), key=utils.natural, reverse=True)
+        for state in states:
+            try:
+                self.checkpoint.restore(str(state.with_suffix(""))).assert_consumed()
+            except (tf.errors.OpError, ValueError, AssertionError) as error:
+                print(f"{state.with_suffix('')} is damaged ({str(error).splitlines()[0]}); trying the one before it.")
+                continue
+            print(f"Going on with the training in {self.folder}/: phase {int(self.phase)}, epoch {int(self.epoch)}, "
+                  f"step {int(self.step)}. (--restart begins anew.)")
+            return True
+        if states:
+            raise UserError(f"None of the {len(states)} states in {self.folder}/ can be read; --restart begins anew and moves "
+                            "the folder aside.")
+        return False
+
+    def remove_half_states(self):
+        """What a run that was killed or had no space left while saving: TensorFlow writes the index last."""
+        for path in self.folder.glob("state-*"):
+            if path.name.endswith("_temp"):
+                shutil.rmtree(path)
+            elif path.suffix != ".index" and not path.with_suffix(".index").exists():
+                path.unlink()
 
 
 @contextlib.contextmanager
@@ -371,10 +404,13 @@ def catch_signals(trainer):
             signal.signal(number, handler)
 
 
+VGG_URL = "https://media.githubusercontent.com/media/tensorlayer/pretrained-models/master/models/vgg19.npy"
+
+
 def load_vgg(demo):
     """The VGG19 that the loss needs, None if it needs none; raises UserError where it can't be had."""
     recipe = config.LOSS[config.TRAIN.loss]
-    if not recipe.w_vgg:
+    if not (recipe.w_vgg and config.TRAIN.n_epoch):
         return None
     path = config.VGG.path
     try:
@@ -391,18 +427,64 @@ def load_vgg(demo):
             config.TRAIN.loss = "srgan_mse"
             return None
         raise UserError(
-            f"{path} (config.VGG.path) is not there and VGG19 could not be downloaded from "
-            f"https://storage.googleapis.com/tensorflow/keras-applications/vgg19/ ({error}); vgg19.npy.md says where to get "
-            "the file, and --set TRAIN.loss=srgan_mse trains without it.") from error
+            f"{path} (config.VGG.path) is not there, and Keras could not download its copy of VGG19 ({error}); get the file "
+            f"from {VGG_URL} (more in vgg19.npy.md), or train without it by --set TRAIN.loss=srgan_mse.") from error
+
+
+@contextlib.contextmanager
+def locked(folder):
+    """Hold a training's folder for this process alone; the lock of a killed one is free. Raises UserError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / "lock", "a+")
+    except OSError as error:
+        raise UserError(f"{folder}/ (TRAIN.checkpoint_path) can't be written: {error.strerror}; name another folder.") from error
+    with file:
+        try:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise UserError(f"{folder}/ is in use by the training of process {file.read()}; stop it first, or set "
+                            "TRAIN.checkpoint_path to another folder.") from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
 
 
 def move_aside(folder):
     aside = folder.with_name(f"{folder.name}_{datetime.now():%Y%m%d_%H%M%S}")
-    folder.rename(aside)
+    aside.mkdir()
+    for path in folder.iterdir():
+        if path.name != "lock":
+            path.rename(aside / path.name)
     print(f"The training that was in {folder}/ is now in {aside}/.")
 
 
+def compare_with_last_run(folder, demo):
+    """Say which settings changed since the run whose state is in `folder`; raises UserError for one that can't."""
+    try:
+        last = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return
+    if last.pop("demonstration", False) and not demo:
+        return move_aside(folder)
+    before, now = flatten(last), flatten(config)
+    for key in ("TRAIN.architecture", "TRAIN.hr_patch_size"):
+        if before.get(key, now[key]) != now[key]:
+            raise UserError(f"The training in {folder}/ has {key}={before[key]}, now it is {now[key]}; set it back, or begin "
+                            "anew with --restart.")
+    if demo and before["TRAIN.hr_img_path"] != config.TRAIN.hr_img_path:
+        raise UserError(f"{folder}/ holds a training on {before['TRAIN.hr_img_path']}; go on with --set "
+                        f"TRAIN.hr_img_path={before['TRAIN.hr_img_path']}, or begin anew with --restart.")
+    changed = [f"{key} {before[key]} -> {now[key]}" for key in now if before.get(key, now[key]) != now[key]]
+    if changed:
+        print(f"Changed since the last run: {', '.join(changed)}.")
+
+
 def train(arguments):
+    """Train, or go on with the training in the checkpoint folder. Returns the exit code."""
     demo = is_demo()
     if demo:
         given = {setting.partition("=")[0] for setting in arguments.set}
@@ -411,24 +493,24 @@ def train(arguments):
               "scikit-learn ship. For real training: python main.py --mode=download fetches DIV2K; for your own photos "
               "set config.TRAIN.hr_img_path.")
     folder = Path(config.TRAIN.checkpoint_path)
-    if folder.exists() and arguments.restart:
-        move_aside(folder)
-    vgg = load_vgg(demo)
-    files, lr_folder = training_photos()
-    photos = utils.cache_photos(files, lr_folder, config.TRAIN.cache_path, config.TRAIN.hr_patch_size)
-    keras.utils.set_random_seed(config.TRAIN.seed)
-    if config.TRAIN.deterministic:
-        tf.config.experimental.enable_op_determinism()
-    trainer = Trainer(photos, vgg, arguments.weights)
-    trainer.resume()
-    folder.mkdir(parents=True, exist_ok=True)
-    log_config(folder / "config.json", config)
-    trainer.run()
+    with locked(folder):
+        if any(folder.glob("state-*")):
+            move_aside(folder) if arguments.restart else compare_with_last_run(folder, demo)
+        vgg = load_vgg(demo)
+        files, lr_folder = training_photos()
+        photos = utils.cache_photos(files, lr_folder, config.TRAIN.cache_path, config.TRAIN.hr_patch_size)
+        keras.utils.set_random_seed(config.TRAIN.seed)
+        if config.TRAIN.deterministic:
+            tf.config.experimental.enable_op_determinism()
+        trainer = Trainer(photos, vgg, arguments.weights)
+        if trainer.resume() and arguments.weights:
+            print(f"--weights {arguments.weights} is not used, as a training is gone on with.")
+        log_config(folder / "config.json", {**config, "demonstration": demo})
+        trainer.run()
     if trainer.stopped_by:
         print(f"Stopped and saved in {folder}/; the same command goes on from here.")
         return 128 + trainer.stopped_by
-    print(f"Done: weights in {folder}/g_srgan.npz, samples in {config.TRAIN.sample_path}. "
-          "python main.py --mode=evaluate scores them.")
+    print(f"Done: weights in {folder}/, samples in {config.TRAIN.sample_path}. python main.py --mode=evaluate scores them.")
     return 0
 
 
@@ -472,9 +554,9 @@ def restore(source, output, upscaler):
     failed = 0
     for path, name in zip(files, utils.output_names(files)):
         try:
-            lr = utils.read_image(path)
+            lr = utils.read_image(path, native=True)
             target = output / f"{name}_gen.png"
-            utils.write_image(target, upscaler(lr))
+            utils.write_image(target, upscale_photo(lr, upscaler))
             print(f"{path} {lr.shape[1]}x{lr.shape[0]} -> {target} {4 * lr.shape[1]}x{4 * lr.shape[0]}")
         except UserError as error:
             failed += 1
@@ -482,6 +564,18 @@ def restore(source, output, upscaler):
     if failed:
         print(f"{failed} of {len(files)} failed.", file=sys.stderr)
     return 1 if failed else 0
+
+
+def upscale_photo(photo, upscaler):
+    """A photo (H, W, C) as `utils.read_image` gives it with `native`, at 4x: gray stays gray, alpha stays alpha."""
+    n_colours = 1 if photo.shape[2] < 3 else 3
+    colours, alpha = photo[:, :, :n_colours], photo[:, :, n_colours:]
+    sr = upscaler(np.repeat(colours, 3, axis=2) if n_colours == 1 else colours)
+    if n_colours == 1:
+        sr = np.rint(sr.mean(axis=2, keepdims=True)).astype(sr.dtype)
+    if alpha.size:
+        sr = np.concatenate([sr, utils.resize(alpha, *sr.shape[:2])], axis=2)
+    return sr
 
 
 def score(output, upscalers):
@@ -571,7 +665,8 @@ def main(arguments):
         override(config, arguments.set)
         resolve(config)
         if arguments.mode == "download":
-            return utils.download(config.DOWNLOAD)
+            archives = {name: archive for name, archive in config.DOWNLOAD.items() if name != "url"}
+            return utils.download(archives, config.DOWNLOAD.url) or 0
         return evaluate(arguments) if arguments.mode == "evaluate" else train(arguments)
     except (ConfigError, UserError) as error:
         print(error, file=sys.stderr)

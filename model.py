@@ -31,6 +31,7 @@ class WeightsError(ValueError):
 
 def normalize_lr(lr, architecture):
     """uint8 or uint16 LR to float32 in the range the generator was made for: [0, 1] `paper`, [-1, 1] `tensorlayer`."""
+    lr = tf.convert_to_tensor(lr)
     lr = tf.cast(lr, tf.float32) / lr.dtype.max
     return lr if architecture == "paper" else 2 * lr - 1
 

@@ -1,4 +1,5 @@
 """Files, images, training data, metrics and weights files. Knows no network."""
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -6,19 +7,30 @@ import hashlib
 import io
 import os
 import re
+import shutil
+import stat
+import struct
 import sys
+import threading
 import time
+import warnings
+import zipfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
 import numpy as np
 import progressbar
+import requests
 import tensorflow as tf
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, TiffImagePlugin
 
 SCALE = 4  # the article's upscaling factor, everywhere
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # Pillow's others run programs or read what no photo is in
+
+warnings.filterwarnings("ignore", module="PIL")  # of metadata and palettes; what matters is raised
 
 
 class UserError(Exception):
@@ -49,35 +61,58 @@ def whole_file(path):
             partial.unlink(missing_ok=True)
 
 
-def progress(label, total, **variables):
-    """A progress bar with time left, on stderr; `bar.update(done, name=value)` for the names given in `variables`.
+class progress(progressbar.ProgressBar):
+    """A progress bar with time left, on stderr; where that is a file, a line every 30 seconds instead.
 
-    Where stderr is a file, a line every 30 seconds instead.
+    label: what is done; total: of what is counted from `start` on; names: of values that `update(done, name=value)` shows.
     """
-    widgets = [f"{label} ", progressbar.SimpleProgress(), " ", progressbar.Bar(), " ", progressbar.ETA()]
-    for name, form in variables.items():
-        widgets += ["  ", progressbar.Variable(name, format="{name} {formatted_value}", width=1, precision=form)]
-    return progressbar.ProgressBar(
-        max_value=total, widgets=widgets, redirect_stdout=True, min_poll_interval=0.1 if sys.stderr.isatty() else 30)
+
+    def __init__(self, label, total, start=0, names=(), count=progressbar.SimpleProgress):
+        widgets = [f"{label} ", count(), " ", progressbar.Bar(), " ", progressbar.AdaptiveETA(samples=20)]
+        for name in names:
+            widgets += ["  ", progressbar.Variable(name, format="{name} {formatted_value}", width=1, precision=3)]
+        super().__init__(max_value=total, initial_value=start, widgets=widgets, redirect_stdout=True)
+        self.interval = 0 if sys.stderr.isatty() else 30
+        self.shown = -self.interval
+
+    def update(self, value=None, **values):
+        if value == self.max_value or time.monotonic() - self.shown >= self.interval:
+            self.shown = time.monotonic()
+            super().update(value, **values)
 
 
 def natural(path):
     """Sort key that puts `im2.jpg` before `im10.jpg`."""
-    return [int(part) if part.isdigit() else part.lower() for part in re.split(r"(\d+)", Path(path).name)]
+    name = Path(path).name
+    return [int(part) if part.isdecimal() else part.lower() for part in re.split(r"(\d+)", name)], name
 
 
 # --------------------------------------------------------------------------------------------------------- images
 
 
 def list_images(folder):
-    """Image files directly in a folder, in natural order, as a list of `Path`; told by their endings."""
-    return sorted((p for p in Path(folder).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()), key=natural)
+    """What has the name of an image, directly in a folder, as a list of `Path` in natural order.
+
+    Also what is none for all that, such as a broken link: `read_image` says so, where a user would miss it in silence.
+    """
+    return sorted((path for path in Path(folder).iterdir()
+                   if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")), key=natural)
 
 
 def output_names(paths):
-    """What each image's results are called: its stem, with its ending where two would share a name (`a_jpg`)."""
+    """What each image's results are called, all different: its stem, with its ending where two share it (`a_jpg`)."""
     stems = [Path(path).stem for path in paths]
-    return [stem if stems.count(stem) == 1 else f"{stem}_{Path(path).suffix[1:]}" for path, stem in zip(paths, stems)]
+    count = collections.Counter(stem.lower() for stem in stems)  # on Windows and macOS A.png is a.png
+    taken = set(count)
+    names = []
+    for path, name in zip(paths, stems):
+        if count[name.lower()] > 1:
+            name += f"_{Path(path).suffix[1:]}"
+            while name.lower() in taken:
+                name += "_"
+            taken.add(name.lower())
+        names.append(name)
+    return names
 
 
 def read_image(path, native=False):
@@ -90,8 +125,12 @@ def read_image(path, native=False):
     """
     try:
         image = _decode(path)
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError, cv2.error, MemoryError) as error:
-        raise UserError(f"{path} can't be read as an image ({error}); replace it or take it out of the folder.") from error
+    except Image.UnidentifiedImageError as error:
+        raise UserError(f"{path} is no image: its content is none of PNG, JPEG, WebP, BMP, TIFF and GIF; replace it or take "
+                        "it out of the folder.") from error
+    except Exception as error:  # what decoders raise on a damaged file is listed nowhere
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
+        raise UserError(f"{path} can't be read as an image ({reason}); replace it or take it out of the folder.") from error
     if native:
         return image
     if image.dtype == np.uint16:
@@ -102,59 +141,137 @@ def read_image(path, native=False):
 
 
 def _decode(path):
-    with Image.open(path) as image:
-        orientation = image.getexif().get(0x0112, 1)
-        if _is_deep(image):
-            return _upright(_decode_deep(path), orientation)
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError("it is no file")  # opening a pipe would wait for ever
+    with open(path, "rb") as file:
+        head = file.read(4)
+        file.seek(0)
+        if head not in TiffImagePlugin.PREFIXES:
+            return _decode_by_pillow(file)
+        with _stderr_muted():
+            tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(16 if b"+" in head else 8))
+            file.seek(tags.next)
+            tags.load(file)
+            file.seek(0)
+            return _decode_deep_tiff(file, tags) if max(tags.get(258, (1,))) > 8 else _decode_by_pillow(file)
+
+
+_stderr_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def _stderr_muted():
+    """libtiff writes of damage straight to stderr, besides the error that it returns; Pillow has no switch for it."""
+    with _stderr_lock, open(os.devnull, "wb") as nowhere:
+        sys.stderr.flush()
+        screen = os.dup(2)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(screen, 2)
+            os.close(screen)
+
+
+def _decode_by_pillow(file):
+    with Image.open(file, formats=IMAGE_FORMATS) as image:
+        if image.format != "MPO" and getattr(image, "is_animated", False):  # MPO: a phone's JPEG with a second picture
+            _say_once(f"{file.name} holds several frames; the first is taken.")
         profile = image.info.get("icc_profile")
-        if image.mode == "P":
-            image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-        elif image.mode in ("1", "L") and "transparency" not in image.info:
-            image = image.convert("L")
-        elif image.mode in ("L", "LA", "La"):
-            image = image.convert("LA")
-        elif "A" in image.mode or "a" in image.mode or "transparency" in image.info:
-            image = image.convert("RGBA")
-        elif image.mode not in ("CMYK", "LAB"):
-            image = image.convert("RGB")
-        if profile and image.mode in ("RGB", "CMYK", "LAB"):
-            image = _to_srgb(image, profile)
-        elif image.mode in ("CMYK", "LAB"):
-            image = image.convert("RGB")
-        pixels = np.asarray(image)
-    return _upright(pixels.reshape(*pixels.shape[:2], -1), orientation)
+        image.load()
+        orientation = image.getexif().get(0x0112)  # after load, which turns TIFF itself
+        if image.format == "PNG" and _png_bits(file) == 16:  # Pillow cuts 16-bit colour to 8
+            file.seek(0)
+            return _upright(_deep_to_srgb(tf.io.decode_png(file.read(), dtype=tf.uint16).numpy(), profile), orientation)
+        mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
+        colours = image if image.mode == "CMYK" else image.convert(mode)
+        if profile:
+            colours = _to_srgb(colours, profile)
+        planes = [np.asarray(colours.convert(mode))]
+        if image.has_transparency_data:
+            planes.append(np.asarray(image.convert("RGBA").getchannel("A")))
+    return _upright(np.dstack(planes), orientation)
 
 
-def _is_deep(image):
-    """More than 8 bits a channel; Pillow itself cuts 16-bit colour to 8."""
-    bits = image.tag_v2.get(258, (8,)) if image.format == "TIFF" else (8,)
-    return image.mode.startswith("I") or image.mode == "F" or max(bits) > 8 or (
-        image.format == "PNG" and any(str(tile[3]).find("16") >= 0 for tile in image.tile))
+@functools.cache
+def _say_once(line):
+    print(line)
 
 
-def _decode_deep(path):
-    pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is None:
-        raise OSError("no decoder for it")
-    pixels = pixels.reshape(*pixels.shape[:2], -1)
-    if pixels.shape[2] >= 3:
-        pixels = pixels[:, :, [2, 1, 0, 3][:pixels.shape[2]]]
+def _png_bits(file):
+    file.seek(24)
+    return file.read(1)[0]
+
+
+def _decode_deep_tiff(file, tags):
+    """uint16 (H, W, C) of a TIFF of more than 8 bits; Pillow cuts them to 8, or does not open it. OpenCV turns it upright."""
+    bits, channels = tags[258][0], tags.get(277, 1)
+    if tags[256] * tags[257] > 2 * Image.MAX_IMAGE_PIXELS:
+        raise Image.DecompressionBombError(f"{tags[256]}x{tags[257]} pixels are too many")
+    # One plane, not inverted, alpha not multiplied in: of others OpenCV makes something else without a word.
+    plain = tags.get(284, 1) == 1 and tags.get(262) in (1, 2) and tags.get(338, (0,)) != (1,)
+    pixels = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED) if plain else None
+    if pixels is None or pixels.size != tags[256] * tags[257] * channels or pixels.itemsize * 8 != bits:
+        raise ValueError(f"it is damaged, or a rare kind of TIFF with {bits} bits; save it as PNG")
+    pixels = pixels.reshape(*pixels.shape[:2], channels)
+    if channels >= 3:
+        pixels = pixels[:, :, [2, 1, 0, 3][:channels]]
     if pixels.dtype.kind == "f":
         pixels = np.nan_to_num(pixels, nan=0.0, posinf=0.0, neginf=0.0)
-        # Float TIFF has no fixed white: 1, 255 and 65535 are in use.
-        white = next((w for w in (1.0, 255.0) if pixels.max() <= w), 65535.0)
-        pixels = np.clip(np.rint(pixels * (65535.0 / white)), 0, 65535).astype(np.uint16)
-    elif pixels.dtype != np.uint8:
-        pixels = np.clip(pixels, 0, 65535).astype(np.uint16)
-    return pixels
+        # Float TIFF has no fixed white: 1, 255 and 65535 are in use; the mean, as a highlight may be above white.
+        white = next((w for w in (1.0, 255.0) if pixels.mean() <= w), 65535.0)
+        pixels = np.rint(pixels * (65535.0 / white))
+    return _deep_to_srgb(np.clip(pixels, 0, 65535).astype(np.uint16), tags.get(34675))
+
+
+_SRGB = ImageCms.createProfile("sRGB")
 
 
 def _to_srgb(image, profile):
+    """An image L, RGB or CMYK in sRGB, L or RGB; as it is where the profile is damaged, no reason to lose the photo."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    except (ImageCms.PyCMSError, OSError):  # a damaged profile is no reason to lose the photo
-        return image.convert("RGB")
+        converted = ImageCms.profileToProfile(image, source, _SRGB, outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError):
+        return image
+    return converted.getchannel("G") if image.mode == "L" else converted
+
+
+def _deep_to_srgb(pixels, profile):
+    """As `_to_srgb`, uint16 (H, W, C); Pillow's colour management has 8 bits. For profiles of curves and a matrix."""
+    n_colours = 1 if pixels.shape[2] < 3 else 3
+    names = (b"kTRC",) if n_colours == 1 else (b"rTRC", b"gTRC", b"bTRC")
+    try:
+        linear = np.dstack([_tone_curve(profile, name)[pixels[:, :, i]] for i, name in enumerate(names)])
+        if n_colours == 3:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile)).profile
+            linear = linear @ (np.linalg.inv(_colorants(_SRGB)) @ _colorants(source)).T.astype(np.float32)
+    except (KeyError, TypeError, ValueError, struct.error, OSError):  # no profile, a damaged one, or one of tables
+        return pixels
+    linear = linear.clip(0, 1)
+    encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return np.dstack([np.rint(65535 * encoded).astype(np.uint16), pixels[:, :, n_colours:]])
+
+
+def _colorants(profile):
+    return np.array([colorant[0] for colorant in (profile.red_colorant, profile.green_colorant, profile.blue_colorant)]).T
+
+
+def _tone_curve(profile, name):
+    """Linear light, float32 in [0, 1], of the 65536 values, by a curve of an ICC profile (ICC.1:2022, 10.6 and 10.18)."""
+    count, = struct.unpack_from(">I", profile, 128)
+    tags = dict(struct.unpack_from(">4sI", profile, 132 + 12 * i) for i in range(count))
+    kind, n = struct.unpack_from(">4s4xI", profile, tags[name])
+    x = np.linspace(0, 1, 65536)
+    if kind == b"curv" and n > 1:
+        y = np.interp(x, np.linspace(0, 1, n), np.frombuffer(profile, ">u2", n, tags[name] + 12) / 65535)
+    elif kind == b"curv":
+        y = x ** (np.frombuffer(profile, ">u2", n, tags[name] + 12) / 256) if n else x
+    else:
+        given = np.frombuffer(profile, ">i4", {0: 1, 3 << 16: 5, 4 << 16: 7}[n], tags[name] + 12) / 65536
+        g, a, b, c, d, e, f = [*given, *(1, 1, 0, 0, 0, 0, 0)[len(given):]]
+        y = np.where(x >= d, np.maximum(a * x + b, 0) ** g + e, c * x + f)
+    return y.astype(np.float32)
 
 
 def _upright(pixels, orientation):
@@ -169,22 +286,21 @@ def _upright(pixels, orientation):
 
 
 def write_image(path, image):
-    """The one way out for images: (H, W, C) as `read_image` gives it, in the format of the ending, whole or not at all."""
+    """The one way out for images: (H, W, C) as `read_image` gives it, as PNG, whole or not at all; raises UserError."""
     with whole_file(path) as partial:
-        if image.dtype == np.uint16:
-            order = {3: [2, 1, 0], 4: [2, 1, 0, 3]}.get(image.shape[2], [0])
-            cv2.imwrite(str(partial), image[:, :, order])
+        if image.dtype == np.uint16:  # Pillow writes 16 bits for gray alone
+            partial.write_bytes(tf.io.encode_png(image).numpy())
         else:
             Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(partial)
 
 
 def resize(image, height, width, method="bicubic"):
-    """Resize uint8 (H, W, C) by `bicubic`, `lanczos3` or `nearest` as MATLAB's imresize does, antialiased when it shrinks.
+    """Resize (H, W, C), uint8 or uint16, by `bicubic`, `lanczos3` or `nearest`; antialiased, as MATLAB's imresize.
 
-    `tf.image.resize`, rounded and clipped to uint8: https://www.tensorflow.org/api_docs/python/tf/image/resize
+    `tf.image.resize`, rounded and clipped: https://www.tensorflow.org/api_docs/python/tf/image/resize
     """
     resized = tf.image.resize(image, (height, width), method=method, antialias=method != "nearest")
-    return tf.saturate_cast(tf.round(resized), tf.uint8).numpy()
+    return tf.saturate_cast(tf.round(resized), image.dtype).numpy()
 
 
 def cut_to_scale(image):
@@ -364,6 +480,102 @@ def batches(photos, seed, start, batch_size, patch_size, patches_per_image):
 
     steps = tf.data.Dataset.range(start, tf.int64.max)
     return steps.map(load).map(shape).prefetch(4)
+
+
+# ------------------------------------------------------------------------------------------------------- datasets
+
+
+def flickr25k():
+    """The folder of MIRFLICKR-25k's photos; tensorlayer downloads them, once. Raises UserError."""
+    folder = Path("data/flickr25k/mirflickr")
+    if not folder.is_dir():
+        import tensorlayer as tl
+        try:
+            # With tag=None it would also decode all 25,000 photos into 14 GB of memory; here they are read from the folder.
+            tl.files.load_flickr25k_dataset(tag="a tag that no photo has")
+        except Exception as error:  # what tensorlayer raises depends on what urllib and zipfile meet
+            raise UserError(f"MIRFLICKR-25k could not be downloaded ({error}); try again, or unpack mirflickr25k.zip into "
+                            f"{folder}/ yourself.") from error
+    return folder
+
+
+def download(archives, base_url):
+    """Fetch and unpack the archives of DIV2K whose folders are not there yet; raises UserError.
+
+    archives: {name: {"folder": ..., "size": bytes, "sha256": ...}}; base_url: what `<name>.zip` is appended to.
+    """
+    for name, archive in archives.items():
+        folder = Path(archive["folder"])
+        if folder.is_dir():
+            print(f"{folder}/ is already there.")
+            continue
+        path = folder.parents[len(folder.parts) - 2] / f"{name}.zip"
+        if not path.exists():
+            _fetch(f"{base_url.rstrip('/')}/{name}.zip", path, archive["size"], archive["sha256"])
+        _unpack(path, folder)
+        path.unlink()
+        print(f"{folder}/: {len(list_images(folder))} images.")
+
+
+def _fetch(url, path, size, sha256):
+    """Download to `path`, which appears when size and digest are right; a part that is left from before is continued."""
+    part = path.with_suffix(".zip.part")
+    advice = "run the same command again to go on, or set config.DOWNLOAD.url to a mirror"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        have = part.stat().st_size if part.exists() else 0
+        if have < size:
+            with requests.get(url, stream=True, timeout=30, headers={"Range": f"bytes={have}-"}) as answer:
+                answer.raise_for_status()
+                resumed = answer.status_code == 206
+                have = have if resumed else 0
+                promised = answer.headers.get("Content-Length", "an unknown number of")
+                if str(size - have) != promised:
+                    raise UserError(f"{url} answers with {promised} bytes, not {size - have}; it is not the archive: {advice}.")
+                with open(part, "ab" if resumed else "wb") as file, progress(
+                        path.name, size, count=progressbar.DataSize) as bar:
+                    for block in answer.iter_content(1 << 20):
+                        file.write(block)
+                        bar.update(file.tell())
+        with open(part, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except requests.RequestException as error:
+        raise UserError(f"{url} could not be downloaded ({error}); {advice}.") from error
+    except OSError as error:
+        raise UserError(f"{part} can't be written ({error.strerror}); free space, then run the same command again.") from error
+    if part.stat().st_size < size:
+        raise UserError(f"{url} broke off after {part.stat().st_size} of {size} bytes; {advice}.")
+    if digest != sha256:
+        part.unlink()
+        raise UserError(f"{url} is not what it should be (SHA-256 {digest}), and was deleted; {advice}.")
+    part.rename(path)
+
+
+def _unpack(path, folder):
+    """Unpack the archive of a folder of images; whole or not at all, and nothing that leads out of the folder."""
+    inner = re.escape("/".join(folder.parts[1:]))
+    partial = folder.with_name(f".{folder.name}.partial")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+            for entry in entries:
+                if stat.S_ISLNK(entry.external_attr >> 16) or not re.fullmatch(rf"{inner}/[\w-]+\.png", entry.filename):
+                    raise UserError(f"{path} holds {entry.filename!r}, which is no image of {folder}/; delete the archive "
+                                    "and download it again.")
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            with progress(f"Unpacking {path.name}", len(entries)) as bar:
+                for done, entry in enumerate(entries, start=1):
+                    with archive.open(entry) as source, open(partial / Path(entry.filename).name, "wb") as target:
+                        shutil.copyfileobj(source, target)
+                    bar.update(done)
+        partial.rename(folder)
+    except (zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path} is damaged ({error}); delete it and run --mode=download again.") from error
+    except OSError as error:
+        raise UserError(f"{path} can't be unpacked ({error.strerror}); free space, then run the same command again.") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 # -------------------------------------------------------------------------------------------------- weights files

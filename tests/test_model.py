@@ -1,0 +1,255 @@
+"""The networks against the article's figures, TensorLayer's own layers and keras.applications."""
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import model
+
+
+def randomize(network, seed=0):
+    """Weights of the size that training leaves, with batch norms that are far from trivial."""
+    rng = np.random.default_rng(seed)
+    for weight in network.weights:
+        if weight.path.endswith("kernel"):
+            weight.assign(rng.normal(0, np.sqrt(1 / np.prod(weight.shape[:-1])), weight.shape))
+        elif weight.path.endswith("bn_2/gamma"):  # the sum of 16 blocks is to stay of the size of one
+            weight.assign(rng.uniform(0.05, 0.25, weight.shape))
+        elif weight.path.endswith(("gamma", "moving_variance")):
+            weight.assign(rng.uniform(0.5, 1.5, weight.shape))
+        else:
+            weight.assign(rng.uniform(-0.3, 0.3, weight.shape))
+    return network
+
+
+@pytest.fixture(scope="module", params=["paper", "tensorlayer"])
+def generator(request):
+    return randomize(model.get_G(request.param))
+
+
+def picture(height, width, seed=1):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def upscale_whole(generator, lr):
+    return generator(model.normalize_lr(lr[np.newaxis], model.architecture_of(generator)))[0]
+
+
+def test_paper_networks_have_the_weights_of_figure_4():
+    block = 2 * (3 * 3 * 64 * 64) + 2 * 2 * 64 + 64  # two convolutions without bias, two batch norms, PReLU
+    generator = ((9 * 9 * 3 * 64 + 64) + 64 + 16 * block + (3 * 3 * 64 * 64 + 2 * 64)
+                 + 2 * (3 * 3 * 64 * 256 + 256 + 64) + (9 * 9 * 64 * 3 + 3))
+    assert sum(int(np.prod(w.shape)) for w in model.get_G("paper").trainable_weights) == generator
+    channels = [64, 64, 128, 128, 256, 256, 512, 512]
+    convolutions = 3 * 3 * 3 * 64 + 64 + sum(9 * a * b + 2 * b for a, b in zip(channels, channels[1:]))
+    dense = (6 * 6 * 512 * 1024 + 1024) + (1024 + 1)
+    discriminator = model.get_D("paper", 96)
+    assert sum(int(np.prod(w.shape)) for w in discriminator.trainable_weights) == convolutions + dense
+    assert discriminator(np.zeros((2, 96, 96, 3), "float32")).shape == (2, 1)
+
+
+def test_a_new_generator_starts_with_identity_blocks():
+    generator = model.get_G("paper")
+    assert not generator.get_layer("block_3_bn_2").gamma.numpy().any()
+    assert generator.get_layer("block_3_bn_1").gamma.numpy().all()
+    np.testing.assert_allclose(generator.get_layer("head_act").alpha.numpy(), 0.25)
+
+
+def tensorlayer_generator():
+    """The generator of tensorlayer/srgan, in TensorLayer's layers."""
+    import tensorlayer as tl
+    from tensorlayer.layers import BatchNorm2d, Conv2d, Elementwise, Input, SubpixelConv2d
+    nin = Input((None, None, None, 3))
+    n = skip = Conv2d(64, (3, 3), (1, 1), act=tf.nn.relu)(nin)
+    for _ in range(16):
+        m = BatchNorm2d(act=tf.nn.relu)(Conv2d(64, (3, 3), (1, 1), b_init=None)(n))
+        m = BatchNorm2d()(Conv2d(64, (3, 3), (1, 1), b_init=None)(m))
+        n = Elementwise(tf.add)([n, m])
+    n = Elementwise(tf.add)([BatchNorm2d()(Conv2d(64, (3, 3), (1, 1), b_init=None)(n)), skip])
+    for _ in range(2):
+        n = SubpixelConv2d(scale=2, n_out_channels=None, act=tf.nn.relu)(Conv2d(256, (3, 3), (1, 1))(n))
+    n = Conv2d(3, (1, 1), (1, 1), act=tf.nn.tanh)(n)
+    return tl.models.Model(inputs=nin, outputs=n)
+
+
+def tensorlayer_discriminator():
+    """The discriminator of tensorlayer/srgan at a patch of 64."""
+    import tensorlayer as tl
+    from tensorlayer.layers import BatchNorm2d, Conv2d, Dense, Elementwise, Flatten, Input
+
+    def lrelu(x):
+        return tl.act.lrelu(x, 0.2)
+
+    nin = Input((None, 64, 64, 3))
+    n = Conv2d(64, (4, 4), (2, 2), act=lrelu)(nin)
+    for filters, size in ((128, 4), (256, 4), (512, 4), (1024, 4), (2048, 4), (1024, 1)):
+        n = BatchNorm2d(act=lrelu)(Conv2d(filters, (size, size), (2, 2) if size == 4 else (1, 1), b_init=None)(n))
+    n = m = BatchNorm2d()(Conv2d(512, (1, 1), (1, 1), b_init=None)(n))
+    for size in (1, 3):
+        m = BatchNorm2d(act=lrelu)(Conv2d(128, (size, size), (1, 1), b_init=None)(m))
+    m = BatchNorm2d()(Conv2d(512, (3, 3), (1, 1), b_init=None)(m))
+    n = Elementwise(tf.add, act=lrelu)([n, m])
+    return tl.models.Model(inputs=nin, outputs=Dense(1)(Flatten()(n)))
+
+
+def assign_in_order(tl_network, network):
+    """Give TensorLayer's network our weights, in the order of its files."""
+    by_layer = [weight for layer in network.layers for weight in model._file_order(layer)]
+    assert [tuple(w.shape) for w in tl_network.all_weights] == [tuple(w.shape) for w in by_layer]
+    for theirs, ours in zip(tl_network.all_weights, by_layer):
+        theirs.assign(ours.value)
+
+
+def test_tensorlayer_networks_equal_those_of_tensorlayer():
+    ours = randomize(model.get_G("tensorlayer"))
+    theirs = tensorlayer_generator()
+    assign_in_order(theirs, ours)
+    theirs.eval()
+    lr = np.random.default_rng(2).uniform(-1, 1, (1, 20, 17, 3)).astype("float32")
+    np.testing.assert_allclose(ours(lr), theirs(lr), atol=2e-5)
+
+    ours = randomize(model.get_D("tensorlayer", 64))
+    theirs = tensorlayer_discriminator()
+    assign_in_order(theirs, ours)
+    theirs.eval()
+    hr = np.random.default_rng(3).uniform(-1, 1, (2, 64, 64, 3)).astype("float32")
+    np.testing.assert_allclose(ours(hr), theirs(hr), atol=2e-5)
+
+
+@pytest.mark.parametrize("style", ["tl1.npz", "dict.npz", "g.h5"])
+def test_weights_files_of_tensorlayer_give_its_pictures(style, tmp_path):
+    import tensorlayer as tl
+
+    import main
+    theirs = tensorlayer_generator()
+    assign_in_order(theirs, randomize(model.get_G("tensorlayer"), seed=5))
+    theirs.eval()
+    path = tmp_path / style
+    if style == "tl1.npz":
+        params = np.empty(len(theirs.all_weights), object)
+        params[:] = [weight.numpy() for weight in theirs.all_weights]
+        np.savez(path, params=params)
+    elif style == "dict.npz":
+        tl.files.save_npz_dict(theirs.all_weights, str(path))
+    else:
+        theirs.save_weights(str(path))
+    ours = main.load_generator(path)
+    assert model.architecture_of(ours) == "tensorlayer"
+    lr = picture(18, 23)
+    expected = theirs(lr[np.newaxis].astype("float32") / 127.5 - 1)[0].numpy()
+    np.testing.assert_allclose(upscale_whole(ours, lr), expected, atol=2e-5)
+
+
+def test_half_resolution_tail_equals_the_9x9_convolution():
+    tail = model.SubpixelConv9x9(3, "tail")
+    x = np.random.default_rng(0).normal(size=(2, 9, 12, 256)).astype("float32")
+    tail(x)
+    tail.bias.assign([0.1, -0.2, 0.3])
+    with tf.GradientTape() as tape:
+        y = tail(x)
+        loss = tf.reduce_sum(y ** 2)
+    gradient = tape.gradient(loss, tail.kernel.value)
+    kernel = tf.Variable(tail.kernel.value)
+    with tf.GradientTape() as tape:
+        plain = tf.nn.conv2d(tf.nn.depth_to_space(x, 2), kernel, 1, "SAME") + [0.1, -0.2, 0.3]
+        loss = tf.reduce_sum(plain ** 2)
+    np.testing.assert_allclose(y, plain, atol=1e-4)
+    np.testing.assert_allclose(gradient, tape.gradient(loss, kernel), rtol=1e-3, atol=1e-2)
+
+
+def test_prelu_before_the_shuffle_is_keras_prelu_behind_it():
+    ours, keras_prelu = model.PReLU(64, "act"), keras.layers.PReLU(shared_axes=[1, 2])
+    x = np.random.default_rng(0).normal(size=(1, 5, 4, 256)).astype("float32")
+    ours(x), keras_prelu(np.zeros((1, 10, 8, 64), "float32"))
+    slopes = np.linspace(-0.5, 0.9, 64, dtype="float32")
+    ours.alpha.assign(slopes), keras_prelu.alpha.assign(slopes.reshape(1, 1, 64))
+    np.testing.assert_allclose(tf.nn.depth_to_space(ours(x), 2), keras_prelu(tf.nn.depth_to_space(x, 2)), atol=1e-6)
+
+
+def test_folded_generator_equals_the_unfolded(generator):
+    lr = np.random.default_rng(4).uniform(0, 1, (1, 24, 21, 3)).astype("float32")
+    np.testing.assert_allclose(model.fold(generator)(lr), generator(lr), atol=1e-4)
+
+
+def test_weights_come_back_by_name(generator):
+    arrays = model.to_arrays(generator)
+    again = model.generator_from(dict(reversed(arrays.items())))
+    for weight, other in zip(generator.weights, again.weights):
+        np.testing.assert_array_equal(weight, other)
+
+
+def change(arrays, name, value):
+    return {**arrays, name: value}
+
+
+@pytest.mark.parametrize("mistake, sentence", [
+    (lambda a: {k: v for k, v in a.items() if k != "trunk_conv_1/kernel"}, "lacks the array trunk_conv_1/kernel"),
+    (lambda a: change(a, "extra/kernel", np.zeros(3, "float32")), "such as extra/kernel"),
+    (lambda a: change(a, "head_conv/bias", np.zeros(65, "float32")), "head_conv/bias as float32 (65,)"),
+    (lambda a: change(a, "head_conv/bias", np.zeros(64, "int32")), "head_conv/bias as int32"),
+    (lambda a: change(a, "head_conv/bias", np.full(64, np.nan, "float32")), "not a finite number"),
+    (lambda a: change(a, "architecture", np.array("edsr")), "'edsr'"),
+    (lambda a: model.to_arrays(model.get_D("paper", 32)), "holds a discriminator, not a generator"),
+    (lambda a: dict(enumerate(list(a.values())[2:-20])), "residual blocks"),
+    (lambda a: {"0": np.zeros(3, "float32")}, "holds 1 arrays"),
+])
+def test_arrays_that_are_no_generator_are_refused(mistake, sentence):
+    arrays = model.to_arrays(model.get_G("tensorlayer"))
+    with pytest.raises(model.WeightsError) as refusal:
+        model.generator_from(mistake(arrays))
+    assert sentence in str(refusal.value)
+
+
+@pytest.mark.parametrize("layer, keras_layer", [("pool4", "block4_pool"), ("conv5_4", "block5_conv4")])
+def test_vgg_equals_keras_applications_with_its_own_preprocessing(layer, keras_layer):
+    reference = keras.applications.VGG19(include_top=False, weights=None, input_shape=(None, None, 3))
+    randomize(reference)
+    weights = {}
+    for conv in reference.layers:
+        if conv.weights:
+            _, block, number = conv.name.replace("conv", "").replace("block", "_").split("_")
+            weights[f"conv{block}_{number}/kernel"], weights[f"conv{block}_{number}/bias"] = conv.get_weights()
+    hr = picture(48, 32).astype("float32")[np.newaxis]
+    expected = keras.Model(reference.input, reference.get_layer(keras_layer).output)(
+        keras.applications.vgg19.preprocess_input(hr.copy()))
+    features = model.get_VGG(layer, weights)(hr / 127.5 - 1)
+    np.testing.assert_allclose(features, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+    assert not model.get_VGG(layer, weights).trainable_weights
+
+
+def test_vgg_refuses_what_is_not_vgg():
+    with pytest.raises(model.WeightsError, match="conv9_9"):
+        model.get_VGG("conv9_9", {})
+    with pytest.raises(model.WeightsError, match="lacks the array conv1_1/kernel"):
+        model.get_VGG("pool4", {})
+
+
+def test_losses_are_those_of_the_article():
+    hr, sr = np.float32([[1, -1]]), np.float32([[0, -1]])
+    assert float(model.content_loss(hr, sr)) == pytest.approx(0.5)
+    logits_hr, logits_sr = np.float32([[2.0], [-1.0]]), np.float32([[0.5], [3.0]])
+
+    def sigmoid(x):
+        return 1 / (1 + np.exp(-x))
+
+    assert float(model.adversarial_loss(logits_sr)) == pytest.approx(-np.log(sigmoid(logits_sr)).mean(), rel=1e-5)
+    assert float(model.discriminator_loss(logits_hr, logits_sr)) == pytest.approx(
+        -np.log(sigmoid(logits_hr)).mean() - np.log(1 - sigmoid(logits_sr)).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 90), (60, 61)])
+def test_tiles_give_the_picture_of_the_whole(generator, size):
+    lr = picture(*size)
+    tiled = model.Upscaler(generator, tile=16)(lr).astype(int)
+    whole = model.quantize(upscale_whole(generator, lr)).numpy().astype(int)
+    assert tiled.shape == (4 * size[0], 4 * size[1], 3)
+    assert np.abs(tiled - whole).max() <= 1
+
+
+def test_ranges():
+    lr = np.array([0, 255], np.uint8)
+    np.testing.assert_allclose(model.normalize_lr(tf.constant(lr), "paper"), [0, 1])
+    np.testing.assert_allclose(model.normalize_lr(tf.constant(lr), "tensorlayer"), [-1, 1])
+    np.testing.assert_allclose(model.normalize_hr(lr), [-1, 1])
+    np.testing.assert_array_equal(model.quantize(tf.constant([-2, -1, 0.001, 1])), [0, 0, 128, 255])
+    np.testing.assert_array_equal(model.quantize(tf.constant([-1.0, 1.0]), tf.uint16), [0, 65535])

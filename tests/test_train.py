@@ -1,0 +1,130 @@
+"""A training that is interrupted, however, ends as one that was not."""
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+SMALL = Path(__file__).parent / "small.py"
+SCHEDULE = ("--set", "TRAIN.hr_patch_size=16", "TRAIN.batch_size=4", "TRAIN.patches_per_image=3", "TRAIN.n_epoch_init=8",
+            "TRAIN.n_epoch=3", "TRAIN.save_every=1", "TRAIN.loss=srgan_mse", "VALID.n_quick=1", "TRAIN.deterministic=true")
+
+
+def start(folder, *more):
+    return subprocess.Popen(
+        [sys.executable, SMALL, *SCHEDULE, *more], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"})
+
+
+def run(folder, *more):
+    process = start(folder, *more)
+    output, _ = process.communicate()
+    return process.returncode, output
+
+
+def interrupt(folder, after, number):
+    """Start the training, send it a signal once a line that begins with `after` was printed; returns code and output."""
+    process = start(folder)
+    output = ""
+    for line in process.stdout:
+        output += line
+        if line.startswith(after):
+            process.send_signal(number)
+            break
+    rest, _ = process.communicate()
+    return process.returncode, output + rest
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    code, output = run(folder)
+    assert code == 0, output
+    return folder
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("interrupted")
+    for after, number, code in (("Phase 1, epoch", signal.SIGKILL, -9), ("Phase 1, epoch", signal.SIGINT, 130),
+                                ("Phase 2, epoch", signal.SIGKILL, -9), ("Phase 2, epoch", signal.SIGTERM, 143)):
+        returned, output = interrupt(folder, after, number)
+        assert returned == code, output
+        if code > 0:
+            assert "Stopped and saved in checkpoint/" in output
+    code, output = run(folder)
+    assert code == 0, output
+    assert "Going on with the training in checkpoint/: phase 2, epoch" in output
+    return folder
+
+
+def test_interrupted_training_ends_with_the_same_weights(uninterrupted, interrupted):
+    for name in ("g_srgan_init.npz", "g_srgan_init_best.npz", "g_srgan.npz", "d_srgan.npz"):
+        a, b = np.load(uninterrupted / "checkpoint" / name), np.load(interrupted / "checkpoint" / name)
+        assert a.files == b.files
+        for key in a.files:
+            np.testing.assert_array_equal(a[key], b[key], err_msg=f"{name} {key}")
+
+
+def test_interrupted_training_ends_with_the_same_optimizer_moments(uninterrupted, interrupted):
+    readers = [tf.train.load_checkpoint(max((folder / "checkpoint").glob("state-*.index")).with_suffix(""))
+               for folder in (uninterrupted, interrupted)]
+    names = [name for name in readers[0].get_variable_to_shape_map() if "save_counter" not in name and "GRAPH" not in name]
+    assert sum("g_optimizer" in name for name in names) > 50
+    for name in names:
+        np.testing.assert_array_equal(readers[0].get_tensor(name), readers[1].get_tensor(name), err_msg=name)
+
+
+def test_averaged_weights_are_written(uninterrupted):
+    reader = tf.train.load_checkpoint(max((uninterrupted / "checkpoint").glob("state-*.index")).with_suffix(""))
+    written = np.load(uninterrupted / "checkpoint" / "g_srgan.npz")["head_conv/kernel"]
+    raw = [reader.get_tensor(name) for name, shape in reader.get_variable_to_shape_map().items()
+           if name.startswith("generator/") and shape == [9, 9, 3, 64]]
+    assert len(raw) == 1 and 0 < np.abs(raw[0] - written).max() < 0.1
+
+
+def test_finished_training_says_so_at_once_and_restart_keeps_the_old(uninterrupted):
+    before = (uninterrupted / "checkpoint" / "g_srgan.npz").read_bytes()
+    code, output = run(uninterrupted)
+    assert code == 0 and "Done" in output
+    assert (uninterrupted / "checkpoint" / "g_srgan.npz").read_bytes() == before
+    code, output = run(uninterrupted, "--restart", "--set", "TRAIN.n_epoch_init=1", "TRAIN.n_epoch=0")
+    assert code == 0, output
+    aside, = uninterrupted.glob("checkpoint_*")
+    assert (aside / "g_srgan.npz").read_bytes() == before
+    assert not (uninterrupted / "checkpoint" / "g_srgan.npz").exists()
+
+
+def test_changed_settings_are_listed_or_refused(interrupted):
+    code, output = run(interrupted, "--set", "TRAIN.lr_init=0.0002")
+    assert code == 0 and "TRAIN.lr_init 0.0001 -> 0.0002" in output
+    for setting in ("TRAIN.architecture=tensorlayer", "TRAIN.hr_patch_size=32"):
+        code, output = run(interrupted, "--set", setting)
+        assert code == 2 and setting.split("=")[0] in output and "Traceback" not in output
+
+
+def test_a_damaged_state_gives_way_to_the_one_before_it(interrupted):
+    folder = interrupted / "checkpoint"
+    newest, older = sorted(folder.glob("state-*.data*"), reverse=True)
+    newest.write_bytes(newest.read_bytes()[:1000])
+    code, output = run(interrupted)
+    assert code == 0 and "is damaged" in output and "Going on" in output
+    for data in folder.glob("state-*.data*"):
+        data.write_bytes(bytes(data.stat().st_size))
+    code, output = run(interrupted)
+    assert code == 2 and "None of the 2 states" in output and "Traceback" not in output
+
+
+def test_two_trainings_on_one_checkpoint(tmp_path):
+    first = start(tmp_path)
+    for line in first.stdout:
+        if line.startswith("Phase 1 of 2"):
+            break
+    code, output = run(tmp_path)
+    first.kill()
+    first.communicate()
+    assert code == 2 and f"process {first.pid};" in output and "Traceback" not in output
