@@ -23,7 +23,8 @@ except ImportError:  # Windows, where a second training on one checkpoint/ is no
     fcntl = None
 
 try:
-    from config import DIV2K_TRAIN_HR, DIV2K_VALID_HR, ConfigError, config, flatten, log_config, override, resolve
+    from config import (DIV2K_TRAIN_HR, DIV2K_TRAIN_LR, DIV2K_VALID_HR, DIV2K_VALID_LR, ConfigError, config, flatten,
+                        log_config, override, resolve)
 except ModuleNotFoundError as error:
     sys.exit(f"The package {error.name} is not installed; run: pip install -r requirements.txt")
 except (SyntaxError, NameError) as error:
@@ -122,11 +123,14 @@ def is_demo():
 
 def find_images(folder, setting):
     """The image files of a folder that a setting names; raises UserError where it does not exist or holds none."""
-    if not Path(folder).is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f"{setting} is {folder}, which is not a folder; set it to a folder of photos.")
-    files = utils.list_images(folder)
+    try:
+        files = utils.list_images(folder)
+    except OSError as error:
+        raise UserError(f"{folder} ({setting}) can't be read: {error.strerror}; set it to another folder.") from error
     if not files:
-        raise UserError(f"{folder} ({setting}) holds no image; PNG, JPEG, WebP, BMP and TIFF files are read.")
+        raise UserError(f"{folder} ({setting}) holds no image; PNG, JPEG, WebP, BMP, TIFF and GIF files are read.")
     return files
 
 
@@ -136,6 +140,8 @@ def training_photos():
         return packaged_photos("train"), ""
     if config.TRAIN.dataset == "flickr25k":
         return find_images(utils.flickr25k(), "TRAIN.dataset flickr25k"), ""
+    if config.TRAIN.lr_img_path not in ("", DIV2K_TRAIN_LR):
+        find_images(config.TRAIN.lr_img_path, "TRAIN.lr_img_path")
     return find_images(config.TRAIN.hr_img_path, "TRAIN.hr_img_path"), config.TRAIN.lr_img_path
 
 
@@ -147,6 +153,8 @@ def validation_pairs():
         files, lr_folder = packaged_photos("valid"), ""
     else:
         files, lr_folder = find_images(config.VALID.hr_img_path, "VALID.hr_img_path"), config.VALID.lr_img_path
+        if lr_folder not in ("", DIV2K_VALID_LR):
+            find_images(lr_folder, "VALID.lr_img_path")
     return list(zip(files, utils.find_partners(files, lr_folder)))
 
 
@@ -247,7 +255,7 @@ class Trainer:
 
     def run(self):
         """Train from where the state is to the end of phase 2, saving on the way."""
-        self.pairs = validation_pairs()[:config.VALID.n_quick]
+        self.pairs = [(hr, lr) for _, hr, lr in utils.read_pairs(validation_pairs()[:config.VALID.n_quick])]
         self.bicubic = None
         self.upscaler = model.Upscaler(self.averaged)
         self.writer = tf.summary.create_file_writer(str(self.folder / "logs"))
@@ -328,10 +336,9 @@ class Trainer:
     def measure(self, phase):
         """Mean PSNR of the averaged weights on the first validation images; of phase 1 the best are kept."""
         self.upscaler.refresh(self.averaged)
-        pairs = [utils.read_pair(*pair) for pair in self.pairs]
         if self.bicubic is None:
-            self.bicubic = np.mean([utils.psnr_ssim(utils.resize(lr, *hr.shape[:2]), hr)[0] for hr, lr in pairs])
-        psnr = np.mean([utils.psnr_ssim(self.upscaler(lr), hr)[0] for hr, lr in pairs])
+            self.bicubic = np.mean([utils.psnr_ssim(utils.resize(lr, *hr.shape[:2]), hr)[0] for hr, lr in self.pairs])
+        psnr = np.mean([utils.psnr_ssim(self.upscaler(lr), hr)[0] for hr, lr in self.pairs])
         self.write_events({"psnr": psnr})
         if phase == 1 and psnr > float(self.best_psnr):
             self.best_psnr.assign(psnr)
@@ -547,23 +554,45 @@ def evaluate(arguments):
 
 
 def restore(source, output, upscaler):
-    """Upscale a photo or a folder of photos; what fails does not stop the others. Returns the exit code."""
-    if not source.exists():
+    """Upscale a photo, or those of a folder, to `<name>_gen.png`; what fails does not stop the others.
+
+    upscaler: what maps LR (H, W, 3), uint8 or uint16, to SR. Returns the exit code; raises UserError where there is
+    nothing to restore, or nothing can be written.
+    """
+    if not os.path.exists(source):
         raise UserError(f"{source} (--input) is not there; name a photo or a folder of photos.")
     files = find_images(source, "--input") if source.is_dir() else [source]
+    make_writable(output)
+    if source.is_dir() and source.samefile(output):
+        photos = [path for path in files if not path.name.endswith("_gen.png")]
+        if len(photos) < len(files):
+            print(f"Not restored again: {len(files) - len(photos)} results (*_gen.png) of an earlier run.")
+        files = photos
     failed = 0
     for path, name in zip(files, utils.output_names(files)):
+        target = output / f"{name}_gen.png"
         try:
             lr = utils.read_image(path, native=True)
-            target = output / f"{name}_gen.png"
             utils.write_image(target, upscale_photo(lr, upscaler))
             print(f"{path} {lr.shape[1]}x{lr.shape[0]} -> {target} {4 * lr.shape[1]}x{4 * lr.shape[0]}")
         except UserError as error:
             failed += 1
             print(error, file=sys.stderr)
+        except (MemoryError, tf.errors.OpError):
+            failed += 1
+            print(f"{path} is too large for the memory here; cut it into parts.", file=sys.stderr)
     if failed:
         print(f"{failed} of {len(files)} failed.", file=sys.stderr)
     return 1 if failed else 0
+
+
+def make_writable(folder):
+    """Make a folder for results; raises UserError where nothing can be written to it, before hours went into them."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"{folder}/ (--output) can't be written: {error.strerror}; name another folder.") from error
 
 
 def upscale_photo(photo, upscaler):
@@ -580,13 +609,15 @@ def upscale_photo(photo, upscaler):
 
 def score(output, upscalers):
     """PSNR and SSIM of every method on the validation images: a table, images, and the figure. Returns the exit code."""
+    make_writable(output)
     pairs = validation_pairs()
+    names = dict(zip([hr for hr, _ in pairs], utils.output_names([hr for hr, _ in pairs])))
     generators = list(upscalers)
     methods = ["bicubic", "lanczos", *generators]
     print(" " * 20 + "".join(f"{method:>18}" for method in methods))
     images, shown = [], []
-    for (hr_path, lr_path), name in zip(pairs, utils.output_names([hr for hr, _ in pairs])):
-        hr, lr = utils.read_pair(hr_path, lr_path)
+    for hr_path, hr, lr in utils.read_pairs(pairs):
+        name = names[hr_path]
         results = {"bicubic": utils.resize(lr, *hr.shape[:2]), "lanczos": utils.resize(lr, *hr.shape[:2], "lanczos3"),
                    **{method: upscaler(lr) for method, upscaler in upscalers.items()}}
         row = {method: dict(zip(("psnr", "ssim"), utils.psnr_ssim(sr, hr))) for method, sr in results.items()}
@@ -616,7 +647,8 @@ def print_row(name, row):
 def write_metrics(output, mean, images):
     with utils.whole_file(output / "metrics.json") as partial:
         partial.write_text(json.dumps({"mean": mean, "images": images}, indent=2) + "\n")
-    with utils.whole_file(output / "metrics.csv") as partial, open(partial, "w", newline="") as file:
+    with utils.whole_file(output / "metrics.csv") as partial, open(
+            partial, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         table = csv.writer(file)
         table.writerow(["name", *(f"{method}_{metric}" for method in mean for metric in ("psnr", "ssim"))])
         for row in [*images, {"name": "mean", **mean}]:

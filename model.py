@@ -294,7 +294,7 @@ def generator_from(arrays):
     names = [weight.path for layer in generator.layers for weight in _file_order(layer)]
     if not set(names) & set(arrays):
         if len(arrays) != len(names) and len(arrays) % 10 == len(names) % 10 and len(arrays) > 13:
-            raise WeightsError(f"has {(len(arrays) - 13) // 10} residual blocks, not {N_BLOCKS}; train it anew")
+            raise WeightsError(f"has {(len(arrays) - 13) // 10} residual blocks, not {N_BLOCKS}")
         if len(arrays) != len(names):
             raise WeightsError(f"holds {len(arrays)} arrays; a generator has {len(names)}")
         arrays = dict(zip(names, arrays.values()))
@@ -317,12 +317,12 @@ def _assign(variables, names, arrays):
         if name not in arrays:
             raise WeightsError(f"lacks the array {name}")
         array = arrays[name]
-        if array.dtype.kind != "f" or array.size != np.prod(variable.shape):
+        if array.dtype.kind != "f" or array.shape != tuple(variable.shape):
             raise WeightsError(
                 f"has {name} as {array.dtype} {array.shape}; it must be float32 {tuple(variable.shape)}")
         if not np.isfinite(array).all():
             raise WeightsError(f"has a value in {name} that is not a finite number; use an earlier file")
-        variable.assign(np.reshape(array, variable.shape))
+        variable.assign(array)
 
 
 # ------------------------------------------------------------------------------------------------------ upscaling

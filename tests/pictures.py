@@ -1,0 +1,147 @@
+"""Pictures of every kind that users have: those that can be read, with the pixels they hold, and those that can't."""
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import skimage
+import tifffile
+from PIL import Image
+
+PHOTOS = Path(skimage.__file__).parent / "data"
+RNG = np.random.default_rng(0)
+RGB = np.asarray(Image.open(PHOTOS / "chelsea.png"))[100:120, 100:128]
+GRAY, ALPHA = RGB[:, :, :1], np.arange(RGB[:, :, :1].size, dtype=np.uint8).reshape(RGB.shape[0], -1, 1)
+RGB16, GRAY16, ALPHA16 = (np.uint16(RNG.integers(0, 65536, (*RGB.shape[:2], n))) for n in (3, 1, 1))
+
+
+def png_bytes(pixels, bits=None, size=None, chunks=b""):
+    """A PNG by the letter of its specification, independent of any library; uint8 or uint16, (H, W, 1 to 4)."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width, channels = pixels.shape
+    width, height = size or (width, height)
+    header = struct.pack(">IIBBBBB", width, height, bits or 8 * pixels.itemsize, (0, 4, 2, 6)[channels - 1], 0, 0, 0)
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels.astype(pixels.dtype.newbyteorder(">")))
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunks + chunk(b"IDAT", zlib.compress(rows))
+            + chunk(b"IEND", b""))
+
+
+def good(folder):
+    """{path: the pixels that it holds, (H, W, C), uint8 or uint16}"""
+    made = {}
+
+    def pillow(name, pixels, mode=None, **options):
+        image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+        (image.convert(mode) if mode else image).save(folder / name, **options)
+        made[folder / name] = pixels
+
+    def tiff(name, written, pixels, **options):
+        tifffile.imwrite(folder / name, written, photometric="minisblack" if pixels.shape[2] == 1 else "rgb", **options)
+        made[folder / name] = pixels
+
+    for name in ("rgb.png", "rgb.bmp", "rgb.tif", "name with spaces.png", "Фото.png", "\N{GRINNING FACE}.png", "UPPER.PNG"):
+        pillow(name, RGB)
+    pillow("rgb_lzw.tiff", RGB, compression="tiff_lzw")
+    pillow("rgb.webp", RGB, lossless=True)
+    for name in ("gray.png", "gray.bmp", "gray.tif"):
+        pillow(name, GRAY)
+    pillow("gray_alpha.png", np.dstack([GRAY, ALPHA]))
+    pillow("rgba.png", np.dstack([RGB, ALPHA]))
+    pillow("rgba.tif", np.dstack([RGB, ALPHA]))
+    pillow("rgba.webp", np.dstack([RGB, ALPHA]), lossless=True, exact=True)
+    for name in ("bit.png", "bit.tif", "bit.gif"):
+        pillow(name, np.uint8(255) * (GRAY > 128), mode="1")
+
+    palette = Image.fromarray(RGB).quantize(16)
+    colours = np.array(palette.getpalette()[:48], np.uint8).reshape(16, 3)
+    indices = np.asarray(palette)
+    for name in ("palette.png", "palette.gif", "palette.bmp", "palette.tif"):
+        palette.save(folder / name)
+        made[folder / name] = colours[indices]
+    clear = np.dstack([colours[indices], np.uint8(255) * (indices != 3)])
+    for name in ("palette_clear.png", "palette_clear.gif"):
+        palette.save(folder / name, transparency=3)
+        made[folder / name] = clear
+    shades = np.arange(16, dtype=np.uint8) * 17  # an alpha for each colour
+    palette.save(folder / "palette_shades.png", transparency=bytes(shades))
+    made[folder / "palette_shades.png"] = np.dstack([colours[indices], shades[indices]])
+
+    for name, pixels in {"gray16.png": GRAY16, "gray_alpha16.png": np.dstack([GRAY16, ALPHA16]), "rgb16.png": RGB16,
+                         "rgba16.png": np.dstack([RGB16, ALPHA16])}.items():
+        (folder / name).write_bytes(png_bytes(pixels))
+        made[folder / name] = pixels
+    tiff("gray16.tif", GRAY16[:, :, 0], GRAY16)
+    tiff("rgb16.tif", RGB16, RGB16)
+    tiff("rgb16_big_endian.tif", RGB16, RGB16, byteorder=">")
+    tiff("rgb16_bigtiff.tif", RGB16, RGB16, bigtiff=True)
+    tiff("rgb16_tiled.tif", RGB16, RGB16, tile=(16, 16))
+    tiff("rgb16_zip.tif", RGB16, RGB16, compression="zlib", predictor=True)
+    tiff("rgba16.tif", np.dstack([RGB16, ALPHA16]), np.dstack([RGB16, ALPHA16]), extrasamples=["unassalpha"])
+    tiff("gray_float.tif", GRAY16[:, :, 0] / np.float32(65535), GRAY16)
+    tiff("rgb_float.tif", RGB16 / np.float32(65535), RGB16)
+    tiff("rgb_float64.tif", RGB16 / 65535, RGB16)
+    tiff("rgb_float_to_255.tif", np.float32(RGB), np.uint16(257) * RGB)
+    tiff("rgb_float_to_65535.tif", np.float32(RGB16), RGB16)
+
+    frames = [Image.fromarray(np.roll(RGB, shift, 1)) for shift in (0, 5, 10)]
+    frames[0].save(folder / "moving.webp", save_all=True, append_images=frames[1:], lossless=True)
+    made[folder / "moving.webp"] = np.dstack([RGB, np.full_like(ALPHA, 255)])
+    frames[0].save(folder / "moving.png", save_all=True, append_images=frames[1:])
+    made[folder / "moving.png"] = RGB
+    palettes = [palette, palette.transpose(Image.Transpose.ROTATE_180)]
+    palettes[0].save(folder / "moving.gif", save_all=True, append_images=palettes[1:])
+    made[folder / "moving.gif"] = colours[indices]
+    tifffile.imwrite(folder / "pages.tif", np.stack([RGB, 255 - RGB]), photometric="rgb")
+    made[folder / "pages.tif"] = RGB
+
+    for height, width in ((1, 1), (1, 500), (500, 1), (3, 5)):
+        pillow(f"size_{width}x{height}.png", np.uint8(RNG.integers(0, 256, (height, width, 3))))
+    return made
+
+
+def bad(folder):
+    """{path: a word of the sentence that a user gets}"""
+    words = {}
+
+    def put(name, data, word):
+        (folder / name).write_bytes(data)
+        words[folder / name] = word
+
+    put("empty.png", b"", "none of PNG")
+    put("text.png", b"This is a letter, not a picture.\n" * 20, "none of PNG")
+    put("program.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "none of PNG")
+    source = Image.fromarray(np.tile(RGB, (8, 8, 1)))
+    for name, options in (("cut.png", {}), ("cut.jpg", {}), ("cut.webp", {}), ("cut.bmp", {}), ("cut.gif", {}),
+                          ("cut.tif", {}), ("cut_lzw.tif", {"compression": "tiff_lzw"})):
+        source.save(folder / name, **options)
+        data = (folder / name).read_bytes()
+        put(name, data[:len(data) * 2 // 3], "can't be read")
+    data = png_bytes(RGB16)
+    put("cut16.png", data[:len(data) // 2], "can't be read")
+    damaged = bytearray(data)
+    damaged[len(data) // 2] ^= 255
+    put("damaged16.png", damaged, "can't be read")
+    tifffile.imwrite(folder / "cut16.tif", np.tile(RGB16, (8, 8, 1)), photometric="rgb", compression="zlib", rowsperstrip=8)
+    data = (folder / "cut16.tif").read_bytes()
+    put("cut16.tif", data[:len(data) * 2 // 3], "TIFF")
+    tifffile.imwrite(folder / "planes16.tif", np.moveaxis(RGB16, 2, 0), photometric="rgb", planarconfig="separate")
+    words[folder / "planes16.tif"] = "rare kind"
+    for bits in (8, 16):
+        put(f"huge{bits}.png", png_bytes(RGB, bits, (100_000, 100_000)), "million pixels")
+        tifffile.imwrite(folder / f"huge{bits}.tif", np.zeros((8, 8, 3), f"uint{bits}"), photometric="rgb")
+        data = bytearray((folder / f"huge{bits}.tif").read_bytes())
+        for tag in (256, 257):  # width and height, which tifffile writes as LONG or SHORT
+            entry = data.index(struct.pack("<H", tag), 8)
+            data[entry:entry + 12] = struct.pack("<HHII", tag, 4, 1, 100_000)
+        put(f"huge{bits}.tif", data, "million pixels")
+    (folder / "folder.png").mkdir()
+    words[folder / "folder.png"] = "a folder"
+    (folder / "link.png").symlink_to(folder / "nothing.png")
+    words[folder / "link.png"] = "No such file"
+    os.mkfifo(folder / "pipe.png")
+    words[folder / "pipe.png"] = "a device"
+    return words

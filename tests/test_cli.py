@@ -1,0 +1,208 @@
+"""The command line as a user calls it."""
+import csv
+import hashlib
+import http.server
+import json
+import shutil
+import threading
+import time
+import zipfile
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+TINY = ("--set", "TRAIN.batch_size=2", "TRAIN.patches_per_image=1", "TRAIN.n_epoch_init=1", "TRAIN.n_epoch=1")
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory, call):
+    """A fresh clone in which both commands of the README were run, with nothing downloaded and few steps."""
+    folder = tmp_path_factory.mktemp("clone")
+    for path in ROOT.glob("*.py"):
+        shutil.copy(path, folder)
+    results = [call(folder, *arguments, script=folder / "main.py")
+               for arguments in (TINY, ("--mode=evaluate", "--set", "VALID.n_figures=1"))]
+    return folder, results
+
+
+def test_fresh_clone_trains_both_phases(clone):
+    folder, (training, _) = clone
+    assert training.returncode == 0, training.stderr
+    assert "--mode=download" in training.stdout and "config.TRAIN.hr_img_path" in training.stdout
+    assert "Phase 1, epoch 1/1" in training.stdout and "Phase 2, epoch 1/1" in training.stdout
+    names = {path.name for path in (folder / "checkpoint").iterdir()}
+    assert {"g_srgan_init.npz", "g_srgan.npz", "d_srgan.npz", "config.json", "logs"} <= names
+    assert json.loads((folder / "checkpoint" / "config.json").read_text())["TRAIN"]["batch_size"] == 2
+    assert Image.open(folder / "samples" / "srgan_ginit" / "train_g_init_1.png").size == (8 * 96, 3 * 96)
+    assert Image.open(folder / "samples" / "srgan_gan" / "train_g_1.png").size == (8 * 96, 3 * 96)
+
+
+def test_only_the_programs_own_lines_are_on_the_screen(clone):
+    for result in clone[1]:
+        for noise in ("oneDNN", "cuda", "XLA", "0000 00:00", "WARNING", "rebuild TensorFlow"):
+            assert noise not in result.stdout + result.stderr
+
+
+def test_losses_are_written_for_tensorboard(clone):
+    from tensorflow.compat.v1.train import summary_iterator
+    events, = (clone[0] / "checkpoint" / "logs").glob("events*")
+    values = {value.tag: value for event in summary_iterator(str(events)) for value in event.summary.value}
+    assert values["phase_1/mse"].simple_value > 0 and values["phase_2/adv"].simple_value > 0
+    assert values["phase_1/learning_rate"].simple_value > 0 and values["phase_2/psnr"].simple_value > 5
+    assert values["phase_1/samples"].image.width == 8 * 96
+
+
+def test_fresh_clone_evaluates(clone):
+    folder, (_, evaluation) = clone
+    assert evaluation.returncode == 0, evaluation.stderr
+    output = folder / "samples" / "evaluate"
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert list(metrics["mean"]) == ["bicubic", "lanczos", "srresnet", "srgan"]
+    assert [image["name"] for image in metrics["images"]] == ["chelsea", "china"]
+    assert metrics["mean"]["bicubic"]["psnr"] == pytest.approx(26.95, abs=0.01)
+    assert metrics["mean"]["srgan"]["ssim"] == pytest.approx(np.mean([i["srgan"]["ssim"] for i in metrics["images"]]))
+    rows = list(csv.DictReader((output / "metrics.csv").open()))
+    assert rows[-1]["name"] == "mean" and float(rows[-1]["bicubic_psnr"]) == pytest.approx(26.95, abs=0.01)
+    for kind, size in (("gen", (448, 300)), ("srresnet", (448, 300)), ("bicubic", (448, 300)), ("hr", (448, 300)),
+                       ("lr", (112, 75))):
+        assert Image.open(output / f"chelsea_{kind}.png").size == size
+    assert Image.open(output / "comparison.png").width > 1000
+    assert "26.95 / 0.7218" in evaluation.stdout and "samples/evaluate/" in evaluation.stdout
+
+
+def test_own_photo_is_restored_by_the_trained_weights(clone, call, tmp_path):
+    folder = clone[0]
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (21, 30, 3), dtype=np.uint8)).save(tmp_path / "мой снимок.png")
+    result = call(folder, "--mode=evaluate", "--input", tmp_path / "мой снимок.png", "--output", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    assert Image.open(tmp_path / "out" / "мой снимок_gen.png").size == (120, 84)
+    assert "checkpoint/g_srgan.npz" in result.stdout
+
+
+def test_training_goes_on_from_given_weights(clone, call, tmp_path):
+    folder = clone[0]
+    result = call(tmp_path, *TINY, "TRAIN.n_epoch_init=0", "TRAIN.lr_init=0", "--weights",
+                  folder / "checkpoint" / "g_srgan_init.npz")
+    assert result.returncode == 0, result.stderr
+    given, trained = (np.load(path / "checkpoint" / name) for path, name in
+                      ((folder, "g_srgan_init.npz"), (tmp_path, "g_srgan.npz")))
+    np.testing.assert_array_equal(given["block_5_conv_1/kernel"], trained["block_5_conv_1/kernel"])
+
+
+def test_help_is_quick(call, tmp_path):
+    began = time.perf_counter()
+    result = call(tmp_path, "--help")
+    assert time.perf_counter() - began < 2 and result.returncode == 0
+    assert "python main.py --mode=evaluate --input photo.jpg" in result.stdout
+
+
+def no_image(folder):
+    (folder / "empty").mkdir()
+    (folder / "empty" / "notes.txt").write_text("no image")
+
+
+def lfs_pointer(folder):
+    (folder / "vgg19.npy").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 574670860\n")
+
+
+def no_weights(folder):
+    (folder / "g.npz").write_bytes(b"<!DOCTYPE html><html></html>")
+
+
+@pytest.mark.parametrize("prepare, arguments, words", [
+    (None, ("--set", "TRAIN.batchsize=8"), ("TRAIN.batchsize", "TRAIN.batch_size")),
+    (None, ("--set", "TRAIN.batch_size=many"), ("TRAIN.batch_size", "whole number")),
+    (None, ("--set", "TRAIN.batch_size=0"), ("TRAIN.batch_size", "at least 1")),
+    (None, ("--set", "TRAIN.hr_patch_size=50"), ("TRAIN.hr_patch_size", "multiple of 4")),
+    (None, ("--set", "TRAIN.architecture=edsr"), ("TRAIN.architecture", "tensorlayer")),
+    (None, ("--set", "TRAIN.loss=vgg54"), ("TRAIN.loss", "srgan_vgg54")),
+    (None, ("--set", "TRAIN.hr_img_path=nowhere/"), ("TRAIN.hr_img_path", "nowhere/")),
+    (None, ("--set", "TRAIN.img_path=nowhere/"), ("TRAIN.hr_img_path", "nowhere/")),
+    (no_image, ("--set", "TRAIN.hr_img_path=empty/"), ("TRAIN.hr_img_path", "empty/")),
+    (None, ("--mode=evaluate",), ("python main.py", "--weights")),
+    (None, ("--mode=evaluate", "--weights", "g.npz"), ("g.npz",)),
+    (no_weights, ("--mode=evaluate", "--weights", "g.npz"), ("g.npz", "web page")),
+    (lfs_pointer, ("--set", "TRAIN.n_epoch_init=1"), ("vgg19.npy", "LFS")),
+])
+def test_a_users_mistake_is_one_sentence(prepare, arguments, words, call, tmp_path):
+    if prepare:
+        prepare(tmp_path)
+    result = call(tmp_path, *arguments)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr and len(result.stderr.strip().splitlines()) == 1
+    for word in words:
+        assert word in result.stderr
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A stand-in for DIV2K's: small archives of its form, and a log of what was asked for."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+    asked = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments):
+            super().__init__(*arguments, directory=folder)
+
+        def log_message(self, _, *arguments):
+            asked.append(arguments[0])
+
+    settings = []
+    for name, inner, size in (("DIV2K_train_HR", "DIV2K_train_HR/000{}.png", 64),
+                              ("DIV2K_train_LR_bicubic_X4", "DIV2K_train_LR_bicubic/X4/000{}x4.png", 16),
+                              ("DIV2K_valid_HR", "DIV2K_valid_HR/080{}.png", 64),
+                              ("DIV2K_valid_LR_bicubic_X4", "DIV2K_valid_LR_bicubic/X4/080{}x4.png", 16)):
+        with zipfile.ZipFile(folder / f"{name}.zip", "w") as archive:
+            for number in (1, 2):
+                with archive.open(inner.format(number), "w") as file:
+                    Image.new("RGB", (size, size)).save(file, "png")
+        data = (folder / f"{name}.zip").read_bytes()
+        settings += [f"DOWNLOAD.{name}.size={len(data)}", f"DOWNLOAD.{name}.sha256={hashlib.sha256(data).hexdigest()}"]
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield folder, asked, ("--mode=download", "--set", f"DOWNLOAD.url=http://127.0.0.1:{httpd.server_port}/", *settings)
+        httpd.shutdown()
+
+
+def test_download_unpacks_checks_and_skips(server, call, tmp_path):
+    _, asked, arguments = server
+    result = call(tmp_path, *arguments)
+    assert result.returncode == 0, result.stderr
+    for folder, name in (("DIV2K_train_HR", "0002.png"), ("DIV2K_train_LR_bicubic/X4", "0002x4.png"),
+                         ("DIV2K_valid_HR", "0801.png"), ("DIV2K_valid_LR_bicubic/X4", "0801x4.png")):
+        assert Image.open(tmp_path / "DIV2K" / folder / name).width in (16, 64)
+    assert len(asked) == 4
+    shutil.rmtree(tmp_path / "DIV2K" / "DIV2K_valid_HR")
+    result = call(tmp_path, *arguments)
+    assert result.returncode == 0 and len(asked) == 5 and "DIV2K/DIV2K_train_HR/ is already there" in result.stdout
+    assert not list((tmp_path / "DIV2K").glob("*.zip*"))
+
+
+def test_download_refuses_what_is_not_the_archive(server, call, tmp_path):
+    folder, _, arguments = server
+    archive = folder / "DIV2K_train_HR.zip"
+    data = archive.read_bytes()
+    archive.write_bytes(data[:-1] + b"!")
+    result = call(tmp_path, *arguments)
+    assert result.returncode == 2 and "SHA-256" in result.stderr and not list((tmp_path / "DIV2K").rglob("*.*"))
+    archive.write_bytes(b"<html>moved</html>")
+    result = call(tmp_path, *arguments)
+    assert result.returncode == 2 and "not the archive" in result.stderr
+    archive.unlink()
+    result = call(tmp_path, *arguments)
+    assert result.returncode == 2 and "404" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_download_refuses_entries_that_lead_out(server, call, tmp_path):
+    folder, _, arguments = server
+    archive = folder / "DIV2K_train_HR.zip"
+    with zipfile.ZipFile(archive, "a") as file:
+        file.writestr("DIV2K_train_HR/../../evil.png", b"")
+    data = archive.read_bytes()
+    result = call(tmp_path, *arguments, f"DOWNLOAD.DIV2K_train_HR.size={len(data)}",
+                  f"DOWNLOAD.DIV2K_train_HR.sha256={hashlib.sha256(data).hexdigest()}")
+    assert result.returncode == 2 and "evil.png" in result.stderr
+    assert not list(tmp_path.rglob("evil.png")) and not (tmp_path / "DIV2K" / "DIV2K_train_HR").exists()

@@ -1,0 +1,434 @@
+"""Photos come from anywhere: whatever a user's folder holds is read right, or refused with one sentence."""
+import io
+import os
+import subprocess
+import sys
+import time
+import tracemalloc
+import warnings
+
+import cv2
+import numpy as np
+import pictures
+import pytest
+import skimage.io
+import tensorflow as tf
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms
+
+import main
+import utils
+
+
+def nearest(lr):
+    """Stands in for the network."""
+    return lr.repeat(4, axis=0).repeat(4, axis=1)
+
+
+def read_png(path):
+    """A PNG as TensorFlow reads it, at its depth."""
+    data = path.read_bytes()
+    return tf.io.decode_png(data, dtype=tf.uint16 if data[24] == 16 else tf.uint8).numpy()
+
+
+@pytest.fixture
+def good(tmp_path):
+    (tmp_path / "good").mkdir()
+    return pictures.good(tmp_path / "good")
+
+
+@pytest.fixture
+def bad(tmp_path):
+    (tmp_path / "bad").mkdir()
+    return pictures.bad(tmp_path / "bad")
+
+
+# -------------------------------------------------------------------------------------------------------- reading
+
+
+def test_every_kind_of_picture_is_read_as_what_it_holds(good):
+    wrong = []
+    for path, pixels in good.items():
+        image = utils.read_image(path, native=True)
+        if image.shape != pixels.shape or image.dtype != pixels.dtype or (image != pixels).any():
+            wrong.append((path.name, image.shape, image.dtype))
+    assert not wrong and len(good) == 50
+
+
+def test_for_networks_every_kind_is_rgb_of_8_bits_without_alpha(good):
+    for path, pixels in good.items():
+        image = utils.read_image(path)
+        colours = pixels[:, :, :1 if pixels.shape[2] < 3 else 3]
+        if pixels.dtype == np.uint16:
+            colours = np.floor(colours / 257 + 0.5)
+        assert image.dtype == np.uint8 and image.flags.c_contiguous, path
+        np.testing.assert_array_equal(image, np.broadcast_to(colours, (*pixels.shape[:2], 3)), str(path))
+
+
+def test_what_can_not_be_read_is_refused_with_one_sentence_and_nothing_else_on_the_screen(bad, capfd):
+    for path, word in bad.items():
+        with pytest.raises(utils.UserError) as error:
+            utils.read_image(path)
+        sentence = str(error.value)
+        assert sentence.startswith(str(path)) and word in sentence and sentence.endswith(".") and "\n" not in sentence
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", ["huge8.png", "huge16.png", "huge8.tif", "huge16.tif"])
+def test_a_picture_that_claims_a_hundred_thousand_pixels_a_side_is_refused_before_it_is_decoded(bad, name):
+    path = next(path for path in bad if path.name == name)
+    tracemalloc.start()
+    began = time.perf_counter()
+    with pytest.raises(utils.UserError, match="million pixels"):
+        utils.read_image(path)
+    assert time.perf_counter() - began < 1 and tracemalloc.get_traced_memory()[1] < 10e6
+    tracemalloc.stop()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no users to change to")
+def test_a_file_that_may_not_be_read_is_named(tmp_path):
+    path = tmp_path / "secret.png"
+    Image.fromarray(pictures.RGB).save(path)
+    path.chmod(0)
+    program = ("import os, sys; sys.path.insert(0, sys.argv[1]); import utils\n"
+               "if os.getuid() == 0: os.chmod(os.path.dirname(sys.argv[2]), 0o755); os.seteuid(65534)\n"
+               "try: utils.read_image(sys.argv[2])\n"
+               "except utils.UserError as error: print(error)")
+    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):  # pytest's folders are its user's alone
+        folder.chmod(folder.stat().st_mode | 0o055)
+    run = subprocess.run([sys.executable, "-c", program, os.path.dirname(utils.__file__), str(path)],
+                         capture_output=True, text=True)
+    assert f"{path} can't be read as an image (Permission denied)" in run.stdout, run.stderr
+
+
+@pytest.mark.parametrize("name, reader", [
+    ("skimage/color.jpg", "chelsea.png"), ("skimage/gray.jpg", "camera.png"), ("photo.jpg", "rocket.jpg")])
+def test_jpeg_is_read_as_tensorflow_reads_it(tmp_path, name, reader):
+    path = pictures.PHOTOS / reader
+    if path.suffix == ".png":
+        path = tmp_path / "photo.jpg"
+        Image.open(pictures.PHOTOS / reader).save(path, quality=85)
+    ours, theirs = utils.read_image(path), tf.io.decode_jpeg(path.read_bytes(), channels=3, dct_method="INTEGER_ACCURATE")
+    assert np.abs(ours.astype(int) - theirs.numpy()).max() <= 1
+
+
+def test_packaged_photos_are_read_as_scikit_image_reads_them():
+    for name in ("astronaut.png", "brick.png", "coffee.png", "rocket.jpg", "motorcycle_left.png"):
+        theirs = skimage.io.imread(pictures.PHOTOS / name)
+        theirs = theirs[:, :, :3] if theirs.ndim == 3 else np.repeat(theirs[:, :, np.newaxis], 3, axis=2)
+        np.testing.assert_array_equal(utils.read_image(pictures.PHOTOS / name), theirs, name)
+
+
+def test_a_cmyk_jpeg_has_the_colours_that_opencv_sees(tmp_path):
+    Image.fromarray(pictures.RGB).convert("CMYK").save(tmp_path / "print.jpg", quality=95)
+    ours = utils.read_image(tmp_path / "print.jpg", native=True)
+    assert np.abs(ours.astype(int) - cv2.imread(str(tmp_path / "print.jpg"))[:, :, ::-1]).max() <= 2
+    assert np.abs(ours.astype(int) - pictures.RGB).mean() < 3
+
+
+# What each orientation asks for, by the words of the EXIF standard: where the stored rows and columns are seen.
+UPRIGHT = {1: lambda p: p, 2: lambda p: p[:, ::-1], 3: lambda p: np.rot90(p, 2), 4: lambda p: p[::-1],
+           5: lambda p: p.transpose(1, 0, 2), 6: lambda p: np.rot90(p, -1),
+           7: lambda p: np.rot90(p, 2).transpose(1, 0, 2), 8: lambda p: np.rot90(p, 1)}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_a_photo_is_turned_as_its_camera_was_held(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    expected = UPRIGHT[orientation](pictures.RGB)
+    for name, options in (("a.png", {}), ("a.tif", {}), ("a.webp", {"lossless": True}), ("a.jpg", {"quality": 95})):
+        Image.fromarray(pictures.RGB).save(tmp_path / name, exif=exif, **options)
+        ours = utils.read_image(tmp_path / name)
+        assert ours.shape == expected.shape, name
+        assert np.abs(ours.astype(int) - expected).mean() < (3 if name == "a.jpg" else 1e-9), name
+    chunk = exif.tobytes()[6:]
+    data = b"eXIf" + chunk
+    import struct
+    import zlib
+    chunk = struct.pack(">I", len(chunk)) + data + struct.pack(">I", zlib.crc32(data))
+    (tmp_path / "deep.png").write_bytes(pictures.png_bytes(pictures.RGB16, chunks=chunk))
+    tifffile.imwrite(tmp_path / "deep.tif", pictures.RGB16, photometric="rgb", extratags=[(274, "H", 1, orientation, True)])
+    for name in ("deep.png", "deep.tif"):
+        np.testing.assert_array_equal(utils.read_image(tmp_path / name, native=True), UPRIGHT[orientation](pictures.RGB16))
+
+
+# ------------------------------------------------------------------------------------------------------- profiles
+
+
+def profile_of(red, green, blue, gamma):
+    """An ICC profile of a matrix and a power, as Adobe RGB's, from primaries in XYZ relative to D50."""
+    import struct
+
+    def number(values):
+        return struct.pack(f">{len(values)}i", *(round(value * 65536) for value in values))
+
+    tags = {b"desc": b"desc" + bytes(4) + struct.pack(">I", 5) + b"test\0" + bytes(78), b"cprt": b"text" + bytes(4) + b"none\0",
+            b"wtpt": b"XYZ " + bytes(4) + number((0.9642, 1, 0.8249))}
+    for letter, colour in ((b"r", red), (b"g", green), (b"b", blue)):
+        tags[letter + b"XYZ"] = b"XYZ " + bytes(4) + number(colour)
+        tags[letter + b"TRC"] = b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256))
+    table, body = struct.pack(">I", len(tags)), b""
+    for name, data in tags.items():
+        table += name + struct.pack(">II", 128 + 4 + 12 * len(tags) + len(body), len(data))
+        body += data + bytes(-len(data) % 4)
+    header = struct.pack(">I4sI4s4s4s12x4s", 128 + len(table) + len(body), bytes(4), 0x02400000, b"mntr", b"RGB ", b"XYZ ",
+                         b"acsp").ljust(68, b"\0") + number((0.9642, 1, 0.8249))
+    return header.ljust(128, b"\0") + table + body
+
+
+ADOBE_RGB = profile_of((0.6097, 0.3111, 0.0195), (0.2053, 0.6257, 0.0609), (0.1492, 0.0632, 0.7446), 2.2)
+
+
+def adobe_to_srgb(pixels):
+    """Adobe RGB (1998) in [0, 1] to sRGB in [0, 1], by its specification, through XYZ of D65."""
+    linear = pixels.astype(float) ** (563 / 256)
+    xyz = linear @ np.array([[0.57667, 0.18556, 0.18823], [0.29734, 0.62736, 0.07529], [0.02703, 0.07069, 0.99134]]).T
+    srgb = xyz @ np.array([[3.2406, -1.5372, -0.4986], [-0.9689, 1.8758, 0.0415], [0.0557, -0.2040, 1.0570]]).T
+    srgb = srgb.clip(0, 1)
+    return np.where(srgb <= 0.0031308, 12.92 * srgb, 1.055 * srgb ** (1 / 2.4) - 0.055)
+
+
+@pytest.mark.parametrize("name, options", [
+    ("a.png", {}), ("a.tif", {}), ("a.webp", {"lossless": True}), ("a.jpg", {"quality": 98, "subsampling": 0})])
+def test_colours_of_another_profile_become_srgb(tmp_path, name, options):
+    Image.fromarray(pictures.RGB).save(tmp_path / name, icc_profile=ADOBE_RGB, **options)
+    expected = 255 * adobe_to_srgb(pictures.RGB / 255)
+    difference = np.abs(utils.read_image(tmp_path / name) - expected)
+    assert np.abs(pictures.RGB - expected).max() > 10  # or the test would show nothing
+    assert difference.max() < (12 if name == "a.jpg" else 2.5) and difference.mean() < 1.5
+
+
+def test_alpha_survives_a_profile(tmp_path):
+    pixels = np.dstack([pictures.RGB, pictures.ALPHA])
+    Image.fromarray(pixels).save(tmp_path / "a.png", icc_profile=ADOBE_RGB)
+    ours = utils.read_image(tmp_path / "a.png", native=True)
+    assert np.abs(ours[:, :, :3] - 255 * adobe_to_srgb(pictures.RGB / 255)).max() < 2.5
+    np.testing.assert_array_equal(ours[:, :, 3:], pictures.ALPHA)
+
+
+def test_colours_of_another_profile_become_srgb_at_16_bits(tmp_path):
+    photo = np.uint16(pictures.RGB) * 257 + np.uint16(pictures.RNG.integers(-128, 128, pictures.RGB.shape))
+    expected = 65535 * adobe_to_srgb(photo / 65535)
+    tifffile.imwrite(tmp_path / "a.tif", photo, photometric="rgb", iccprofile=ADOBE_RGB)
+    import struct
+    import zlib
+    data = b"iCCP" + b"test\0\0" + zlib.compress(ADOBE_RGB)
+    chunk = struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
+    (tmp_path / "a.png").write_bytes(pictures.png_bytes(photo, chunks=chunk))
+    for name in ("a.tif", "a.png"):
+        ours = utils.read_image(tmp_path / name, native=True)
+        assert ours.dtype == np.uint16
+        assert np.abs(ours - expected).mean() < 100  # 0.4 of a step of 8 bits: the rounding of published matrices
+        assert len(np.unique(ours)) > 600  # as many shades as 16 bits have, not as 8
+
+
+@pytest.mark.parametrize("space", ["sRGB", "gray"])
+def test_srgb_at_16_bits_stays_as_it_is(tmp_path, space):
+    # LittleCMS's sRGB has its curve as parameters of type 3.
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    pixels = pictures.RGB16
+    if space == "gray":
+        profile, pixels = profile.replace(b"rTRC", b"kTRC").replace(b"RGB ", b"GRAY", 1), pictures.GRAY16
+    tifffile.imwrite(tmp_path / "a.tif", pixels.squeeze(), photometric="rgb" if space == "sRGB" else "minisblack",
+                     iccprofile=profile)
+    ours = utils.read_image(tmp_path / "a.tif", native=True)
+    assert np.abs(ours.astype(int) - pixels).max() <= 8
+
+
+def test_gray_of_another_gamma_becomes_that_of_srgb(tmp_path):
+    profile = bytearray(ADOBE_RGB.replace(b"rTRC", b"kTRC").replace(b"RGB ", b"GRAY", 1))
+    expected = 255 * np.interp(pictures.GRAY / 255, *(lambda x: (x, adobe_to_srgb(np.stack([x] * 3, 1))[:, 1]))(np.linspace(0, 1, 999)))
+    Image.fromarray(pictures.GRAY[:, :, 0]).save(tmp_path / "a.png", icc_profile=bytes(profile))
+    ours = utils.read_image(tmp_path / "a.png", native=True)
+    assert ours.shape == pictures.GRAY.shape and np.abs(ours - expected).max() < 2
+
+
+def test_a_damaged_profile_does_not_lose_the_photo(tmp_path):
+    for profile in (b"rubbish", ADOBE_RGB[:200], ADOBE_RGB[:-30], ADOBE_RGB.replace(b"rTRC", b"xxxx")):
+        Image.fromarray(pictures.RGB).save(tmp_path / "a.png", icc_profile=profile)
+        tifffile.imwrite(tmp_path / "a.tif", pictures.RGB16, photometric="rgb", iccprofile=profile)
+        assert utils.read_image(tmp_path / "a.png").shape == pictures.RGB.shape
+        assert utils.read_image(tmp_path / "a.tif", native=True).shape == pictures.RGB16.shape
+
+
+# ----------------------------------------------------------------------------------------------- names and writing
+
+
+def test_of_several_frames_the_first_is_taken_and_said_once(good, capsys):
+    for path in good:
+        if path.stem in ("moving", "pages"):
+            utils.read_image(path)
+            utils.read_image(path)
+            assert capsys.readouterr().out == f"{path} holds several frames; the first is taken.\n"
+
+
+def test_images_of_a_folder_are_listed_in_natural_order_with_what_is_none_for_all_that(tmp_path):
+    for name in ("im10.png", "im2.JPG", "im1.tiff", "b²3.png", "notes.txt", ".hidden.png", "._im2.jpg"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "link.png").symlink_to("nothing")
+    names = [path.name for path in utils.list_images(tmp_path)]
+    assert names == ["b²3.png", "folder.png", "im1.tiff", "im2.JPG", "im10.png", "link.png"]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["a", "A", "b", "a_png", "a.png", "a_png_"]),
+                          st.sampled_from([".png", ".PNG", ".jpg", ".tif"])), unique=True))
+def test_results_of_different_images_never_have_one_name(names):
+    results = utils.output_names([stem + ending for stem, ending in names])
+    assert len({result.lower() for result in results}) == len(names)
+    if len({stem.lower() for stem, _ in names}) == len(names):
+        assert results == [stem for stem, _ in names]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_what_is_written_is_what_other_programs_read(tmp_path, dtype, channels):
+    image = pictures.RNG.integers(0, np.iinfo(dtype).max, (7, 9, channels), dtype, endpoint=True)
+    utils.write_image(tmp_path / "a.png", image)
+    written = read_png(tmp_path / "a.png")
+    assert written.dtype == dtype
+    np.testing.assert_array_equal(written, image)
+    np.testing.assert_array_equal(utils.read_image(tmp_path / "a.png", native=True), image)
+
+
+def test_of_an_image_that_can_not_be_written_nothing_is_left(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(utils.UserError, match="can't be written"):
+        utils.write_image(tmp_path / "file" / "a.png", pictures.RGB)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+# -------------------------------------------------------------------------------------------------------- --input
+
+
+def test_a_folder_of_every_kind_is_restored_and_what_can_not_be_is_counted(good, bad, tmp_path, capfd):
+    folder = tmp_path / "all"
+    folder.mkdir()
+    for path in [*good, *bad]:
+        path.rename(folder / path.name)
+    assert main.restore(folder, tmp_path / "out", nearest) == 1
+    out, err = capfd.readouterr()
+    assert len(err.splitlines()) == len(bad) + 1
+    assert err.splitlines()[-1] == f"{len(bad)} of {len(good) + len(bad)} failed."
+    assert all(str(folder / path.name) in err for path in bad)
+    assert len(list((tmp_path / "out").iterdir())) == len(good)
+    names = dict(zip((path.name for path in utils.list_images(folder)), utils.output_names(utils.list_images(folder))))
+    for path, pixels in good.items():
+        written = read_png(tmp_path / "out" / f"{names[path.name]}_gen.png")
+        n = 1 if pixels.shape[2] < 3 else 3
+        assert written.dtype == pixels.dtype
+        np.testing.assert_array_equal(written[:, :, :n], nearest(pixels[:, :, :n]), path.name)
+        if pixels.shape[2] != n:
+            assert written.shape[2] == n + 1
+            back = written[:, :, n].reshape(pixels.shape[0], 4, pixels.shape[1], 4).mean((1, 3))
+            assert np.corrcoef(back.ravel(), pixels[:, :, n].ravel())[0, 1] > 0.7 or np.ptp(pixels[:, :, n]) == 0, path.name
+
+
+def test_a_gray_photo_is_the_mean_of_what_the_network_makes_of_it():
+    sr = main.upscale_photo(pictures.GRAY, lambda lr: nearest(lr) // np.array([1, 2, 4], np.uint8))
+    expected = nearest(pictures.GRAY)[:, :, 0].astype(float)
+    expected = (expected + expected // 2 + expected // 4) / 3
+    assert sr.shape[2] == 1 and np.abs(sr[:, :, 0] - expected).max() <= 0.5
+
+
+def test_alpha_is_upscaled_smoothly_and_colours_do_not_see_it():
+    rgba = np.dstack([pictures.RGB, pictures.ALPHA])
+    sr = main.upscale_photo(rgba, nearest)
+    np.testing.assert_array_equal(sr[:, :, :3], nearest(pictures.RGB))
+    reference = np.asarray(Image.fromarray(pictures.ALPHA[:, :, 0]).resize((4 * rgba.shape[1], 4 * rgba.shape[0]),
+                                                                         Image.Resampling.BICUBIC))
+    assert np.abs(sr[:, :, 3].astype(int) - reference).max() <= 2
+
+
+def test_a_single_photo_is_restored_whatever_it_is_called(tmp_path):
+    for name in ("with spaces.png", "Фото.png", "\N{GRINNING FACE}.png", "a_gen.png", os.fsdecode(b"\xff.png")):
+        path = tmp_path / name
+        Image.fromarray(pictures.RGB).save(path)
+        assert main.restore(path, tmp_path / "out", nearest) == 0
+        assert (tmp_path / "out" / f"{path.stem}_gen.png").is_file()
+
+
+def test_images_of_one_name_do_not_overwrite_each_other(tmp_path):
+    for name, value in (("a.png", 10), ("a.bmp", 20), ("a_png.png", 30)):
+        Image.new("RGB", (4, 4), (value,) * 3).save(tmp_path / name)
+    assert main.restore(tmp_path, tmp_path / "out", nearest) == 0
+    assert sorted(int(read_png(path).mean()) for path in (tmp_path / "out").iterdir()) == [10, 20, 30]
+
+
+def test_results_in_the_folder_itself_are_not_restored_again(tmp_path, capsys):
+    Image.fromarray(pictures.RGB).save(tmp_path / "a.png")
+    for _ in range(2):
+        assert main.restore(tmp_path, tmp_path / ".", nearest) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "a_gen.png"]
+    assert "Not restored again: 1 results" in capsys.readouterr().out
+
+
+def test_what_can_not_begin_is_said_at_once(tmp_path):
+    def unused(lr):
+        raise AssertionError("the network ran")
+
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(utils.UserError, match="holds no image"):
+        main.restore(tmp_path / "photos", tmp_path / "out", unused)
+    Image.fromarray(pictures.RGB).save(tmp_path / "photos" / "a.png")
+    (tmp_path / "file").touch()
+    with pytest.raises(utils.UserError, match="can't be written"):
+        main.restore(tmp_path / "photos", tmp_path / "file" / "out", unused)
+    for missing in ("nothing.png", "x" * 300, "link"):
+        (tmp_path / "link").unlink(missing_ok=True)
+        (tmp_path / "link").symlink_to("nowhere")
+        with pytest.raises(utils.UserError, match="is not there"):
+            main.restore(tmp_path / missing, tmp_path / "out", unused)
+
+
+def test_a_photo_that_does_not_fit_into_memory_does_not_stop_the_others(tmp_path, capsys):
+    for name, size in (("1.png", 4), ("2.png", 8), ("3.png", 4)):
+        Image.new("RGB", (size, size)).save(tmp_path / name)
+
+    def small_only(lr):
+        if lr.shape[0] > 4:
+            raise MemoryError
+        return nearest(lr)
+
+    assert main.restore(tmp_path, tmp_path / "out", small_only) == 1
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["1_gen.png", "3_gen.png"]
+    assert "1 of 3 failed." in capsys.readouterr().err
+
+
+KINDS = {"png": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"), "bmp": ("1", "L", "P", "RGB"), "gif": ("L", "P"),
+         "jpg": ("L", "RGB", "CMYK"), "webp": ("RGB", "RGBA"), "tif": ("1", "L", "P", "RGB", "RGBA", "CMYK", "I;16", "F")}
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([(form, mode) for form in KINDS for mode in KINDS[form]]),
+       st.integers(0, 8), st.one_of(st.none(), st.floats(0, 1)), st.lists(st.tuples(st.floats(0, 1), st.integers(1, 255)), max_size=3))
+def test_the_result_is_four_times_the_input_or_the_input_is_refused(tmp_path_factory, width, height, kind, orientation, cut, flips):
+    form, mode = kind
+    folder = tmp_path_factory.mktemp("property")
+    image = Image.fromarray(np.resize(pictures.RGB, (height, width, 3)))
+    image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257) if mode == "I;16" else image.convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = io.BytesIO()
+    image.save(data, "jpeg" if form == "jpg" else "tiff" if form == "tif" else form,
+               **({} if form in ("bmp", "gif") else {"exif": exif}))
+    data = bytearray(data.getvalue())
+    for place, value in flips:
+        data[int(place * (len(data) - 1))] ^= value
+    (folder / f"a.{form}").write_bytes(data[:None if cut is None else int(cut * len(data))])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        code = main.restore(folder / f"a.{form}", folder / "out", nearest)
+    results = list((folder / "out").iterdir())
+    if cut is None and not flips:
+        turned = orientation >= 5 and form not in ("bmp", "gif")
+        assert code == 0
+        assert Image.open(results[0]).size == ((4 * height, 4 * width) if turned else (4 * width, 4 * height))
+    elif code == 0:  # damage that a format does not notice
+        lr = utils.read_image(folder / f"a.{form}", native=True)
+        assert read_png(results[0]).shape == (4 * lr.shape[0], 4 * lr.shape[1], lr.shape[2])
+    else:
+        assert code == 1 and not results
