@@ -67,6 +67,15 @@ config.VALID.lr_img_path = DIV2K_VALID_LR  # the same at a quarter; "": made fro
 config.VALID.n_quick = 5  # photos whose PSNR is measured at each save
 config.VALID.n_figures = 3  # photos shown in the comparison figure
 
+# The study in which people rate pictures from 1 to 5 (--mode=mos), as in the paper's section 3.3.
+config.MOS = edict()
+config.MOS.sets = {}  # {"Set5": "samples/Set5/"}: sets to rate, by the folders that --mode=evaluate wrote; {}: samples/evaluate/
+config.MOS.methods = {}  # {"bicubic++": "folder/"}: results of other programs, <image>.png in folder/<set>/ or in folder/
+config.MOS.calibration_path = ""  # photos that show what 1 and 5 mean; "": some images of the sets, which are then not rated
+config.MOS.n_calibration = 20  # how many, as in the paper; of the sets' own images a fifth at most
+config.MOS.repeat = 0.1  # share of the pictures that are shown twice, to see whether raters agree with themselves
+config.MOS.path = "samples/mos/"  # the study, its key, and what the ratings tell
+
 # DIV2K for --mode=download: the archives, and the folder that each unpacks to.
 config.DOWNLOAD = edict()
 config.DOWNLOAD.url = "https://data.vision.ee.ethz.ch/cvl/DIV2K/"  # or a mirror of it
@@ -87,7 +96,7 @@ config.DOWNLOAD.DIV2K_valid_LR_bicubic_X4 = {
 config.DEMO = edict()
 config.DEMO.batch_size = 8
 config.DEMO.patches_per_image = 8
-config.DEMO.n_epoch_init = 10
+config.DEMO.n_epoch_init = 16
 config.DEMO.n_epoch = 2
 config.DEMO.save_every = 5
 
@@ -101,6 +110,7 @@ CHOICES = {
     "TRAIN.architecture": ("paper", "tensorlayer"),
     "TRAIN.schedule_init": ("cosine", "constant"),
 }
+OPEN = ("MOS.sets.", "MOS.methods.")  # sections that take any name
 AT_LEAST_ONE = ("TRAIN.patches_per_image", "TRAIN.batch_size", "TRAIN.decay_every", "TRAIN.save_every")
 
 
@@ -124,14 +134,15 @@ def override(cfg, settings):
         key, equals, text = setting.partition("=")
         if not equals:
             raise ConfigError(f"--set {setting} has no value; write KEY=VALUE, such as TRAIN.batch_size=8.")
-        if key not in known:
+        opened = next((section for section in OPEN if key.startswith(section)), None)
+        if key not in known and not opened:
             nearest = difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
             raise ConfigError(f"There is no setting {key}; the nearest is {nearest} (all are in config.py).")
-        section, name = key.rsplit(".", 1)
+        section, name = (opened[:-1], key[len(opened):]) if opened else key.rsplit(".", 1)
         target = cfg
         for part in section.split("."):
             target = target[part]
-        target[name] = _parse(key, text, type(known[key]))
+        target[name] = _parse(key, text, type(known.get(key, "")))
         given.add(key)
     if "TRAIN.n_epoch" in given and "TRAIN.decay_every" not in given:
         cfg.TRAIN.decay_every = max(1, cfg.TRAIN.n_epoch // 2)

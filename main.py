@@ -14,6 +14,7 @@ import signal
 import sys
 import tempfile
 import time
+import warnings
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -36,6 +37,8 @@ EXAMPLES = """examples:
   python main.py --restart                                ... from the beginning
   python main.py --mode=evaluate                          score the trained weights and draw the comparison
   python main.py --mode=evaluate --input photo.jpg        restore a photo of yours, or a folder of them, at 4x
+  python main.py --mode=mos                               make a study in which people rate the evaluated pictures
+  python main.py --mode=mos --input ratings/              analyse the files that the raters sent back
   python main.py --mode=download                          fetch DIV2K, 4.3 GB
 """
 
@@ -44,17 +47,28 @@ def parse_arguments(argv=None):
     parser = argparse.ArgumentParser(
         description="SRGAN: single-image super-resolution by 4x.", epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mode", default="train", choices=("train", "srgan", "evaluate", "download"),
+    parser.add_argument("--mode", default="train", choices=("train", "srgan", "evaluate", "mos", "download"),
                         help="what to do; srgan is the original's name of train (default: %(default)s)")
-    parser.add_argument("--input", metavar="PATH", help="evaluate: a photo or a folder of photos to restore")
+    parser.add_argument("--input", metavar="PATH",
+                        help="evaluate: a photo or a folder of photos to restore; mos: the folder of the raters' files")
     parser.add_argument("--output", metavar="DIR", help="evaluate: where the results go (default: samples/evaluate/)")
     parser.add_argument("--weights", metavar="FILE",
                         help="evaluate: this generator (.npz, .h5); train: the generator to start from")
     parser.add_argument("--restart", action="store_true",
-                        help="train: begin anew; the old checkpoint/ is moved aside, not deleted")
+                        help="train, mos: begin anew; the old checkpoint/ or study is moved aside, not deleted")
     parser.add_argument("--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[],
                         help="settings of config.py for this run, such as TRAIN.batch_size=8")
     return parser.parse_args(argv)
+
+
+def configure(settings):
+    """Apply `--set` to config and check all of it; a mistake ends the program with exit code 2."""
+    try:
+        override(config, settings)
+        resolve(config)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
 
 
 @contextlib.contextmanager
@@ -80,7 +94,10 @@ def quiet():
 
 
 if __name__ == "__main__":
-    arguments = parse_arguments()  # before TensorFlow is imported, so that --help answers at once
+    sys.stdout.reconfigure(errors="backslashreplace")  # a file name may hold what the screen can't show
+    # Before TensorFlow is imported, so that --help and a mistaken setting answer at once.
+    arguments = parse_arguments()
+    configure(arguments.set)
 
 with quiet():
     import keras
@@ -373,7 +390,7 @@ class Trainer:
         for state in states:
             try:
                 self.checkpoint.restore(str(state.with_suffix(""))).assert_consumed()
-            except (tf.errors.OpError, ValueError, AssertionError) as error:
+            except Exception as error:  # TensorFlow raises what the damaged bytes happen to lead to
                 print(f"{state.with_suffix('')} is damaged ({str(error).splitlines()[0]}); trying the one before it.")
                 continue
             print(f"Going on with the training in {self.folder}/: phase {int(self.phase)}, epoch {int(self.epoch)}, "
@@ -472,8 +489,8 @@ def move_aside(folder):
 def compare_with_last_run(folder, demo):
     """Say which settings changed since the run whose state is in `folder`; raises UserError for one that can't."""
     try:
-        last = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError):
+        last = dict(json.loads((folder / "config.json").read_text()))
+    except (OSError, ValueError, TypeError):
         return
     if last.pop("demonstration", False) and not demo:
         return move_aside(folder)
@@ -482,9 +499,10 @@ def compare_with_last_run(folder, demo):
         if before.get(key, now[key]) != now[key]:
             raise UserError(f"The training in {folder}/ has {key}={before[key]}, now it is {now[key]}; set it back, or begin "
                             "anew with --restart.")
-    if demo and before["TRAIN.hr_img_path"] != config.TRAIN.hr_img_path:
-        raise UserError(f"{folder}/ holds a training on {before['TRAIN.hr_img_path']}; go on with --set "
-                        f"TRAIN.hr_img_path={before['TRAIN.hr_img_path']}, or begin anew with --restart.")
+    photos = before.get("TRAIN.hr_img_path", DIV2K_TRAIN_HR)
+    if demo and photos != DIV2K_TRAIN_HR:
+        raise UserError(f"{folder}/ holds a training on {photos}; go on with --set TRAIN.hr_img_path={photos}, or begin anew "
+                        "with --restart.")
     changed = [f"{key} {before[key]} -> {now[key]}" for key in now if before.get(key, now[key]) != now[key]]
     if changed:
         print(f"Changed since the last run: {', '.join(changed)}.")
@@ -499,12 +517,12 @@ def train(arguments):
         print(f"{DIV2K_TRAIN_HR} is not there: a demonstration of some minutes on the photos that scikit-image and "
               "scikit-learn ship. For real training: python main.py --mode=download fetches DIV2K; for your own photos "
               "set config.TRAIN.hr_img_path.")
+    files, lr_folder = training_photos()
+    vgg = load_vgg(demo)
     folder = Path(config.TRAIN.checkpoint_path)
     with locked(folder):
         if any(folder.glob("state-*")):
             move_aside(folder) if arguments.restart else compare_with_last_run(folder, demo)
-        vgg = load_vgg(demo)
-        files, lr_folder = training_photos()
         photos = utils.cache_photos(files, lr_folder, config.TRAIN.cache_path, config.TRAIN.hr_patch_size)
         keras.utils.set_random_seed(config.TRAIN.seed)
         if config.TRAIN.deterministic:
@@ -669,13 +687,14 @@ def draw_comparison(path, shown, methods):
             whole, detail = axes[2 * row][column], axes[2 * row + 1][column]
             whole.imshow(results[method])
             whole.add_patch(Rectangle((left, top), side, side, fill=False, edgecolor="red", linewidth=1.5))
-            whole.set_title(TITLES.get(method, method) if row == 0 else "")
+            whole.set_title(TITLES.get(method, method) if row == 0 else "", parse_math=False)
             detail.imshow(results[method][top:top + side, left:left + side], interpolation="nearest")
             caption = f"({metrics[method]['psnr']:.2f} dB / {metrics[method]['ssim']:.4f})" if method in metrics else name
-            detail.set_xlabel(caption, fontsize=12)
+            detail.set_xlabel(caption.encode(errors="backslashreplace").decode(), fontsize=12, parse_math=False)
             for ax in (whole, detail):
                 ax.set(xticks=[], yticks=[])
-    with utils.whole_file(path) as partial:
+    with utils.whole_file(path) as partial, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # of a name in a script that the font lacks
         figure.savefig(partial, dpi=110)
 
 
@@ -694,13 +713,15 @@ def busiest_square(image):
 def main(arguments):
     """Returns the exit code: 0, 1 where some photos failed, 2 for a mistake that the message explains."""
     try:
-        override(config, arguments.set)
-        resolve(config)
+        if arguments.mode == "mos":
+            import mos
+            mos.analyse(config, arguments.input) if arguments.input else mos.build(config, arguments.restart)
+            return 0
         if arguments.mode == "download":
             archives = {name: archive for name, archive in config.DOWNLOAD.items() if name != "url"}
             return utils.download(archives, config.DOWNLOAD.url) or 0
         return evaluate(arguments) if arguments.mode == "evaluate" else train(arguments)
-    except (ConfigError, UserError) as error:
+    except UserError as error:
         print(error, file=sys.stderr)
         return 2
 

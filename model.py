@@ -15,11 +15,12 @@ N_BLOCKS = 16  # residual blocks of the generator, B in figure 4
 # The batch norm of both architectures' authors; Keras's own defaults would break loaded weights.
 BN_MOMENTUM, BN_EPSILON = 0.9, 1e-5
 
-# How far an SR pixel sees, in LR pixels to each side. Going back from an SR pixel: the tail (9x9: 4 SR pixels, so 2 at
-# half resolution; 1x1: none), 3x3 at half resolution (1 more), which together touch 2 (paper: ceil(3 / 2)) or 1
-# (tensorlayer) LR pixels; then 3x3 of the first upsampling, 3x3 of the trunk's end and 32 times 3x3 of the residual
-# blocks, 1 each, and the head (9x9: 4; 3x3: 1).
-RECEPTIVE_FIELD = {"paper": 2 + 1 + 1 + 2 * N_BLOCKS + 4, "tensorlayer": 1 + 1 + 1 + 2 * N_BLOCKS + 1}
+# How far an output pixel sees to each side, in LR pixels. The trunk's: the head (9x9: 4; 3x3: 1), 32 times 3x3 in the
+# residual blocks and 3x3 at its end, 1 each. The upsampling's, going back from an SR pixel: the tail (9x9: 4 SR pixels,
+# so 2 of half the resolution; 1x1: none) and 3x3 there, 3 or 1 of half the resolution, which lie in 2 or 1 LR pixels, and
+# 3x3 there.
+TRUNK_FIELD = {"paper": 4 + 2 * N_BLOCKS + 1, "tensorlayer": 1 + 2 * N_BLOCKS + 1}
+UPSAMPLING_FIELD = {"paper": 2 + 1, "tensorlayer": 1 + 1}
 
 
 class WeightsError(ValueError):
@@ -53,18 +54,25 @@ class PReLU(layers.Layer):
     """PReLU with one slope per channel, 0.25 at first (https://arxiv.org/abs/1502.01852).
 
     Before a `depth_to_space` the slopes repeat for each of its four sub-pixels, so that the result is that of a
-    PReLU of `channels` slopes behind it. Not keras.layers.PReLU, which takes a third longer.
+    PReLU of `channels` slopes behind it. Not keras.layers.PReLU, which is slower; `inference` saves two more passes over
+    the memory where, as nearly always, no slope is above 1.
     """
 
-    def __init__(self, channels, name):
+    def __init__(self, channels, name, inference=False):
         super().__init__(name=name)
-        self.channels = channels
+        self.channels, self.inference = channels, inference
 
     def build(self, input_shape):
         self.alpha = self.add_weight(shape=(self.channels,), initializer=keras.initializers.Constant(0.25), name="alpha")
 
     def call(self, x):
         alpha = tf.tile(tf.convert_to_tensor(self.alpha), [x.shape[-1] // self.channels])
+        if self.inference:
+            return tf.cond(tf.reduce_all(alpha <= 1), lambda: tf.maximum(x, alpha * x), lambda: self._prelu(x, alpha))
+        return self._prelu(x, alpha)
+
+    @staticmethod
+    def _prelu(x, alpha):
         return tf.maximum(x, 0) + alpha * tf.minimum(x, 0)
 
 
@@ -110,8 +118,8 @@ def batch_norm(x, name, architecture, gamma="ones"):
         momentum=BN_MOMENTUM, epsilon=BN_EPSILON, gamma_initializer=gamma, name=name)(x)
 
 
-def activation(x, name, architecture, channels=64):
-    return PReLU(channels, name)(x) if architecture == "paper" else layers.ReLU(name=name)(x)
+def activation(x, name, architecture, inference):
+    return PReLU(64, name, inference)(x) if architecture == "paper" else layers.ReLU(name=name)(x)
 
 
 def leaky_relu(x, name):
@@ -132,22 +140,25 @@ def get_G(architecture="paper", folded=False):
         x = conv(x, 64, 3, f"{prefix}_conv_{number}", architecture, use_bias=folded)
         return x if folded else batch_norm(x, f"{prefix}_bn_{number}", architecture, gamma)
 
+    def act(x, prefix):
+        return activation(x, f"{prefix}_act", architecture, inference=folded)
+
     def residual_block(x, prefix):
-        y = activation(conv_norm(x, 1, prefix), f"{prefix}_act", architecture)
+        y = act(conv_norm(x, 1, prefix), prefix)
         # Gamma 0 makes a block start as the identity: 2.5 dB after 500 steps.
         return layers.Add(name=f"{prefix}_sum")([x, conv_norm(y, 2, prefix, gamma="zeros")])
 
     paper = architecture == "paper"
     lr = keras.Input((None, None, 3), name="lr")
-    x = head = activation(conv(lr, 64, 9 if paper else 3, "head_conv", architecture), "head_act", architecture)
+    x = head = act(conv(lr, 64, 9 if paper else 3, "head_conv", architecture), "head")
     for block in range(1, N_BLOCKS + 1):
         x = residual_block(x, f"block_{block}")
     x = layers.Add(name="trunk_sum")([conv_norm(x, 1, "trunk"), head])
 
     # The activation commutes with depth_to_space; before it, the second one can be left to the tail.
-    x = activation(conv(x, 256, 3, "upsample_1_conv", architecture), "upsample_1_act", architecture)
+    x = act(conv(x, 256, 3, "upsample_1_conv", architecture), "upsample_1")
     x = layers.Lambda(tf.nn.depth_to_space, arguments={"block_size": 2}, name="upsample_1_shuffle")(x)
-    x = activation(conv(x, 256, 3, "upsample_2_conv", architecture), "upsample_2_act", architecture)
+    x = act(conv(x, 256, 3, "upsample_2_conv", architecture), "upsample_2")
     if paper:
         x = SubpixelConv9x9(3, name="tail_conv")(x)
     else:
@@ -157,9 +168,8 @@ def get_G(architecture="paper", folded=False):
     return keras.Model(lr, sr, name=f"{architecture}_generator")
 
 
-def fold(generator):
-    """The generator for inference: every batch norm folded into the convolution before it. Equal but for rounding."""
-    folded = get_G(architecture_of(generator), folded=True)
+def fold(generator, folded):
+    """Give `folded`, of `get_G(..., folded=True)`, the weights of a generator: each batch norm goes into its convolution."""
     for layer in folded.layers:
         weights = generator.get_layer(layer.name).get_weights()
         if len(layer.weights) > len(weights):
@@ -167,7 +177,6 @@ def fold(generator):
             factor = gamma / np.sqrt(variance + BN_EPSILON)
             weights = [weights[0] * factor, beta - mean * factor]
         layer.set_weights(weights)
-    return folded
 
 
 # -------------------------------------------------------------------------------------------------- discriminator
@@ -288,7 +297,7 @@ def generator_from(arrays):
     if kind != "generator":
         raise WeightsError(f"holds a {kind}, not a generator; give a g_srgan.npz")
     architecture = str(arrays.pop("architecture", "tensorlayer"))
-    if architecture not in RECEPTIVE_FIELD:
+    if architecture not in TRUNK_FIELD:
         raise WeightsError(f"is for an architecture {architecture!r} that is not known here")
     generator = get_G(architecture)
     names = [weight.path for layer in generator.layers for weight in _file_order(layer)]
@@ -328,36 +337,66 @@ def _assign(variables, names, arrays):
 # ------------------------------------------------------------------------------------------------------ upscaling
 
 
+def tiles(y, y_stop, x, x_stop, size):
+    """Cut a rectangle into equal ones of at most `size` to a side, each again as (y, y_stop, x, x_stop)."""
+
+    def cut(start, stop):
+        n_parts = -(-(stop - start) // size)
+        edges = [start + (stop - start) * part // n_parts for part in range(n_parts + 1)]
+        return list(zip(edges, edges[1:]))
+
+    return [rows + columns for rows in cut(y, y_stop) for columns in cut(x, x_stop)]
+
+
 class Upscaler:
     """Upscales whole images by a generator, in tiles, so that memory does not grow with the image.
 
-    The tiles overlap by the receptive field of the network, so that the result is that of the whole image.
+    Tiles overlap by all that their pixels see, so that the result is that of the whole image but for float32 rounding.
+    The trunk sees far and needs little memory, the upsampling the reverse, so each trunk tile is upsampled in smaller ones.
     """
 
-    def __init__(self, generator, tile=176):
+    def __init__(self, generator, memory_mb=500):
+        """memory_mb: what the feature maps of a tile may take."""
         self.architecture = architecture_of(generator)
-        self.tile = tile
         self.network = get_G(self.architecture, folded=True)
         self.refresh(generator)
-
-    @tf.function(reduce_retracing=True)
-    def _upscale(self, lr):
-        return quantize(self.network(normalize_lr(lr, self.architecture)), lr.dtype)
+        features = self.network.get_layer("trunk_sum").output
+        trunk, upsampling = keras.Model(self.network.input, features), keras.Model(features, self.network.output)
+        # No XLA: it would compile for each size of image, and is slower here than TensorFlow's own kernels.
+        self._trunk = tf.function(
+            lambda lr: trunk(normalize_lr(lr, self.architecture)), reduce_retracing=True)
+        self._upsampling = tf.function(
+            lambda features, dtype: quantize(upsampling(features), tf.as_dtype(dtype)), reduce_retracing=True)
+        # Bytes of a pixel in the maps that are alive at once: 5 of 64 channels; 3 of 256 at twice the resolution.
+        margin = TRUNK_FIELD[self.architecture] + UPSAMPLING_FIELD[self.architecture]
+        self.trunk_tile = max(64, int((memory_mb * 2 ** 20 / (5 * 64 * 4)) ** 0.5) - 2 * margin)
+        self.upsampling_tile = max(32, int((memory_mb * 2 ** 20 / (3 * 4 * 256 * 4)) ** 0.5))
 
     def refresh(self, generator):
         """Take the weights of `generator` as they are now."""
-        self.network.set_weights(fold(generator).get_weights())
+        fold(generator, self.network)
 
-    def __call__(self, lr):
-        """LR (H, W, 3) of any size, uint8 or uint16, to SR (4 H, 4 W, 3) of the same type."""
-        margin = RECEPTIVE_FIELD[self.architecture]
+    def __call__(self, lr, report=None):
+        """LR (H, W, 3) of any size, uint8 or uint16, to SR (4 H, 4 W, 3) of the same type.
+
+        report: called with the number of LR pixels done, after each tile.
+        """
+        inner = UPSAMPLING_FIELD[self.architecture]
+        outer = TRUNK_FIELD[self.architecture] + inner
         height, width = lr.shape[:2]
         sr = np.empty((4 * height, 4 * width, 3), lr.dtype)
-        for y in range(0, height, self.tile):
-            for x in range(0, width, self.tile):
-                top, left = max(0, y - margin), max(0, x - margin)
-                part = lr[top:y + self.tile + margin, left:x + self.tile + margin]
-                core = self._upscale(tf.constant(part[np.newaxis]))[0].numpy()[4 * (y - top):, 4 * (x - left):]
-                target = sr[4 * y:4 * (y + self.tile), 4 * x:4 * (x + self.tile)]
-                target[:] = core[:target.shape[0], :target.shape[1]]
+        done = 0
+        for tile in tiles(0, height, 0, width, self.trunk_tile):
+            y, y_stop, x, x_stop = tile
+            top, left = max(0, y - outer), max(0, x - outer)
+            features = self._trunk(tf.constant(lr[np.newaxis, top:y_stop + outer, left:x_stop + outer]))
+            for v, v_stop, u, u_stop in tiles(*tile, self.upsampling_tile):
+                above, before = min(inner, v), min(inner, u)  # no margin at the image's own edges, which the network pads
+                part = self._upsampling(
+                    features[:, v - above - top:v_stop + inner - top, u - before - left:u_stop + inner - left], sr.dtype)
+                sr[4 * v:4 * v_stop, 4 * u:4 * u_stop] = part[
+                    0, 4 * above:4 * (above + v_stop - v), 4 * before:4 * (before + u_stop - u)]
+            done += (y_stop - y) * (x_stop - x)
+            if report:
+                report(done)
         return sr

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import hashlib
 import io
+import mmap
 import os
 import pickle
 import re
@@ -49,7 +50,7 @@ def whole_file(path):
     Raises UserError where the folder can't be written or the disk is full; what was at `path` before is then intact.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    partial = path.with_name(f".{path.stem[:50]}.{os.getpid()}.partial{path.suffix}")  # 255 bytes a name, 4 a character
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
@@ -209,14 +210,14 @@ def _png_bits(file):
 
 def _decode_deep_tiff(file, tags):
     """uint16 (H, W, C) of a TIFF of more than 8 bits; Pillow cuts them to 8, or does not open it. OpenCV turns it upright."""
-    bits, channels = tags[258][0], tags.get(277, 1)
-    if tags[256] * tags[257] > 2 * Image.MAX_IMAGE_PIXELS:
+    n_pixels, channels, bits = tags.get(256, 0) * tags.get(257, 0), tags.get(277, 1), tags[258][0]
+    if n_pixels > 2 * Image.MAX_IMAGE_PIXELS:
         raise Image.DecompressionBombError
     # Gray, RGB or RGBA in one plane, alpha not multiplied in: of others OpenCV makes something else without a word.
     plain = ((tags.get(262), channels) in ((1, 1), (2, 3), (2, 4)) and bits in (16, 32, 64) and tags.get(284, 1) == 1
              and tags.get(338) != (1,))
     pixels = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED) if plain else None
-    if pixels is None or pixels.size != tags[256] * tags[257] * channels or pixels.itemsize * 8 != bits:
+    if pixels is None or pixels.size != n_pixels * channels or pixels.itemsize * 8 != bits:
         raise ValueError(f"a damaged TIFF, or a rare kind of {bits} bits")
     pixels = pixels.reshape(*pixels.shape[:2], channels)
     if channels >= 3:
@@ -342,14 +343,14 @@ class Photo:
     width: int
 
     def crop(self, y, x, size):
-        """The LR (size, size, 3) at row y and column x of the LR, and its HR (4 size, 4 size, 3), both uint8."""
-        # Opened for each crop: an open map of each of 800 photos is 800 open files, and what it touched stays in memory.
-        data = np.memmap(self.path, np.uint8, "r")
+        """The LR (size, size, 3) at row y and column x of the LR, and its HR (4 size, 4 size, 3): views, uint8, read-only."""
+        # Mapped for each crop: a lasting map of each of 800 photos is 800 open files, and what it touched stays in memory.
+        with open(self.path, "rb") as file:
+            data = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
         n_hr = self.height * self.width * 3
         hr = data[:n_hr].reshape(self.height, self.width, 3)
         lr = data[n_hr:].reshape(self.height // SCALE, self.width // SCALE, 3)
-        return (np.array(lr[y:y + size, x:x + size]),
-                np.array(hr[SCALE * y:SCALE * (y + size), SCALE * x:SCALE * (x + size)]))
+        return lr[y:y + size, x:x + size], hr[SCALE * y:SCALE * (y + size), SCALE * x:SCALE * (x + size)]
 
 
 def find_partners(files, lr_folder):

@@ -8,4 +8,6 @@ import main
 import model
 
 model.N_BLOCKS = 1
-sys.exit(main.main(main.parse_arguments()))
+arguments = main.parse_arguments()
+main.configure(arguments.set)
+sys.exit(main.main(arguments))

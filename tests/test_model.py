@@ -168,7 +168,9 @@ def test_prelu_before_the_shuffle_is_keras_prelu_behind_it():
 
 def test_folded_generator_equals_the_unfolded(generator):
     lr = np.random.default_rng(4).uniform(0, 1, (1, 24, 21, 3)).astype("float32")
-    np.testing.assert_allclose(model.fold(generator)(lr), generator(lr), atol=1e-4)
+    folded = model.get_G(model.architecture_of(generator), folded=True)
+    model.fold(generator, folded)
+    np.testing.assert_allclose(folded(lr), generator(lr), atol=1e-4)
 
 
 def test_weights_come_back_by_name(generator):
@@ -237,13 +239,34 @@ def test_losses_are_those_of_the_article():
         -np.log(sigmoid(logits_hr)).mean() - np.log(1 - sigmoid(logits_sr)).mean(), rel=1e-5)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (7, 90), (60, 61)])
+@pytest.mark.parametrize("size", [(1, 1), (7, 190), (131, 133)])
 def test_tiles_give_the_picture_of_the_whole(generator, size):
     lr = picture(*size)
-    tiled = model.Upscaler(generator, tile=16)(lr).astype(int)
+    upscaler = model.Upscaler(generator, memory_mb=1)
+    assert upscaler.trunk_tile == 64 and upscaler.upsampling_tile == 32
+    tiled = upscaler(lr).astype(int)
     whole = model.quantize(upscale_whole(generator, lr)).numpy().astype(int)
     assert tiled.shape == (4 * size[0], 4 * size[1], 3)
     assert np.abs(tiled - whole).max() <= 1
+
+
+def test_a_narrower_margin_would_show(generator):
+    """The fields are no wider than needed: one pixel less, and a pixel at a tile's edge misses what it sees."""
+    architecture = model.architecture_of(generator)
+    lr = np.zeros((1, 100, 100, 3), "float32")
+    x = tf.Variable(lr + 0.5)
+    with tf.GradientTape() as tape:
+        sr = generator(x)[0, 200, 200, 0]
+    rows = np.flatnonzero(np.abs(tape.gradient(sr, x)).sum((0, 2, 3)))
+    assert 50 - rows.min() == model.TRUNK_FIELD[architecture] + model.UPSAMPLING_FIELD[architecture]
+
+
+def test_slopes_above_one_are_upscaled_right():
+    generator = randomize(model.get_G("paper"))
+    generator.get_layer("upsample_2_act").alpha.assign(np.linspace(-1, 3, 64))
+    lr = picture(9, 12)
+    whole = model.quantize(upscale_whole(generator, lr)).numpy().astype(int)
+    assert np.abs(model.Upscaler(generator)(lr) - whole).max() <= 1
 
 
 def test_ranges():
