@@ -567,8 +567,18 @@ def evaluate(arguments):
         print(f"{method}: {path}")
     output = Path(arguments.output or Path(config.TRAIN.sample_path) / "evaluate")
     if arguments.input:
-        return restore(Path(arguments.input), output, *upscalers.values())
+        upscaler, = upscalers.values()
+        return restore(Path(arguments.input), output, lambda lr: upscale(upscaler, lr))
     return score(output, upscalers)
+
+
+def upscale(upscaler, lr):
+    """`upscaler(lr)`, with a progress bar where it takes more than some seconds."""
+    n_pixels = lr.shape[0] * lr.shape[1]
+    if n_pixels < 250_000:
+        return upscaler(lr)
+    with utils.progress("Upscaling, pixel", n_pixels) as bar:
+        return upscaler(lr, bar.update)
 
 
 def restore(source, output, upscaler):
@@ -634,19 +644,21 @@ def score(output, upscalers):
     methods = ["bicubic", "lanczos", *generators]
     print(" " * 20 + "".join(f"{method:>18}" for method in methods))
     images, shown = [], []
-    for hr_path, hr, lr in utils.read_pairs(pairs):
-        name = names[hr_path]
-        results = {"bicubic": utils.resize(lr, *hr.shape[:2]), "lanczos": utils.resize(lr, *hr.shape[:2], "lanczos3"),
-                   **{method: upscaler(lr) for method, upscaler in upscalers.items()}}
-        row = {method: dict(zip(("psnr", "ssim"), utils.psnr_ssim(sr, hr))) for method, sr in results.items()}
-        print_row(name, row)
-        images.append({"name": name, **row})
-        if len(shown) < config.VALID.n_figures:
-            shown.append((name, {**results, "original": hr}, row))
-        kinds = {"lr": lr, "bicubic": results["bicubic"], "hr": hr, "gen": results[generators[-1]],
-                 **{method: results[method] for method in generators[:-1]}}
-        for kind, image in kinds.items():
-            utils.write_image(output / f"{name}_{kind}.png", image)
+    with utils.progress("Image", len(pairs)) as bar:
+        for done, (hr_path, hr, lr) in enumerate(utils.read_pairs(pairs), start=1):
+            name = names[hr_path]
+            results = {"bicubic": utils.resize(lr, *hr.shape[:2]), "lanczos": utils.resize(lr, *hr.shape[:2], "lanczos3"),
+                       **{method: upscaler(lr) for method, upscaler in upscalers.items()}}
+            row = {method: dict(zip(("psnr", "ssim"), utils.psnr_ssim(sr, hr))) for method, sr in results.items()}
+            print_row(name, row)
+            images.append({"name": name, **row})
+            if len(shown) < config.VALID.n_figures:
+                shown.append((name, {**results, "original": hr}, row))
+            kinds = {"lr": lr, "bicubic": results["bicubic"], "hr": hr, "gen": results[generators[-1]],
+                     **{method: results[method] for method in generators[:-1]}}
+            for kind, image in kinds.items():
+                utils.write_image(output / f"{name}_{kind}.png", image)
+            bar.update(done)
     mean = {method: {metric: float(np.mean([row[method][metric] for row in images])) for metric in ("psnr", "ssim")}
             for method in methods}
     print_row("mean", mean)

@@ -184,7 +184,9 @@ def _decode_by_pillow(file):
             _say_once(f"{file.name} holds several frames; the first is taken.")
         profile = image.info.get("icc_profile")
         image.load()
-        orientation = image.getexif().get(0x0112)  # after load, which turns TIFF itself
+        orientation = None
+        with contextlib.suppress(Exception):  # damaged EXIF is no reason to lose the photo
+            orientation = image.getexif().get(0x0112)  # after load, which turns TIFF itself
         if image.format == "PNG" and _png_bits(file) == 16:  # Pillow cuts 16-bit colour to 8
             file.seek(0)
             return _upright(_deep_to_srgb(tf.io.decode_png(file.read(), dtype=tf.uint16).numpy(), profile), orientation)
@@ -223,7 +225,7 @@ def _decode_deep_tiff(file, tags):
     if channels >= 3:
         pixels = pixels[:, :, [2, 1, 0, 3][:channels]]
     if pixels.dtype.kind == "f":
-        pixels = np.nan_to_num(pixels, nan=0.0, posinf=0.0, neginf=0.0)
+        pixels = np.nan_to_num(pixels, nan=0.0, posinf=0.0, neginf=0.0).clip(0, 65535)
         # Float TIFF has no fixed white: 1, 255 and 65535 are in use; the mean, as a highlight may be above white.
         white = next((w for w in (1.0, 255.0) if pixels.mean() <= w), 65535.0)
         pixels = np.rint(pixels * (65535.0 / white))
@@ -419,7 +421,8 @@ def cache_photos(files, lr_folder, cache_path, patch_size):
     # The key changes with either file, so that a changed photo is decoded anew.
     keys = {hr: _digest(*(_state(path) for path in (hr, lr) if path)) for hr, lr in pairs.items()}
     folder = Path(cache_path) / _digest(*sorted({str(path.parent) for path in files}), str(lr_folder))
-    cached = _find_cached(folder, set(keys.values()))
+    known = folder.is_dir()
+    cached, n_stale = _find_cached(folder, set(keys.values()))
 
     def decode(hr_path):
         try:
@@ -433,6 +436,8 @@ def cache_photos(files, lr_folder, cache_path, patch_size):
         cached[keys[hr_path]] = Photo(path, *hr.shape[:2])
 
     missing = [path for path in files if keys[path] not in cached]
+    if known and (missing or n_stale):
+        print(f"Photos since the last run: {len(missing)} new or changed, {n_stale} gone or changed.")
     errors = []
     if missing:
         # More threads than 8 gain little, and each holds a photo as float32.
@@ -454,17 +459,18 @@ def cache_photos(files, lr_folder, cache_path, patch_size):
 
 
 def _find_cached(folder, keys):
-    """The photos in a cache folder by key; removes those whose original was changed or taken away."""
-    cached = {}
+    """The photos in a cache folder by key, and how many were removed as their original was changed or taken away."""
+    cached, n_stale = {}, 0
     for path in folder.iterdir() if folder.is_dir() else ():
         match = re.fullmatch(r"(\w+)-(\d+)x(\d+)\.rgb", path.name)
         if match and match[1] in keys:
             cached[match[1]] = Photo(path, int(match[2]), int(match[3]))
         else:
+            n_stale += bool(match)
             with contextlib.suppress(OSError):
                 if match or time.time() - path.stat().st_mtime > 3600:  # younger: another run is just writing it
                     path.unlink()
-    return cached
+    return cached, n_stale
 
 
 def _state(path):

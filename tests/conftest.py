@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -18,3 +19,11 @@ def call():
         return subprocess.run([sys.executable, str(script), *map(str, arguments)], cwd=folder, capture_output=True, text=True)
 
     return run
+
+
+@pytest.fixture
+def no_bar(monkeypatch):
+    """Without progress bars, which put back the stdout that was there when they were imported, not pytest's of now."""
+    import utils
+
+    monkeypatch.setattr(utils, "progress", mock.MagicMock())

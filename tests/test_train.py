@@ -1,5 +1,6 @@
 """A training that is interrupted, however, ends as one that was not."""
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -8,16 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 SMALL = Path(__file__).parent / "small.py"
 SCHEDULE = ("--set", "TRAIN.hr_patch_size=16", "TRAIN.batch_size=4", "TRAIN.patches_per_image=3", "TRAIN.n_epoch_init=8",
             "TRAIN.n_epoch=3", "TRAIN.save_every=1", "TRAIN.loss=srgan_mse", "VALID.n_quick=1", "TRAIN.deterministic=true")
 
 
-def start(folder, *more):
+def start(folder, *more, **options):
     return subprocess.Popen(
         [sys.executable, SMALL, *SCHEDULE, *more], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"})
+        env={**os.environ, "PYTHONUNBUFFERED": "1"}, **options)
 
 
 def run(folder, *more):
@@ -133,3 +135,44 @@ def test_two_trainings_on_one_checkpoint(tmp_path):
     first.kill()
     first.communicate()
     assert code == 2 and f"process {first.pid};" in output and "Traceback" not in output
+
+
+def test_a_loss_that_is_not_finite_stops_before_it_is_saved(tmp_path):
+    code, output = run(tmp_path, "--set", "TRAIN.n_epoch=0", "TRAIN.n_epoch_init=1")
+    assert code == 0, output
+    before = {path.name: path.read_bytes() for path in (tmp_path / "checkpoint").glob("*.*") if path.suffix != ".json"}
+    code, output = run(tmp_path, "--set", "TRAIN.n_epoch=0", "TRAIN.n_epoch_init=3", "TRAIN.learning_rate_init=1e38",
+                       "TRAIN.schedule_init=constant")
+    assert code == 2 and "the loss mse is" in output and "step" in output and "Traceback" not in output
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "checkpoint").glob("*.*") if path.suffix != ".json"}
+
+
+def test_a_full_disk_leaves_the_last_state(tmp_path):
+    """A limit on the size of files, which the weights still fit in and the state does not, stands for the full disk."""
+    code, output = run(tmp_path, "--set", "TRAIN.n_epoch=0", "TRAIN.n_epoch_init=1")
+    assert code == 0, output
+    before = {path.name: path.read_bytes() for path in (tmp_path / "checkpoint").glob("state-*")}
+    limit = (tmp_path / "checkpoint" / "d_srgan.npz").stat().st_size + 2 ** 20
+    process = start(tmp_path, "--set", "TRAIN.n_epoch=0", "TRAIN.n_epoch_init=2",
+                    preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    output, _ = process.communicate()
+    assert process.returncode == 2 and "can't be saved in checkpoint/" in output and "Traceback" not in output, output
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "checkpoint").glob("state-*")}
+    code, output = run(tmp_path, "--set", "TRAIN.n_epoch=0", "TRAIN.n_epoch_init=2")
+    assert code == 0 and "Going on" in output
+
+
+def test_photos_that_come_and_go_are_told(tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(3):
+        Image.effect_mandelbrot((40, 32), (-2 + number / 9, -1.2, 1, 1.2), 60).save(photos / f"{number}.png")
+    settings = ("--set", "TRAIN.hr_img_path=photos/", "TRAIN.n_epoch=0")
+    code, output = run(tmp_path, *settings, "TRAIN.n_epoch_init=1")
+    assert code == 0 and "since the last run" not in output, output
+    (photos / "0.png").unlink()
+    (photos / "1.png").rename(photos / "renamed.png")
+    Image.new("RGB", (8, 8)).save(photos / "2.png")
+    code, output = run(tmp_path, *settings, "TRAIN.n_epoch_init=2")
+    assert code == 0 and "Photos since the last run: 2 new or changed, 3 gone or changed" in output, output
+    assert "smaller than a patch" in output and "2.png" in output
