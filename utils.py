@@ -436,8 +436,6 @@ def cache_photos(files, lr_folder, cache_path, patch_size):
         cached[keys[hr_path]] = Photo(path, *hr.shape[:2])
 
     missing = [path for path in files if keys[path] not in cached]
-    if known and (missing or n_stale):
-        print(f"Photos since the last run: {len(missing)} new or changed, {n_stale} gone or changed.")
     errors = []
     if missing:
         # More threads than 8 gain little, and each holds a photo as float32.
@@ -445,6 +443,8 @@ def cache_photos(files, lr_folder, cache_path, patch_size):
             for done, error in enumerate(pool.map(decode, missing), start=1):
                 errors += [error] if error else []
                 bar.update(done)
+    if known and (len(missing) > len(errors) or n_stale):
+        print(f"Photos since the last run: {len(missing) - len(errors)} new or changed, {n_stale} gone or changed.")
     if errors:
         print(f"Left out, {len(errors)} of {len(files)} photos: {' '.join(errors)}")
     photos = {path: cached[keys[path]] for path in files if keys[path] in cached}
