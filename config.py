@@ -2,6 +2,7 @@
 import difflib
 import json
 import os
+import re
 from pathlib import Path
 
 from easydict import EasyDict as edict
@@ -38,7 +39,7 @@ config.TRAIN.schedule_init = "cosine"  # cosine: falls to 0 at the end of the ph
 config.TRAIN.n_epoch = 2000  # 100,000 steps on DIV2K
 config.TRAIN.lr_init = 1e-4  # learning rate at the beginning of the phase
 config.TRAIN.lr_decay = 0.1  # what it is multiplied by ...
-config.TRAIN.decay_every = config.TRAIN.n_epoch // 2  # ... after so many epochs; follows an n_epoch given by --set
+config.TRAIN.decay_every = max(1, config.TRAIN.n_epoch // 2)  # ... after so many epochs; follows an n_epoch given by --set
 config.TRAIN.loss = "original"  # original, srgan_vgg54 or srgan_mse: a recipe of config.LOSS; srgan_mse needs no VGG19
 
 # both phases
@@ -111,6 +112,10 @@ CHOICES = {
     "TRAIN.schedule_init": ("cosine", "constant"),
 }
 OPEN = ("MOS.sets.", "MOS.methods.")  # sections that take any name
+# What is no number, and which numbers are whole, by the names of the settings: what stands above may have been edited.
+KINDS = {str: r"MOS\.(sets|methods)\..+|.*(path|url|folder|sha256|dataset|architecture|schedule_init|loss|vgg_layer)",
+         bool: r"TRAIN\.deterministic", dict: r"MOS\.(sets|methods)",
+         int: r".*\.(n_\w+|\w+_every|batch_size|hr_patch_size|patches_per_image|seed|size)"}
 AT_LEAST_ONE = ("TRAIN.patches_per_image", "TRAIN.batch_size", "TRAIN.decay_every", "TRAIN.save_every")
 
 
@@ -142,26 +147,40 @@ def override(cfg, settings):
         target = cfg
         for part in section.split("."):
             target = target[part]
-        target[name] = _parse(key, text, type(known.get(key, "")))
+        target[name] = _parse(key, text)
         given.add(key)
     if "TRAIN.n_epoch" in given and "TRAIN.decay_every" not in given:
         cfg.TRAIN.decay_every = max(1, cfg.TRAIN.n_epoch // 2)
 
 
-def _parse(key, text, kind):
-    if kind is bool:
-        if text.lower() not in ("true", "false", "1", "0"):
-            raise ConfigError(f"{key} is true or false, not {text!r}.")
+def _kind(key):
+    return next((kind for kind, names in KINDS.items() if re.fullmatch(names, key)), float)
+
+
+def _wrong_kind(key, value):
+    names = {str: 'text, such as "folder/"', bool: "true or false", int: "a whole number", float: "a number",
+             dict: 'names with folders, such as {"Set5": "folder/"}'}
+    return ConfigError(f"{key} takes {names[_kind(key)]}, not {value!r}; mend it in config.py or by --set.")
+
+
+def _parse(key, text):
+    kind = _kind(key)
+    if kind is bool and text.lower() in ("true", "1", "false", "0"):
         return text.lower() in ("true", "1")
     try:
-        return kind(text)
+        if kind in (str, int, float):
+            return kind(text)
     except ValueError:
-        names = {int: "a whole number", float: "a number"}
-        raise ConfigError(f"{key} takes {names[kind]}, such as {flatten(config)[key]}, not {text!r}.") from None
+        pass
+    raise _wrong_kind(key, text)
 
 
 def resolve(cfg):
     """Carry out what settings mean for each other, in place, and check them; raises ConfigError."""
+    for key, value in flatten(cfg).items():
+        kind = _kind(key)
+        if not isinstance(value, (int, float) if kind is float else kind) or isinstance(value, bool) != (kind is bool):
+            raise _wrong_kind(key, value)
     if cfg.TRAIN.img_path:
         cfg.TRAIN.hr_img_path = cfg.TRAIN.img_path
     for part, hr, lr in ((cfg.TRAIN, DIV2K_TRAIN_HR, DIV2K_TRAIN_LR), (cfg.VALID, DIV2K_VALID_HR, DIV2K_VALID_LR)):
