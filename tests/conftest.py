@@ -11,6 +11,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 sys.path.insert(0, str(ROOT))
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: minutes each; left out unless asked for by -m slow")
+    config.option.markexpr = config.option.markexpr or "not slow"
+
+
 @pytest.fixture(scope="session")
 def call():
     """Run main.py (or another script) as a user does, in a folder; gives code, stdout and stderr."""

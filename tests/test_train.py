@@ -4,6 +4,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -69,20 +70,51 @@ def interrupted(tmp_path_factory):
     return folder
 
 
-def test_interrupted_training_ends_with_the_same_weights(uninterrupted, interrupted):
+def assert_same_weights(folder, other):
     for name in ("g_srgan_init.npz", "g_srgan_init_best.npz", "g_srgan.npz", "d_srgan.npz"):
-        a, b = np.load(uninterrupted / "checkpoint" / name), np.load(interrupted / "checkpoint" / name)
+        a, b = np.load(folder / "checkpoint" / name), np.load(other / "checkpoint" / name)
         assert a.files == b.files
         for key in a.files:
             np.testing.assert_array_equal(a[key], b[key], err_msg=f"{name} {key}")
 
 
-def test_interrupted_training_ends_with_the_same_optimizer_moments(uninterrupted, interrupted):
-    readers = [newest_state(folder) for folder in (uninterrupted, interrupted)]
+def assert_same_state(folder, other):
+    readers = [newest_state(folder) for folder in (folder, other)]
     names = [name for name in readers[0].get_variable_to_shape_map() if "save_counter" not in name and "GRAPH" not in name]
     assert sum("g_optimizer" in name for name in names) > 50
     for name in names:
         np.testing.assert_array_equal(readers[0].get_tensor(name), readers[1].get_tensor(name), err_msg=name)
+
+
+def test_interrupted_training_ends_with_the_same_weights_and_moments(uninterrupted, interrupted):
+    assert_same_weights(uninterrupted, interrupted)
+    assert_same_state(uninterrupted, interrupted)
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_random_moments(tmp_path):
+    folder, killed = tmp_path / "uninterrupted", tmp_path / "killed"
+    folder.mkdir(), killed.mkdir()
+    longer = ("--set", "TRAIN.n_epoch_init=30", "TRAIN.n_epoch=25")
+    code, output = run(folder, *longer)
+    assert code == 0, output
+    rng = np.random.default_rng(0)
+    kills, output = 0, ""
+    while "Done" not in output:
+        process = start(killed, *longer)
+        output = ""
+        for line in process.stdout:
+            output += line
+            if kills < 20 and line.startswith("Phase"):  # nothing is trained before its first line
+                time.sleep(rng.uniform(0, 20))
+                process.kill()
+                kills += 1
+                break
+        output += process.communicate()[0]
+        assert "Traceback" not in output and "is damaged" not in output
+    assert kills == 20
+    assert_same_weights(folder, killed)
+    assert_same_state(folder, killed)
 
 
 def test_averaged_weights_are_written(uninterrupted):
