@@ -100,7 +100,10 @@ if __name__ == "__main__":
     configure(arguments.set)
 
 with quiet():
+    sys.modules.setdefault("sklearn", None)  # or Keras imports it, and SciPy, for wrappers not used here: 1 s of 4
     import keras
+    if sys.modules["sklearn"] is None:
+        del sys.modules["sklearn"]
     import numpy as np
     import tensorflow as tf
     from matplotlib.figure import Figure

@@ -32,9 +32,11 @@ from PIL import Image  # noqa: E402
 
 PEERS = {"torch": "PyTorch", "onnx": "ONNX", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 BATCH, PATCH = 16, 96
+N_PHOTOS = 800  # as many as DIV2K has
 ARGUMENTS = argparse.ArgumentParser(description=__doc__.split("\n")[0])
 ARGUMENTS.add_argument("--quick", action="store_true", help="smaller batches and photos, fewer runs: within 2 minutes")
-ARGUMENTS.add_argument("--photos", metavar="DIR", help="make 800 photos of 2K from those here, and time the first epoch")
+ARGUMENTS.add_argument("--photos", metavar="DIR",
+                       help="make 800 photos of 2K from those here, and measure the first epoch on them; 8 GB")
 
 
 # --------------------------------------------------------------------------------------------------------- timing
@@ -79,7 +81,8 @@ def check_same(what, ours, peer, tolerance):
 def run_main(*arguments):
     """Seconds and peak resident MB of `python main.py ...`, a whole process from the shell's view."""
     began = time.perf_counter()
-    process = subprocess.Popen([sys.executable, ROOT / "main.py", *map(str, arguments)], stdout=subprocess.DEVNULL)
+    with open("main.log", "w") as log:
+        process = subprocess.Popen([sys.executable, ROOT / "main.py", *map(str, arguments)], stdout=log, stderr=log)
     peak = 0
     while process.poll() is None:  # not by os.wait4, which counts the memory of the process that started it
         with contextlib.suppress(OSError):
@@ -87,7 +90,7 @@ def run_main(*arguments):
             peak = int(match[1]) / 1024 if match else peak
         time.sleep(0.05)
     if process.returncode:
-        sys.exit("main.py failed.")
+        sys.exit(f"main.py failed: {Path('main.log').read_text()[-1000:]}")
     return time.perf_counter() - began, peak
 
 
@@ -180,7 +183,7 @@ def give_weights(network, peer, mirrored=False):
         target, (weight, *others) = getattr(peer, layer.name), layer.get_weights()
         if weight.ndim == 4:
             weight = weight[::-1, ::-1] if mirrored else weight
-            if layer.name.startswith("upsample"):  # sub-pixels are the slow part of a channel's number here, the fast one there
+            if layer.name.startswith("upsample"):  # PyTorch numbers the sub-pixels of a channel first
                 weight, others = weight.reshape(3, 3, 64, 4, 64).swapaxes(3, 4), [others[0].reshape(4, 64).T.reshape(-1)]
             weight = weight.reshape(*weight.shape[:3], -1).transpose(3, 2, 0, 1)
         elif weight.ndim == 2:
@@ -273,7 +276,8 @@ def make_trainer(photos, architecture="paper", loss="srgan_mse"):
     vgg = None
     if config.LOSS[loss].w_vgg:
         random_weights = tf.keras.applications.VGG19(include_top=False, weights=None)
-        arrays = {weight.path.replace("block", "conv").replace("_conv", "_"): weight.numpy() for weight in random_weights.weights}
+        arrays = {weight.path.replace("block", "conv").replace("_conv", "_"): weight.numpy()
+                  for weight in random_weights.weights}
         vgg = model.get_VGG(config.LOSS[loss].vgg_layer, arrays)
     trainer = main.Trainer(photos, vgg, None)
     rng = np.random.default_rng(0)
@@ -307,7 +311,7 @@ def bench_training(photos, installed, quick):
     batch_size, n_runs = (4, 1) if quick else (BATCH, 5)
     batch = next(iter(utils.batches(photos, (0, 1), 0, batch_size, PATCH, 8)))
     size = f"batch {batch_size}, HR {PATCH}"
-    for architecture in ("paper", "tensorlayer"):
+    for architecture in ("paper",) if quick else ("paper", "tensorlayer"):
         trainer = make_trainer(photos, architecture)
         bench_step(f"phase-1 step, {architecture}, {size}", "0.80", "init_step", trainer, batch, installed, n_runs)
     for loss, what in (("original", "with VGG19"), ("srgan_mse", "SRGAN-MSE")):
@@ -342,7 +346,7 @@ def bench_first_epoch(folder):
     """Rows for the first epoch on 800 photos of 2K, made from those in `folder`, and for the run after it."""
     originals = utils.list_images(folder)
     Path("800").mkdir()
-    for number in range(800):
+    for number in range(N_PHOTOS):
         photo = Image.fromarray(utils.read_image(originals[number % len(originals)]))
         photo.resize((2040, 1356), Image.BICUBIC, reducing_gap=2).save(f"800/{number:04}.jpg", quality=90)
     settings = ("--set", "TRAIN.hr_img_path=800/", "TRAIN.n_epoch=0", "TRAIN.save_every=100", "VALID.n_quick=1",
@@ -356,9 +360,9 @@ def bench_first_epoch(folder):
 
 
 def make_photo(photos, width, height):
-    """A part of a real photo, enlarged where it is too small, as a file; returns its path and the pixels."""
-    data, = [photo for photo in photos if photo.height * photo.width == max(p.height * p.width for p in photos)][:1]
-    hr = data.crop(0, 0, 10 ** 6)[1]
+    """A real photo of that size, as a file; returns its path and the pixels."""
+    largest = max(photos, key=lambda photo: photo.height * photo.width)
+    hr = largest.crop(0, 0, max(largest.height, largest.width))[1]
     path = Path(f"photo_{width}x{height}.png")
     Image.fromarray(hr).resize((width, height), Image.BICUBIC).save(path)
     return path, utils.read_image(path)
@@ -396,18 +400,22 @@ def upscaling_peers(generator, lr, installed):
 
 
 def bench_upscaling(photos, generator, installed, quick):
-    upscaler = model.Upscaler(generator)
-    for width, height in ((320, 180), (510, 339)):
+    """Rows for the upscaling alone; returns the seconds that 320x180 takes."""
+    upscaler, steady = model.Upscaler(generator), []
+    for width, height in ((320, 180),) if quick else ((320, 180), (510, 339)):
         _, lr = make_photo(photos, width, height)
         peers = upscaling_peers(generator, lr, installed)
         sr = upscaler(lr)
         for name, peer in peers.items():
             check_same(f"The picture of {name}", sr / 127.5 - 1, peer()[0], 0.6 / 127.5)  # ours is rounded to 8 bits
-        compare(f"upscaling {width}x{height}", "1.0", take_turns({"ours": lambda: upscaler(lr), **peers}, 1 if quick else 7))
+        seconds = take_turns({"ours": lambda: upscaler(lr), **peers}, 2 if quick else 7)
+        steady.append(statistics.median(seconds["ours"]))
+        compare(f"upscaling {width}x{height}", "1.0", seconds)
+    return steady[0]
 
 
-def bench_process(photos, generator, quick):
-    """Rows for `main.py --input`, whole processes."""
+def bench_process(photos, generator, steady, quick):
+    """Rows for `main.py --input`, whole processes; steady: of `bench_upscaling`."""
     utils.save_arrays("g.npz", model.to_arrays(generator))
 
     def restore(path):
@@ -419,19 +427,20 @@ def bench_process(photos, generator, quick):
     row("`--input` of a 320x180 photo, whole process", spread([seconds for seconds, _ in runs]),
         f"{max(memory for _, memory in runs):.0f} MB at most", f"{alone / 10:.2f}", "10 s")
 
-    Path("four").mkdir()
-    for width, height in ((320, 180), (300, 192), (240, 240), (360, 160)):  # as many pixels each
-        path, _ = make_photo(photos, width, height)
-        path.rename(Path("four") / path.name)
-    seconds, _ = restore("four")
-    row("`--input` of 4 photos of different sizes and as many pixels", f"{seconds:.2f} s",
-        f"{(seconds - alone) / 3:.2f} s a further photo", "", "no compilation each")
+    if not quick:
+        Path("four").mkdir()
+        for width, height in ((320, 180), (300, 192), (240, 240), (360, 160)):  # as many pixels each
+            path, _ = make_photo(photos, width, height)
+            path.rename(Path("four") / path.name)
+        seconds, _ = restore("four")
+        row("`--input` of 4 photos of different sizes and as many pixels", spread([seconds]),
+            f"{(seconds - alone) / 3:.2f} s a further photo", "", "no compilation each")
 
-    width, height = (1020, 678) if quick else (2040, 1356)
+    width, height = (640, 426) if quick else (2040, 1356)
     seconds, memory = restore(make_photo(photos, width, height)[0])
-    per_pixel = [1e6 * (seconds - alone) / (width * height - 320 * 180), 1e6 * alone / (320 * 180)]
+    further = 1e6 * (seconds - alone) / (width * height - 320 * 180)
     row(f"`--input` of a {width}x{height} photo, whole process", f"{seconds:.1f} s, {memory:.0f} MB at most",
-        f"{per_pixel[0]:.1f} us a pixel beyond the small photo, whose whole process takes {per_pixel[1]:.1f}",
+        f"{further:.1f} us a pixel more than the small one, in memory {1e6 * steady / (320 * 180):.1f}",
         f"{memory / 1536:.2f}", "1,536 MB")
 
 
@@ -457,21 +466,19 @@ def bench(arguments):
     given = arguments.photos and Path(arguments.photos).resolve()
     began = time.perf_counter()
     installed = describe_machine()
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         resolve(config)
         config.TRAIN.batch_size, config.TRAIN.hr_patch_size = BATCH, PATCH
         photos = utils.cache_photos(main.packaged_photos("train"), "", "cache/", PATCH)
         print("\n| | here | beside it | ratio | target |\n|---|---|---|---|---|")
         generator = make_trainer(photos).generator
-        bench_upscaling(photos, generator, installed, arguments.quick)
-        bench_process(photos, generator, arguments.quick)
+        steady = bench_upscaling(photos, generator, installed, arguments.quick)
+        bench_process(photos, generator, steady, arguments.quick)
         bench_training(photos, installed, arguments.quick)
         if given:
             bench_first_epoch(given)
         else:
             row("first epoch on 800 photos of 2K", "not run: give --photos DIR", "", "", "2,048 MB")
-        os.chdir(ROOT)
     print(f"\n{time.perf_counter() - began:.0f} s in all.")
 
 
