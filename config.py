@@ -111,6 +111,14 @@ CHOICES = {
     "TRAIN.architecture": ("paper", "tensorlayer"),
     "TRAIN.schedule_init": ("cosine", "constant"),
 }
+NAMES = {  # of the settings, to tell a slip of the pen from a setting
+    "TRAIN": "dataset hr_img_path lr_img_path img_path cache_path patches_per_image hr_patch_size batch_size architecture "
+             "n_epoch_init learning_rate_init schedule_init n_epoch lr_init lr_decay decay_every loss beta1 ema_decay "
+             "save_every seed deterministic checkpoint_path sample_path",
+    "VGG": "path",
+    "VALID": "hr_img_path lr_img_path n_quick n_figures",
+    "MOS": "sets methods calibration_path n_calibration repeat path",
+}
 OPEN = ("MOS.sets.", "MOS.methods.")  # sections that take any name
 # What is no number, and which numbers are whole, by the names of the settings: what stands above may have been edited.
 KINDS = {str: r"MOS\.(sets|methods)\..+|.*(path|url|folder|sha256|dataset|architecture|schedule_init|loss|vgg_layer)",
@@ -141,8 +149,7 @@ def override(cfg, settings):
             raise ConfigError(f"--set {setting} has no value; write KEY=VALUE, such as TRAIN.batch_size=8.")
         opened = next((section for section in OPEN if key.startswith(section)), None)
         if key not in known and not opened:
-            nearest = difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
-            raise ConfigError(f"There is no setting {key}; the nearest is {nearest} (all are in config.py).")
+            raise _unknown(key, known)
         section, name = (opened[:-1], key[len(opened):]) if opened else key.rsplit(".", 1)
         target = cfg
         for part in section.split("."):
@@ -151,6 +158,12 @@ def override(cfg, settings):
         given.add(key)
     if "TRAIN.n_epoch" in given and "TRAIN.decay_every" not in given:
         cfg.TRAIN.decay_every = max(1, cfg.TRAIN.n_epoch // 2)
+
+
+def _unknown(key, known):
+    same_name = [other for other in known if other.split(".")[-1] == key.split(".")[-1]]
+    nearest = (same_name or difflib.get_close_matches(key, known, n=1, cutoff=0))[0]
+    return ConfigError(f"There is no setting {key}; the nearest is {nearest} (all are in config.py).")
 
 
 def _kind(key):
@@ -177,6 +190,14 @@ def _parse(key, text):
 
 def resolve(cfg):
     """Carry out what settings mean for each other, in place, and check them; raises ConfigError."""
+    for section, names in NAMES.items():
+        known = [f"{section}.{name}" for name in names.split()]
+        for key in (f"{section}.{name}" for name in cfg[section]):
+            if key not in known:
+                raise _unknown(key, known)
+        for key in known:
+            if key.split(".")[1] not in cfg[section]:
+                raise ConfigError(f"config.{key} is missing in config.py; put its line back.")
     for key, value in flatten(cfg).items():
         kind = _kind(key)
         if not isinstance(value, (int, float) if kind is float else kind) or isinstance(value, bool) != (kind is bool):

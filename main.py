@@ -6,6 +6,7 @@ https://arxiv.org/abs/1609.04802. Settings are in config.py.
 import argparse
 import contextlib
 import csv
+import importlib.util
 import json
 import os
 import re
@@ -58,7 +59,11 @@ def parse_arguments(argv=None):
                         help="train, mos: begin anew; the old checkpoint/ or study is moved aside, not deleted")
     parser.add_argument("--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[],
                         help="settings of config.py for this run, such as TRAIN.batch_size=8")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if arguments.mode in ("train", "srgan") and (arguments.input or arguments.output):
+        parser.exit(2, "--input and --output do not go with training; to restore photos run: "
+                       f"python main.py --mode=evaluate --input {arguments.input or 'photo.jpg'}\n")
+    return arguments
 
 
 def configure(settings):
@@ -95,6 +100,7 @@ def quiet():
 
 if __name__ == "__main__":
     sys.stdout.reconfigure(errors="backslashreplace")  # a file name may hold what the screen can't show
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C in the middle of the imports
     # Before TensorFlow is imported, so that --help and a mistaken setting answer at once.
     arguments = parse_arguments()
     configure(arguments.set)
@@ -128,11 +134,7 @@ PACKAGED = {  # photos that scikit-image and scikit-learn ship
 
 
 def packaged_photos(which):
-    import skimage
-    import sklearn
-
-    roots = {package.__name__: Path(package.__file__).parent.parent for package in (skimage, sklearn)}
-    return [roots[name.split("/")[0]] / name for name in PACKAGED[which]]
+    return [Path(importlib.util.find_spec(name.split("/")[0]).origin).parent.parent / name for name in PACKAGED[which]]
 
 
 def is_demo():
@@ -192,11 +194,10 @@ def load_generator(path):
 class Trainer:
     """Both phases of the training and their state: networks, optimizers and how far they are."""
 
-    def __init__(self, photos, vgg, weights):
-        """photos: of `utils.cache_photos`; vgg: of `model.get_VGG`, or None; weights: file to start from, or None."""
+    def __init__(self, photos, recipe, vgg, weights):
+        """photos: of `utils.cache_photos`; recipe, vgg: of `load_loss`; weights: file to start from, or None."""
         train = config.TRAIN
-        self.photos, self.vgg = photos, vgg
-        self.recipe = config.LOSS[train.loss]
+        self.photos, self.recipe, self.vgg = photos, recipe, vgg
         self.steps = utils.steps_per_epoch(photos, train.batch_size, train.patches_per_image)
         self.folder = Path(train.checkpoint_path)
         self.generator = load_generator(weights) if weights else model.get_G(train.architecture)
@@ -273,6 +274,9 @@ class Trainer:
 
     # -- the run
 
+    def is_done(self):
+        return int(self.phase) == 2 and int(self.epoch) >= config.TRAIN.n_epoch
+
     def run(self):
         """Train from where the state is to the end of phase 2, saving on the way."""
         self.pairs = [(hr, lr) for _, hr, lr in utils.read_pairs(validation_pairs()[:config.VALID.n_quick])]
@@ -295,11 +299,11 @@ class Trainer:
         total = n_epoch * self.steps
         if start >= total:
             return
-        batches = iter(utils.batches(self.photos, (train.seed, phase), start, train.batch_size, train.hr_patch_size,
+        batches = iter(utils.batches(self.photos, (train.seed, phase), start, total, train.batch_size, train.hr_patch_size,
                                      train.patches_per_image))
         names = ["mse"] if phase == 1 else ["mse", "adv"] + ["vgg"] * bool(self.vgg) + ["d"]
         print(f"Phase {phase} of 2, {'the generator alone' if phase == 1 else 'adversarial'}: "
-              f"{n_epoch} epochs of {self.steps} steps of {train.batch_size} patches.")
+              f"{n_epoch} epochs of {self.steps} steps of {train.batch_size} patches. The first step takes longer, to compile.")
         with utils.progress(f"Phase {phase}, step", total, start, names) as bar:
             times, history = [], []
             for done in range(start + 1, total + 1):
@@ -396,8 +400,8 @@ class Trainer:
             except Exception as error:  # TensorFlow raises what the damaged bytes happen to lead to
                 print(f"{state.with_suffix('')} is damaged ({str(error).splitlines()[0]}); trying the one before it.")
                 continue
-            print(f"Going on with the training in {self.folder}/: phase {int(self.phase)}, epoch {int(self.epoch)}, "
-                  f"step {int(self.step)}. (--restart begins anew.)")
+            print(f"Going on with the training in {self.folder}/: phase {int(self.phase)}, {int(self.epoch)} epochs "
+                  f"and {int(self.step)} steps are done. (--restart begins anew.)")
             return True
         if states:
             raise UserError(f"None of the {len(states)} states in {self.folder}/ can be read; --restart begins anew and moves "
@@ -434,16 +438,15 @@ def catch_signals(trainer):
 VGG_URL = "https://media.githubusercontent.com/media/tensorlayer/pretrained-models/master/models/vgg19.npy"
 
 
-def load_vgg(demo):
-    """The VGG19 that the loss needs, None if it needs none; raises UserError where it can't be had."""
-    recipe = config.LOSS[config.TRAIN.loss]
+def load_loss(demo):
+    """The recipe of the losses and the VGG19 that it needs, None if it needs none; raises UserError if it can't be had."""
+    recipe, path = config.LOSS[config.TRAIN.loss], config.VGG.path
     if not (recipe.w_vgg and config.TRAIN.n_epoch):
-        return None
-    path = config.VGG.path
+        return recipe, None
     try:
         if Path(path).exists():
-            return model.get_VGG(recipe.vgg_layer, utils.load_arrays(path))
-        return model.get_VGG(recipe.vgg_layer)
+            return recipe, model.get_VGG(recipe.vgg_layer, utils.load_arrays(path))
+        return recipe, model.get_VGG(recipe.vgg_layer)
     except model.WeightsError as error:
         raise UserError(f"{path} {error}.") from error
     except UserError:
@@ -451,11 +454,10 @@ def load_vgg(demo):
     except Exception as error:  # keras.utils.get_file raises no narrower class where the download fails
         if demo:
             print("VGG19 is not here and can't be downloaded; this demonstration trains SRGAN-MSE, without it.")
-            config.TRAIN.loss = "srgan_mse"
-            return None
+            return config.LOSS.srgan_mse, None
         raise UserError(
-            f"{path} (config.VGG.path) is not there, and Keras could not download its copy of VGG19 ({error}); get the file "
-            f"from {VGG_URL} (more in vgg19.npy.md), or train without it by --set TRAIN.loss=srgan_mse.") from error
+            f"{path} (config.VGG.path) is not there, and Keras could not download its copy of VGG19: train without it by --set "
+            f"TRAIN.loss=srgan_mse, or get the file from {VGG_URL} (more in vgg19.npy.md; the reason: {error}).") from error
 
 
 @contextlib.contextmanager
@@ -496,6 +498,7 @@ def compare_with_last_run(folder, demo):
     except (OSError, ValueError, TypeError):
         return
     if last.pop("demonstration", False) and not demo:
+        print(f"{folder}/ holds the demonstration; your training begins anew.")
         return move_aside(folder)
     before, now = flatten(last), flatten(config)
     for key in ("TRAIN.architecture", "TRAIN.hr_patch_size"):
@@ -504,8 +507,8 @@ def compare_with_last_run(folder, demo):
                             "anew with --restart.")
     photos = before.get("TRAIN.hr_img_path", DIV2K_TRAIN_HR)
     if demo and photos != DIV2K_TRAIN_HR:
-        raise UserError(f"{folder}/ holds a training on {photos}; go on with --set TRAIN.hr_img_path={photos}, or begin anew "
-                        "with --restart.")
+        raise UserError(f"{folder}/ holds a training on {photos}; to go on with it give the same --set as then "
+                        f"(TRAIN.hr_img_path={photos} ...), or begin anew with --restart.")
     changed = [f"{key} {before[key]} -> {now[key]}" for key in now if before.get(key, now[key]) != now[key]]
     if changed:
         print(f"Changed since the last run: {', '.join(changed)}.")
@@ -517,23 +520,29 @@ def train(arguments):
     if demo:
         given = {setting.partition("=")[0] for setting in arguments.set}
         override(config, [f"TRAIN.{key}={value}" for key, value in config.DEMO.items() if f"TRAIN.{key}" not in given])
-        print(f"{DIV2K_TRAIN_HR} is not there: a demonstration of some minutes on the photos that scikit-image and "
-              "scikit-learn ship. For real training: python main.py --mode=download fetches DIV2K; for your own photos "
-              "set config.TRAIN.hr_img_path.")
     files, lr_folder = training_photos()
-    vgg = load_vgg(demo)
     folder = Path(config.TRAIN.checkpoint_path)
     with locked(folder):
         if any(folder.glob("state-*")):
             move_aside(folder) if arguments.restart else compare_with_last_run(folder, demo)
+        if demo:
+            print(f"{DIV2K_TRAIN_HR} is not there: a demonstration of some minutes on the photos that scikit-image and "
+                  "scikit-learn ship. For real training: python main.py --mode=download fetches DIV2K; for your own photos "
+                  "set config.TRAIN.hr_img_path.")
+        recipe, vgg = load_loss(demo)
         photos = utils.cache_photos(files, lr_folder, config.TRAIN.cache_path, config.TRAIN.hr_patch_size)
         keras.utils.set_random_seed(config.TRAIN.seed)
         if config.TRAIN.deterministic:
             tf.config.experimental.enable_op_determinism()
-        trainer = Trainer(photos, vgg, arguments.weights)
+        trainer = Trainer(photos, recipe, vgg, arguments.weights)
+        if not demo and trainer.steps < 25:  # half of DIV2K's
+            print(f"{len(photos)} photos make epochs of only {trainer.steps} steps, where DIV2K's have 50: for as long a training "
+                  f"set TRAIN.patches_per_image to about {-(-50 * config.TRAIN.batch_size // len(photos))}.")
         if trainer.resume() and arguments.weights:
             print(f"--weights {arguments.weights} is not used, as a training is gone on with.")
         log_config(folder / "config.json", {**config, "demonstration": demo})
+        if trainer.is_done():
+            print("Nothing is left to train; a larger TRAIN.n_epoch goes on.")
         trainer.run()
     if trainer.stopped_by:
         print(f"Stopped and saved in {folder}/; the same command goes on from here.")
@@ -623,7 +632,7 @@ def make_writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise UserError(f"{folder}/ (--output) can't be written: {error.strerror}; name another folder.") from error
+        raise UserError(f"{folder} (--output) can't be written: {error.strerror}; name another folder.") from error
 
 
 def upscale_photo(photo, upscaler):
@@ -739,7 +748,11 @@ def main(arguments):
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main(arguments))

@@ -518,8 +518,8 @@ def batch(photos, seed, step, batch_size, patch_size, patches_per_image):
     return np.stack(lr), np.stack(hr)
 
 
-def batches(photos, seed, start, batch_size, patch_size, patches_per_image):
-    """`batch` of the steps from `start` on, without end, as a tf.data.Dataset that reads ahead."""
+def batches(photos, seed, start, stop, batch_size, patch_size, patches_per_image):
+    """`batch` of the steps from `start` to before `stop`, as a tf.data.Dataset that reads ahead."""
 
     def load(step):
         return tf.numpy_function(
@@ -531,7 +531,7 @@ def batches(photos, seed, start, batch_size, patch_size, patches_per_image):
         return (tf.ensure_shape(lr, (batch_size, size, size, 3)),
                 tf.ensure_shape(hr, (batch_size, patch_size, patch_size, 3)))
 
-    steps = tf.data.Dataset.range(start, tf.int64.max)
+    steps = tf.data.Dataset.range(start, stop)
     return steps.map(load).map(shape).prefetch(4)
 
 
@@ -592,8 +592,10 @@ def _fetch(url, path, size, sha256):
                         bar.update(file.tell())
         with open(part, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except requests.RequestException as error:
+    except requests.HTTPError as error:
         raise UserError(f"{url} could not be downloaded ({error}); {advice}.") from error
+    except requests.RequestException as error:
+        raise UserError(f"{url} could not be downloaded (no connection, or it broke off); {advice}.") from error
     except OSError as error:
         raise UserError(f"{part} can't be written ({error.strerror}); free space, then run the same command again.") from error
     if part.stat().st_size < size:

@@ -279,7 +279,7 @@ def make_trainer(photos, architecture="paper", loss="srgan_mse"):
         arrays = {weight.path.replace("block", "conv").replace("_conv", "_"): weight.numpy()
                   for weight in random_weights.weights}
         vgg = model.get_VGG(config.LOSS[loss].vgg_layer, arrays)
-    trainer = main.Trainer(photos, vgg, None)
+    trainer = main.Trainer(photos, config.LOSS[loss], vgg, None)
     rng = np.random.default_rng(0)
     for weight in trainer.generator.weights:  # at first its blocks are the identity, which would hide much from the checks
         if weight.path.endswith(("gamma", "moving_variance")):
@@ -309,7 +309,7 @@ def bench_step(what, target, step, trainer, batch, installed, n_runs):
 
 def bench_training(photos, installed, quick):
     batch_size, n_runs = (4, 1) if quick else (BATCH, 5)
-    batch = next(iter(utils.batches(photos, (0, 1), 0, batch_size, PATCH, 8)))
+    batch = next(iter(utils.batches(photos, (0, 1), 0, 1, batch_size, PATCH, 8)))
     size = f"batch {batch_size}, HR {PATCH}"
     for architecture in ("paper",) if quick else ("paper", "tensorlayer"):
         trainer = make_trainer(photos, architecture)
@@ -322,7 +322,7 @@ def bench_training(photos, installed, quick):
 
 def bench_data(trainer, n_steps):
     """Rows for the input pipeline: alone, and while phase 1 trains."""
-    batches = iter(utils.batches(trainer.photos, (0, 1), 0, BATCH, PATCH, 8))
+    batches = iter(utils.batches(trainer.photos, (0, 1), 0, 10 ** 6, BATCH, PATCH, 8))
     for _ in range(10):
         next(batches)
     began = time.perf_counter()

@@ -113,6 +113,8 @@ def no_weights(folder):
 
 @pytest.mark.parametrize("prepare, arguments, words", [
     (None, ("--set", "TRAIN.batchsize=8"), ("TRAIN.batchsize", "TRAIN.batch_size")),
+    (None, ("--set", "batch_size=8"), ("TRAIN.batch_size",)),
+    (None, ("--input", "photo.jpg"), ("--mode=evaluate --input photo.jpg",)),
     (None, ("--set", "TRAIN.batch_size=many"), ("TRAIN.batch_size", "whole number")),
     (None, ("--set", "TRAIN.batch_size=0"), ("TRAIN.batch_size", "at least 1")),
     (None, ("--set", "TRAIN.hr_patch_size=50"), ("TRAIN.hr_patch_size", "multiple of 4")),

@@ -187,8 +187,8 @@ def test_fewer_photos_than_a_batch_still_give_a_step(photos, tmp_path):
 
 def test_the_batch_of_a_step_is_the_same_wherever_a_run_begins_and_in_another_process(photos, tmp_path):
     data = cache(photos, tmp_path)
-    from_0 = [pair for pair, _ in zip(utils.batches(data, SEED, 0, 3, PATCH, 1), range(8))]
-    from_5 = [pair for pair, _ in zip(utils.batches(data, SEED, 5, 3, PATCH, 1), range(3))]
+    from_0 = [pair for pair, _ in zip(utils.batches(data, SEED, 0, 8, 3, PATCH, 1), range(9))]
+    from_5 = [pair for pair, _ in zip(utils.batches(data, SEED, 5, 8, 3, PATCH, 1), range(9))]
     for one, other in zip(from_0[5:], from_5):
         np.testing.assert_array_equal(one[0], other[0])
         np.testing.assert_array_equal(one[1], other[1])
