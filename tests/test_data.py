@@ -332,3 +332,38 @@ def test_what_can_not_be_measured_is_said_and_left_out(tmp_path, capsys):
     assert all(line.startswith("Left out: ") for line in err)
     with pytest.raises(utils.UserError, match="None of the validation images"):
         list(utils.read_pairs(pairs[:2]))
+
+
+def test_mirflickr_is_fetched_by_tensorlayer_without_decoding_it(tmp_path, monkeypatch):
+    import tensorlayer
+
+    module = sys.modules[tensorlayer.files.load_flickr25k_dataset.__module__]
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "data" / "flickr25k" / "mirflickr"
+
+    def fetch_and_unpack(*arguments, **options):
+        (folder / "meta" / "tags").mkdir(parents=True)
+        for number in (1, 2):
+            Image.new("RGB", (8, 8)).save(folder / f"im{number}.jpg")
+            (folder / "meta" / "tags" / f"tags{number}.txt").write_text("sky\n")
+
+    monkeypatch.setattr(module, "maybe_download_and_extract", fetch_and_unpack)
+    monkeypatch.setattr(module, "del_file", lambda path: None)
+    monkeypatch.setattr(module.visualize, "read_image", None)
+    assert [path.name for path in utils.list_images(utils.flickr25k())] == ["im1.jpg", "im2.jpg"]
+    monkeypatch.setattr(module, "maybe_download_and_extract", None)
+    assert len(utils.list_images(utils.flickr25k())) == 2  # not fetched twice
+
+
+def test_mirflickr_without_a_connection_is_a_sentence(tmp_path, monkeypatch):
+    import tensorlayer
+
+    module = sys.modules[tensorlayer.files.load_flickr25k_dataset.__module__]
+
+    def no_connection(*arguments, **options):
+        raise OSError("no connection")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "maybe_download_and_extract", no_connection)
+    with pytest.raises(utils.UserError, match="mirflickr25k.zip"):
+        utils.flickr25k()
