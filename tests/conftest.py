@@ -16,6 +16,11 @@ def pytest_configure(config):
     config.option.markexpr = config.option.markexpr or "not slow"
 
 
+def pytest_collection_modifyitems(items):
+    """The longest files first, so that two workers end together."""
+    items.sort(key=lambda item: item.path.name not in ("test_train.py", "test_cli.py"))
+
+
 @pytest.fixture(scope="session")
 def call():
     """Run main.py (or another script) as a user does, in a folder; gives code, stdout and stderr."""
