@@ -47,7 +47,7 @@ config.TRAIN.beta1 = 0.9  # first moment of Adam
 config.TRAIN.ema_decay = 0.999  # moving average of the generator's weights, the ones that are written; 0: off
 config.TRAIN.save_every = 10  # epochs between two saves; what was trained since the last one is lost by a power cut
 config.TRAIN.seed = 0  # of weights, crops and order: the same seed gives the same run
-config.TRAIN.deterministic = False  # bit for bit the same run; costs speed on a GPU, nothing on a CPU
+config.TRAIN.deterministic = False  # bit for bit the same run; slower on a GPU, and with VGG19 in phase 2
 
 # where training writes
 config.TRAIN.checkpoint_path = "checkpoint/"

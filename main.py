@@ -220,6 +220,8 @@ class Trainer:
             phase=self.phase, epoch=self.epoch, step=self.step, total_step=self.total_step, best_psnr=self.best_psnr)
         self.manager = tf.train.CheckpointManager(self.checkpoint, self.folder, max_to_keep=2, checkpoint_name="state")
         self.stopped_by = None
+        # XLA has no deterministic gradient of VGG19's max pooling.
+        self.gan_step = tf.function(self.gan_step, jit_compile=not (vgg and train.deterministic))
 
     # -- steps
 
@@ -234,7 +236,6 @@ class Trainer:
         self.average()
         return {"mse": loss}
 
-    @tf.function(jit_compile=True)
     def gan_step(self, lr, hr):
         """A step of phase 2: discriminator and generator, both from the same SR, as the original does."""
         lr, hr = model.normalize_lr(lr, config.TRAIN.architecture), model.normalize_hr(hr)
