@@ -83,11 +83,11 @@ def test_own_photo_is_restored_by_the_trained_weights(clone, call, tmp_path):
 
 def test_training_goes_on_from_given_weights(clone, call, tmp_path):
     folder = clone[0]
-    result = call(tmp_path, *TINY, "TRAIN.n_epoch_init=0", "TRAIN.lr_init=0", "--weights",
-                  folder / "checkpoint" / "g_srgan_init.npz")
+    result = call(tmp_path, *TINY, "TRAIN.n_epoch=0", "TRAIN.learning_rate_init=0", "--weights",
+                  folder / "checkpoint" / "g_srgan.npz")
     assert result.returncode == 0, result.stderr
     given, trained = (np.load(path / "checkpoint" / name) for path, name in
-                      ((folder, "g_srgan_init.npz"), (tmp_path, "g_srgan.npz")))
+                      ((folder, "g_srgan.npz"), (tmp_path, "g_srgan_init.npz")))
     np.testing.assert_allclose(given["block_5_conv_1/kernel"], trained["block_5_conv_1/kernel"], rtol=1e-5)
 
 
