@@ -746,7 +746,7 @@ def main(arguments):
             archives = {name: archive for name, archive in config.DOWNLOAD.items() if name != "url"}
             return utils.download(archives, config.DOWNLOAD.url) or 0
         return evaluate(arguments) if arguments.mode == "evaluate" else train(arguments)
-    except UserError as error:
+    except (ConfigError, UserError) as error:  # ConfigError: of config.DEMO, which is applied in train
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -370,7 +370,7 @@ class Upscaler:
         # Bytes of a pixel in the maps that are alive at once: 5 of 64 channels; 3 of 256 at twice the resolution.
         margin = TRUNK_FIELD[self.architecture] + UPSAMPLING_FIELD[self.architecture]
         self.trunk_tile = max(64, int((memory_mb * 2 ** 20 / (5 * 64 * 4)) ** 0.5) - 2 * margin)
-        # A quarter is enough for the upsampling: its margin is narrow, larger tiles are no faster.
+        # A quarter is enough for the upsampling: its margin is narrow, larger tiles are hardly faster.
         self.upsampling_tile = max(32, int((memory_mb / 4 * 2 ** 20 / (3 * 4 * 256 * 4)) ** 0.5))
 
     def refresh(self, generator):
