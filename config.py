@@ -49,6 +49,10 @@ config.TRAIN.save_every = 10  # epochs between two saves; what was trained since
 config.TRAIN.seed = 0  # of weights, crops and order: the same seed gives the same run
 config.TRAIN.deterministic = False  # bit for bit the same run; slower on a GPU, and with VGG19 in phase 2
 
+# what it runs on
+config.TRAIN.devices = 0  # GPUs to use, of those in this machine; 0: all. Without a GPU: parts of the CPU, to try it out
+config.TRAIN.mixed_precision = False  # compute in float16, about twice as fast on a GPU with tensor cores; slower on a CPU
+
 # where training writes
 config.TRAIN.checkpoint_path = "checkpoint/"
 config.TRAIN.sample_path = "samples/"
@@ -67,6 +71,7 @@ config.VALID.hr_img_path = DIV2K_VALID_HR  # what --mode=evaluate scores: DIV2K'
 config.VALID.lr_img_path = DIV2K_VALID_LR  # the same at a quarter; "": made from hr_img_path
 config.VALID.n_quick = 5  # photos whose PSNR is measured at each save
 config.VALID.n_figures = 3  # photos shown in the comparison figure
+config.VALID.memory_mb = 500  # what a tile's maps may take as a photo is upscaled; larger tiles are a little faster
 
 # The study in which people rate pictures from 1 to 5 (--mode=mos), as in the paper's section 3.3.
 config.MOS = edict()
@@ -114,16 +119,16 @@ CHOICES = {
 NAMES = {  # of the settings, to tell a slip of the pen from a setting
     "TRAIN": "dataset hr_img_path lr_img_path img_path cache_path patches_per_image hr_patch_size batch_size architecture "
              "n_epoch_init learning_rate_init schedule_init n_epoch lr_init lr_decay decay_every loss beta1 ema_decay "
-             "save_every seed deterministic checkpoint_path sample_path",
+             "save_every seed deterministic devices mixed_precision checkpoint_path sample_path",
     "VGG": "path",
-    "VALID": "hr_img_path lr_img_path n_quick n_figures",
+    "VALID": "hr_img_path lr_img_path n_quick n_figures memory_mb",
     "MOS": "sets methods calibration_path n_calibration repeat path",
 }
 OPEN = ("MOS.sets.", "MOS.methods.")  # sections that take any name
 # What is no number, and which numbers are whole, by the names of the settings: what stands above may have been edited.
 KINDS = {str: r"MOS\.(sets|methods)\..+|.*(path|url|folder|sha256|dataset|architecture|schedule_init|loss|vgg_layer)",
-         bool: r"TRAIN\.deterministic", dict: r"MOS\.(sets|methods)",
-         int: r".*\.(n_\w+|\w+_every|batch_size|hr_patch_size|patches_per_image|seed|size)"}
+         bool: r"TRAIN\.(deterministic|mixed_precision)", dict: r"MOS\.(sets|methods)",
+         int: r".*\.(n_\w+|\w+_every|devices|memory_mb|batch_size|hr_patch_size|patches_per_image|seed|size)"}
 AT_LEAST_ONE = ("TRAIN.patches_per_image", "TRAIN.batch_size", "TRAIN.decay_every", "TRAIN.save_every")
 
 

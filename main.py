@@ -4,9 +4,12 @@ After Ledig et al., Photo-Realistic Single Image Super-Resolution Using a Genera
 https://arxiv.org/abs/1609.04802. Settings are in config.py.
 """
 import argparse
+import collections
 import contextlib
 import csv
+import functools
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -16,6 +19,8 @@ import sys
 import tempfile
 import time
 import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -119,9 +124,6 @@ with quiet():
     import utils
     from utils import UserError
 
-    for gpu in tf.config.list_physical_devices("GPU"):
-        tf.config.experimental.set_memory_growth(gpu, True)
-    tf.config.list_logical_devices()
 
 # ----------------------------------------------------------------------------------------------------------- data
 
@@ -188,53 +190,167 @@ def load_generator(path):
         raise UserError(f"{path} {error}.") from error
 
 
+# -------------------------------------------------------------------------------------------------------- devices
+
+
+def choose_devices():
+    """Make the devices that `config.TRAIN.devices` admits the ones that TensorFlow sees; raises UserError.
+
+    Without a GPU, several devices are parts of the CPU: no faster, but the same training as on as many GPUs.
+    """
+    wanted, gpus = config.TRAIN.devices, tf.config.list_physical_devices("GPU")
+    if not gpus:
+        cpu, = tf.config.list_physical_devices("CPU")
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * max(1, wanted))
+    elif wanted > len(gpus):
+        raise UserError(f"TRAIN.devices is {wanted}, but TensorFlow sees {len(gpus)} GPUs; set it to that, or to 0 for all.")
+    elif wanted:
+        tf.config.set_visible_devices(gpus[:wanted], "GPU")
+    for gpu in gpus:
+        tf.config.experimental.set_memory_growth(gpu, True)
+
+
+def list_devices():
+    return tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+
+
+def cluster():
+    """This process's place among several machines, {"cluster": ..., "task": ...} of TF_CONFIG or of Slurm, or None.
+
+    https://www.tensorflow.org/api_docs/python/tf/distribute/cluster_resolver/TFConfigClusterResolver. Raises UserError.
+    """
+    if "TF_CONFIG" not in os.environ and int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+        # The GPUs are those that Slurm lets the task see; the resolver's own division of them fails where there is none.
+        slurm = tf.distribute.cluster_resolver.SlurmClusterResolver(gpus_per_node=1000, gpus_per_task=1, auto_set_gpu=False)
+        os.environ["TF_CONFIG"] = json.dumps(
+            {"cluster": slurm.cluster_spec().as_dict(), "task": {"type": slurm.task_type, "index": slurm.task_id}})
+    try:
+        place = json.loads(os.environ.get("TF_CONFIG") or "{}")
+        if not place.get("cluster"):
+            return None
+        workers, task = place["cluster"], place["task"]
+        if not set(workers) <= {"chief", "worker"} or not workers[task["type"]][int(task["index"])]:
+            raise ValueError("its jobs are chief and worker")
+        return place
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise UserError(f"TF_CONFIG is not what tf.distribute takes ({error!r}); write it as in the README, or unset it.") from error
+
+
+def _first_line(error):
+    return str(error).partition("\n")[0]
+
+
+def make_strategy():
+    """The tf.distribute.Strategy of what this run has: several machines, several devices, or one. Raises UserError."""
+    place = cluster()
+    choose_devices()
+    if place:
+        task, addresses = place["task"], sum(place["cluster"].values(), [])
+        print(f"This is {task['type']} {task['index']} of {len(addresses)} processes; it waits for the others "
+              f"({', '.join(addresses)}).", flush=True)
+        try:
+            with quiet():
+                return tf.distribute.MultiWorkerMirroredStrategy()
+        except (tf.errors.OpError, RuntimeError) as error:
+            raise UserError(f"The processes of TF_CONFIG could not be joined ({_first_line(error)}); start all of them, with "
+                            "addresses that they reach each other at.") from error
+    with quiet():
+        devices = list_devices()
+        return tf.distribute.MirroredStrategy(devices) if len(devices) > 1 else tf.distribute.get_strategy()
+
+
+def is_chief(strategy):
+    """Whether this process is the one that writes; alone it is."""
+    resolver = strategy.cluster_resolver
+    return not resolver or resolver.task_type == "chief" or (
+        resolver.task_id == 0 and "chief" not in resolver.cluster_spec().jobs)
+
+
+@contextlib.contextmanager
+def silent():
+    """Keep lines and progress bars off the screen: of several processes the chief's are enough."""
+    utils.progress.visible = False
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
+
+
+@contextlib.contextmanager
+def precision():
+    """Let networks that are made inside compute in float16 where `config.TRAIN.mixed_precision` says so."""
+    keras.config.set_dtype_policy("mixed_float16" if config.TRAIN.mixed_precision else "float32")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
 # ------------------------------------------------------------------------------------------------------- training
 
 
 class Trainer:
-    """Both phases of the training and their state: networks, optimizers and how far they are."""
+    """Both phases of the training and their state: networks, optimizers and how far they are.
 
-    def __init__(self, photos, recipe, vgg, weights):
+    Each device of a tf.distribute.Strategy takes its share of a batch, and the losses, their gradients and the batch norms
+    are those of the whole batch, so that several devices train as one would.
+    """
+
+    def __init__(self, strategy, photos, recipe, vgg, weights):
         """photos: of `utils.cache_photos`; recipe, vgg: of `load_loss`; weights: file to start from, or None."""
         train = config.TRAIN
+        self.strategy, self.is_chief = strategy, is_chief(strategy)
         self.photos, self.recipe, self.vgg = photos, recipe, vgg
         self.steps = utils.steps_per_epoch(photos, train.batch_size, train.patches_per_image)
         self.folder = Path(train.checkpoint_path)
-        self.generator = load_generator(weights) if weights else model.get_G(train.architecture)
-        if model.architecture_of(self.generator) != train.architecture:
-            raise UserError(f"{weights} is for the architecture {model.architecture_of(self.generator)}; "
-                            f"train it with --set TRAIN.architecture={model.architecture_of(self.generator)}.")
-        self.averaged = model.get_G(train.architecture)
-        self.averaged.set_weights(self.generator.get_weights())
-        self.discriminator = model.get_D(train.architecture, train.hr_patch_size)
-        self.optimizers = [keras.optimizers.Adam(beta_1=train.beta1) for _ in range(3)]
+        with strategy.scope(), precision():
+            self.generator = load_generator(weights) if weights else model.get_G(train.architecture)
+            if model.architecture_of(self.generator) != train.architecture:
+                raise UserError(f"{weights} is for the architecture {model.architecture_of(self.generator)}; "
+                                f"train it with --set TRAIN.architecture={model.architecture_of(self.generator)}.")
+            self.averaged = model.get_G(train.architecture)
+            self.averaged.set_weights(self.generator.get_weights())
+            self.discriminator = model.get_D(train.architecture, train.hr_patch_size)
+            # With loss scaling in any case, so that a training can go on with or without mixed precision.
+            scaled = [keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(beta_1=train.beta1)) for _ in range(3)]
+            for optimizer, network in zip(scaled, (self.generator, self.generator, self.discriminator)):
+                optimizer.build(network.trainable_variables)
+            self.total_step = tf.Variable(0, dtype=tf.int64)
+        self.optimizers = scaled if train.mixed_precision else [optimizer.inner_optimizer for optimizer in scaled]
         self.init_optimizer, self.g_optimizer, self.d_optimizer = self.optimizers
-        for optimizer, network in zip(self.optimizers, (self.generator, self.generator, self.discriminator)):
-            optimizer.build(network.trainable_variables)
         self.phase, self.epoch, self.step = (tf.Variable(n, dtype=tf.int64) for n in (1, 0, 0))  # step: of the epoch
-        self.total_step = tf.Variable(0, dtype=tf.int64)
         self.best_psnr = tf.Variable(0.0)
         self.checkpoint = tf.train.Checkpoint(
             generator=self.generator, averaged=self.averaged, discriminator=self.discriminator,
-            init_optimizer=self.init_optimizer, g_optimizer=self.g_optimizer, d_optimizer=self.d_optimizer,
+            init_optimizer=scaled[0], g_optimizer=scaled[1], d_optimizer=scaled[2],
             phase=self.phase, epoch=self.epoch, step=self.step, total_step=self.total_step, best_psnr=self.best_psnr)
+        self.variables = [
+            *self.generator.variables, *self.averaged.variables, *self.discriminator.variables,
+            *(variable for optimizer in scaled for variable in optimizer.variables),
+            self.phase, self.epoch, self.step, self.total_step, self.best_psnr]
         self.manager = tf.train.CheckpointManager(self.checkpoint, self.folder, max_to_keep=2, checkpoint_name="state")
         self.stopped_by = None
-        # XLA has no deterministic gradient of VGG19's max pooling.
-        self.gan_step = tf.function(self.gan_step, jit_compile=not (vgg and train.deterministic))
+        self.init_step, self.gan_step = self.on_all_devices(self.init_step), self.on_all_devices(self.gan_step)
 
     # -- steps
 
-    @tf.function(jit_compile=True)
+    def on_all_devices(self, step):
+        """The tf.function that runs a step on each device, with its share of the batch, and gives the batch's losses."""
+
+        # Not by XLA: it takes longer on a CPU, and can't compile what devices tell each other.
+        @tf.function
+        def run(lr, hr):
+            losses = self.strategy.run(step, args=(lr, hr))
+            return {name: self.strategy.experimental_local_results(loss)[0] for name, loss in losses.items()}
+
+        return run
+
     def init_step(self, lr, hr):
         """A step of phase 1: the generator by mean squared error."""
         lr, hr = model.normalize_lr(lr, config.TRAIN.architecture), model.normalize_hr(hr)
         with tf.GradientTape() as tape:
             loss = model.content_loss(hr, self.generator(lr, training=True))
-        variables = self.generator.trainable_variables
-        self.init_optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables))
+        self.descend(self.generator, loss, tape, self.init_optimizer)
         self.average()
-        return {"mse": loss}
+        return self.of_all_devices({"mse": loss})
 
     def gan_step(self, lr, hr):
         """A step of phase 2: discriminator and generator, both from the same SR, as the original does."""
@@ -249,12 +365,26 @@ class Trainer:
                 losses["vgg"] = model.content_loss(self.vgg(hr), self.vgg(sr))
                 g_loss += self.recipe.w_vgg * losses["vgg"]
             losses["d"] = d_loss = model.discriminator_loss(logits_hr, logits_sr)
-        for network, loss, optimizer in ((self.generator, g_loss, self.g_optimizer),
-                                         (self.discriminator, d_loss, self.d_optimizer)):
-            variables = network.trainable_variables
-            optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables))
+        self.descend(self.generator, g_loss, tape, self.g_optimizer)
+        self.descend(self.discriminator, d_loss, tape, self.d_optimizer)
         self.average()
-        return losses
+        return self.of_all_devices(losses)
+
+    def descend(self, network, loss, tape, optimizer):
+        """Let `optimizer` make a step by the gradients of a loss, a device's part of the batch's, which it sums up."""
+        variables = network.trainable_variables
+        gradients = tape.gradient(loss, variables, output_gradients=tf.convert_to_tensor(optimizer.scale_loss(1.0)))
+        if config.TRAIN.mixed_precision and self.strategy.num_replicas_in_sync > 1:
+            # Each device looks at its own gradients alone to tell whether all skip the step.
+            bad = tf.reduce_any([tf.reduce_any(~tf.math.is_finite(gradient)) for gradient in gradients])
+            n_bad = tf.distribute.get_replica_context().all_reduce("SUM", tf.cast(bad, tf.float32))
+            gradients[0] += tf.where(n_bad > 0, np.nan, 0.0)
+        optimizer.apply_gradients(zip(gradients, variables))
+
+    @staticmethod
+    def of_all_devices(losses):
+        """The batch's losses, from a device's: Keras divides its losses by the number of devices."""
+        return tf.distribute.get_replica_context().all_reduce("SUM", losses)
 
     def average(self):
         """Move the averaged weights towards the generator's; fast at first, so that they forget the beginning."""
@@ -280,10 +410,11 @@ class Trainer:
 
     def run(self):
         """Train from where the state is to the end of phase 2, saving on the way."""
-        self.pairs = [(hr, lr) for _, hr, lr in utils.read_pairs(validation_pairs()[:config.VALID.n_quick])]
-        self.bicubic = None
-        self.upscaler = model.Upscaler(self.averaged)
-        self.writer = tf.summary.create_file_writer(str(self.folder / "logs"))
+        if self.is_chief:
+            self.pairs = [(hr, lr) for _, hr, lr in utils.read_pairs(validation_pairs()[:config.VALID.n_quick])]
+            self.bicubic = None
+            self.upscaler = model.Upscaler(self.averaged)
+            self.writer = tf.summary.create_file_writer(str(self.folder / "logs"))
         with catch_signals(self):
             if int(self.phase) == 1:
                 self.run_phase(1, config.TRAIN.n_epoch_init, self.init_step, [self.init_optimizer])
@@ -300,8 +431,7 @@ class Trainer:
         total = n_epoch * self.steps
         if start >= total:
             return
-        batches = iter(utils.batches(self.photos, (train.seed, phase), start, total, train.batch_size, train.hr_patch_size,
-                                     train.patches_per_image))
+        batches = iter(self.batches(phase, start, total))
         names = ["mse"] if phase == 1 else ["mse", "adv"] + ["vgg"] * bool(self.vgg) + ["d"]
         print(f"Phase {phase} of 2, {'the generator alone' if phase == 1 else 'adversarial'}: "
               f"{n_epoch} epochs of {self.steps} steps of {train.batch_size} patches. The first step takes longer, to compile.")
@@ -324,11 +454,59 @@ class Trainer:
                 self.epoch.assign(done // self.steps)
                 self.step.assign(done % self.steps)
                 if done % self.steps == 0:
-                    self.end_epoch(phase, n_epoch, rate, times, history, total - done)
+                    if self.is_chief:
+                        self.end_epoch(phase, n_epoch, rate, times, history, total - done)
                     times, history = [], []
-                if self.stopped_by:
-                    self.save()
+                if self.must_stop():
+                    if self.is_chief:
+                        self.save()
                     break
+
+    def batches(self, phase, start, stop):
+        """The batches of a phase's steps from `start` to before `stop`, of each the shares of this process's devices."""
+        train = config.TRAIN
+
+        def shares_of_a_process(context):
+            n_devices = context.num_replicas_in_sync // context.num_input_pipelines
+            first = context.input_pipeline_id * n_devices
+            return utils.batches(self.photos, (train.seed, phase), start, stop, train.batch_size, train.hr_patch_size,
+                                 train.patches_per_image, range(first, first + n_devices), context.num_replicas_in_sync)
+
+        return self.strategy.distribute_datasets_from_function(shares_of_a_process)
+
+    def must_stop(self):
+        """Whether this process was told to stop, or another one, so that all of them stop after the same step."""
+        if self.strategy.cluster_resolver and any(self.of_all_processes(self.stopped_by or 0)):
+            self.stopped_by = self.stopped_by or signal.SIGTERM
+        return self.stopped_by
+
+    def of_all_processes(self, number):
+        """A number of each process, as an array."""
+        return self.strategy.gather(tf.constant([number], tf.int64), axis=0).numpy()
+
+    def join(self):
+        """Make sure that all processes train the same, from the state of the chief, which alone reads the checkpoints.
+
+        Raises UserError.
+        """
+        settings = {key: value for key, value in flatten(config).items()
+                    if key.startswith("TRAIN.") and not key.endswith(("path", "devices"))}
+        sizes = [(photo.height, photo.width) for photo in self.photos]
+        number = zlib.crc32(json.dumps([settings, self.recipe, sizes]).encode())
+        if len(set(self.of_all_processes(number))) > 1:
+            raise UserError(f"The {self.strategy.num_replicas_in_sync} processes do not train the same, here it is on {len(sizes)} "
+                            f"photos with TRAIN.batch_size={config.TRAIN.batch_size}; give all the same config.py, --set and photos.")
+
+        @tf.function
+        def take_chiefs_state():
+            context = tf.distribute.get_replica_context()
+            for variable in self.variables:
+                value = tf.convert_to_tensor(variable)
+                if context.replica_id_in_sync_group:
+                    value = tf.zeros_like(value)
+                variable.assign(context.all_reduce("SUM", value))
+
+        self.strategy.run(take_chiefs_state)
 
     def end_epoch(self, phase, n_epoch, rate, times, history, steps_left):
         epoch = int(self.epoch)
@@ -399,7 +577,7 @@ class Trainer:
             try:
                 self.checkpoint.restore(str(state.with_suffix(""))).assert_consumed()
             except Exception as error:  # TensorFlow raises what the damaged bytes happen to lead to
-                print(f"{state.with_suffix('')} is damaged ({str(error).splitlines()[0]}); trying the one before it.")
+                print(f"{state.with_suffix('')} is damaged ({_first_line(error)}); trying the one before it.")
                 continue
             print(f"Going on with the training in {self.folder}/: phase {int(self.phase)}, {int(self.epoch)} epochs "
                   f"and {int(self.step)} steps are done. (--restart begins anew.)")
@@ -515,6 +693,28 @@ def compare_with_last_run(folder, demo):
         print(f"Changed since the last run: {', '.join(changed)}.")
 
 
+def make_trainer(strategy, arguments, files, lr_folder, demo):
+    """A `Trainer` of a strategy's devices, in the state of its last save; raises UserError."""
+    folder = Path(config.TRAIN.checkpoint_path)
+    photos = utils.cache_photos(files, lr_folder, config.TRAIN.cache_path, config.TRAIN.hr_patch_size)
+    keras.utils.set_random_seed(config.TRAIN.seed)
+    with strategy.scope(), precision():
+        recipe, vgg = load_loss(demo)
+    trainer = Trainer(strategy, photos, recipe, vgg, arguments.weights)
+    if not demo and trainer.steps < 25:  # half of DIV2K's
+        print(f"{len(photos)} photos make epochs of only {trainer.steps} steps, where DIV2K's have 50: for as long a training "
+              f"set TRAIN.patches_per_image to about {-(-50 * config.TRAIN.batch_size // len(photos))}.")
+    if trainer.is_chief:
+        if trainer.resume() and arguments.weights:
+            print(f"--weights {arguments.weights} is not used, as a training is gone on with.")
+        log_config(folder / "config.json", {**config, "demonstration": demo})
+    if strategy.cluster_resolver:
+        trainer.join()
+    if trainer.is_done():
+        print("Nothing is left to train; a larger TRAIN.n_epoch goes on.")
+    return trainer
+
+
 def train(arguments):
     """Train, or go on with the training in the checkpoint folder. Returns the exit code."""
     demo = is_demo()
@@ -522,29 +722,38 @@ def train(arguments):
         given = {setting.partition("=")[0] for setting in arguments.set}
         override(config, [f"TRAIN.{key}={value}" for key, value in config.DEMO.items() if f"TRAIN.{key}" not in given])
     files, lr_folder = training_photos()
+    if config.TRAIN.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    strategy = make_strategy()
+    n_devices = strategy.num_replicas_in_sync
+    if config.TRAIN.batch_size % n_devices:
+        smaller = config.TRAIN.batch_size // n_devices * n_devices
+        raise UserError(f"TRAIN.batch_size is {config.TRAIN.batch_size}, which {n_devices} devices can't share evenly; set it to "
+                        f"{f'{smaller} or ' if smaller else ''}{smaller + n_devices}, or any multiple of {n_devices}.")
     folder = Path(config.TRAIN.checkpoint_path)
-    with locked(folder):
-        if any(folder.glob("state-*")):
-            move_aside(folder) if arguments.restart else compare_with_last_run(folder, demo)
-        if demo:
-            print(f"{DIV2K_TRAIN_HR} is not there: a demonstration of some minutes on the photos that scikit-image and "
-                  "scikit-learn ship. For real training: python main.py --mode=download fetches DIV2K; for your own photos "
-                  "set config.TRAIN.hr_img_path.")
-        recipe, vgg = load_loss(demo)
-        photos = utils.cache_photos(files, lr_folder, config.TRAIN.cache_path, config.TRAIN.hr_patch_size)
-        keras.utils.set_random_seed(config.TRAIN.seed)
-        if config.TRAIN.deterministic:
-            tf.config.experimental.enable_op_determinism()
-        trainer = Trainer(photos, recipe, vgg, arguments.weights)
-        if not demo and trainer.steps < 25:  # half of DIV2K's
-            print(f"{len(photos)} photos make epochs of only {trainer.steps} steps, where DIV2K's have 50: for as long a training "
-                  f"set TRAIN.patches_per_image to about {-(-50 * config.TRAIN.batch_size // len(photos))}.")
-        if trainer.resume() and arguments.weights:
-            print(f"--weights {arguments.weights} is not used, as a training is gone on with.")
-        log_config(folder / "config.json", {**config, "demonstration": demo})
-        if trainer.is_done():
-            print("Nothing is left to train; a larger TRAIN.n_epoch goes on.")
-        trainer.run()
+    with contextlib.ExitStack() as stack:
+        if is_chief(strategy):
+            stack.enter_context(locked(folder))
+            if any(folder.glob("state-*")):
+                move_aside(folder) if arguments.restart else compare_with_last_run(folder, demo)
+            if demo:
+                print(f"{DIV2K_TRAIN_HR} is not there: a demonstration of some minutes on the photos that scikit-image and "
+                      "scikit-learn ship. For real training: python main.py --mode=download fetches DIV2K; for your own photos "
+                      "set config.TRAIN.hr_img_path.")
+            if n_devices > 1:
+                print(f"{n_devices} devices train together, each with {config.TRAIN.batch_size // n_devices} of the "
+                      f"{config.TRAIN.batch_size} patches of a batch.")
+        else:
+            stack.enter_context(silent())
+        try:
+            trainer = make_trainer(strategy, arguments, files, lr_folder, demo)
+            trainer.run()
+        except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError,
+                tf.errors.FailedPreconditionError, tf.errors.DeadlineExceededError, tf.errors.UnknownError) as error:
+            if not strategy.cluster_resolver:
+                raise
+            raise UserError(f"Another process of this training is gone ({_first_line(error)[:200]}); start all of them again, the "
+                            "training goes on from the last save.") from error
     if trainer.stopped_by:
         print(f"Stopped and saved in {folder}/; the same command goes on from here.")
         return 128 + trainer.stopped_by
@@ -574,15 +783,20 @@ def evaluate(arguments):
     paths = find_generators(arguments.weights)
     if arguments.input:
         paths = dict([list(paths.items())[-1]])
-    upscalers = {}
+    choose_devices()
+    with quiet():
+        devices = list_devices()
+    upscalers = [{} for _ in devices]
     for method, path in paths.items():
-        upscalers[method] = model.Upscaler(load_generator(path))
+        generator = load_generator(path)
+        for device, of_device in zip(devices, upscalers):
+            of_device[method] = model.Upscaler(generator, config.VALID.memory_mb, device.name)
         print(f"{method}: {path}")
     output = Path(arguments.output or Path(config.TRAIN.sample_path) / "evaluate")
-    if arguments.input:
-        upscaler, = upscalers.values()
-        return restore(Path(arguments.input), output, lambda lr: upscale(upscaler, lr))
-    return score(output, upscalers)
+    if not arguments.input:
+        return score(output, upscalers)
+    upscalers = [upscaler for of_device in upscalers for upscaler in of_device.values()]
+    return restore(Path(arguments.input), output, upscalers if len(devices) > 1 else [functools.partial(upscale, *upscalers)])
 
 
 def upscale(upscaler, lr):
@@ -594,11 +808,25 @@ def upscale(upscaler, lr):
         return upscaler(lr, bar.update)
 
 
-def restore(source, output, upscaler):
+def share_out(work, items, workers):
+    """Yield `work(worker, item)` of each item, in order; several workers, those of different devices, work at once."""
+    if len(workers) == 1:
+        yield from (work(workers[0], item) for item in items)
+        return
+    running = collections.deque()
+    with ThreadPoolExecutor(len(workers)) as pool:
+        for worker, item in zip(itertools.cycle(workers), items):
+            if len(running) == len(workers):
+                yield running.popleft().result()
+            running.append(pool.submit(work, worker, item))
+        yield from (result.result() for result in running)
+
+
+def restore(source, output, upscalers):
     """Upscale a photo, or those of a folder, to `<name>_gen.png`; what fails does not stop the others.
 
-    upscaler: what maps LR (H, W, 3), uint8 or uint16, to SR. Returns the exit code; raises UserError where there is
-    nothing to restore, or nothing can be written.
+    upscalers: of each device what maps LR (H, W, 3), uint8 or uint16, to SR. Returns the exit code; raises UserError
+    where there is nothing to restore, or nothing can be written.
     """
     if not os.path.exists(source):
         raise UserError(f"{source} (--input) is not there; name a photo or a folder of photos.")
@@ -609,19 +837,22 @@ def restore(source, output, upscaler):
         if len(photos) < len(files):
             print(f"Not restored again: {len(files) - len(photos)} results (*_gen.png) of an earlier run.")
         files = photos
-    failed = 0
-    for path, name in zip(files, utils.output_names(files)):
+
+    def restore_one(upscaler, item):
+        path, name = item
         target = output / f"{name}_gen.png"
         try:
             lr = utils.read_image(path, native=True)
             utils.write_image(target, upscale_photo(lr, upscaler))
             print(f"{path} {lr.shape[1]}x{lr.shape[0]} -> {target} {4 * lr.shape[1]}x{4 * lr.shape[0]}")
+            return True
         except UserError as error:
-            failed += 1
             print(error, file=sys.stderr)
         except (MemoryError, tf.errors.OpError):
-            failed += 1
             print(f"{path} is too large for the memory here; cut it into parts.", file=sys.stderr)
+        return False
+
+    failed = list(share_out(restore_one, zip(files, utils.output_names(files)), upscalers)).count(False)
     if failed:
         print(f"{failed} of {len(files)} failed.", file=sys.stderr)
     return 1 if failed else 0
@@ -649,28 +880,36 @@ def upscale_photo(photo, upscaler):
 
 
 def score(output, upscalers):
-    """PSNR and SSIM of every method on the validation images: a table, images, and the figure. Returns the exit code."""
+    """PSNR and SSIM of every method on the validation images: a table, images, and the figure. Returns the exit code.
+
+    upscalers: of each device {method: what maps LR to SR}.
+    """
     make_writable(output)
     pairs = validation_pairs()
     names = dict(zip([hr for hr, _ in pairs], utils.output_names([hr for hr, _ in pairs])))
-    generators = list(upscalers)
+    generators = list(upscalers[0])
     methods = ["bicubic", "lanczos", *generators]
     print(" " * 20 + "".join(f"{method:>18}" for method in methods))
     images, shown = [], []
+
+    def score_one(of_device, pair):
+        hr_path, hr, lr = pair
+        results = {"bicubic": utils.resize(lr, *hr.shape[:2]), "lanczos": utils.resize(lr, *hr.shape[:2], "lanczos3"),
+                   **{method: upscaler(lr) for method, upscaler in of_device.items()}}
+        kinds = {"lr": lr, "bicubic": results["bicubic"], "hr": hr, "gen": results[generators[-1]],
+                 **{method: results[method] for method in generators[:-1]}}
+        for kind, image in kinds.items():
+            utils.write_image(output / f"{names[hr_path]}_{kind}.png", image)
+        row = {method: dict(zip(("psnr", "ssim"), utils.psnr_ssim(sr, hr))) for method, sr in results.items()}
+        return names[hr_path], {**results, "original": hr}, row
+
     with utils.progress("Image", len(pairs)) as bar:
-        for done, (hr_path, hr, lr) in enumerate(utils.read_pairs(pairs), start=1):
-            name = names[hr_path]
-            results = {"bicubic": utils.resize(lr, *hr.shape[:2]), "lanczos": utils.resize(lr, *hr.shape[:2], "lanczos3"),
-                       **{method: upscaler(lr) for method, upscaler in upscalers.items()}}
-            row = {method: dict(zip(("psnr", "ssim"), utils.psnr_ssim(sr, hr))) for method, sr in results.items()}
+        for done, result in enumerate(share_out(score_one, utils.read_pairs(pairs), upscalers), start=1):
+            name, _, row = result
             print_row(name, row)
             images.append({"name": name, **row})
             if len(shown) < config.VALID.n_figures:
-                shown.append((name, {**results, "original": hr}, row))
-            kinds = {"lr": lr, "bicubic": results["bicubic"], "hr": hr, "gen": results[generators[-1]],
-                     **{method: results[method] for method in generators[:-1]}}
-            for kind, image in kinds.items():
-                utils.write_image(output / f"{name}_{kind}.png", image)
+                shown.append(result)
             bar.update(done)
     mean = {method: {metric: float(np.mean([row[method][metric] for row in images])) for metric in ("psnr", "ssim")}
             for method in methods}

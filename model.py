@@ -76,6 +76,31 @@ class PReLU(layers.Layer):
         return tf.maximum(x, 0) + alpha * tf.minimum(x, 0)
 
 
+class BatchNorm(layers.BatchNormalization):
+    """keras.layers.BatchNormalization; in training faster, and over the batches of all devices together.
+
+    On one device by TensorFlow's fused kernel (https://www.tensorflow.org/api_docs/python/tf/compat/v1/nn/fused_batch_norm).
+    On several the mean goes first: Keras's `synchronized=True`, E[x^2] - E[x]^2, loses digits where it is far from 0.
+    """
+
+    def call(self, x, training=None):
+        if not training:
+            return super().call(x)
+        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            context, exact = tf.distribute.get_replica_context(), tf.cast(x, tf.float32)
+            mean = context.all_reduce("MEAN", tf.reduce_mean(exact, [0, 1, 2]))
+            variance = context.all_reduce("MEAN", tf.reduce_mean((exact - mean) ** 2, [0, 1, 2]))
+            y = tf.cast(tf.nn.batch_normalization(exact, mean, variance, beta, gamma, self.epsilon), x.dtype)
+        else:
+            y, mean, variance = tf.compat.v1.nn.fused_batch_norm(x, gamma, beta, epsilon=self.epsilon)
+            n_pixels = tf.cast(tf.size(x) / x.shape[-1], tf.float32)
+            variance *= (n_pixels - 1) / n_pixels  # the kernel gives the unbiased one
+        for moving, now in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(self.momentum * moving + (1 - self.momentum) * now)
+        return y
+
+
 class SubpixelConv9x9(layers.Layer):
     """`conv9x9(depth_to_space(x, 2))`, computed as the equal `depth_to_space(conv5x5(x), 2)`.
 
@@ -114,8 +139,7 @@ def conv(x, filters, size, name, architecture, strides=1, use_bias=True):
 def batch_norm(x, name, architecture, gamma="ones"):
     if architecture == "tensorlayer":
         gamma = keras.initializers.RandomNormal(1.0, 0.02)
-    return layers.BatchNormalization(
-        momentum=BN_MOMENTUM, epsilon=BN_EPSILON, gamma_initializer=gamma, name=name)(x)
+    return BatchNorm(momentum=BN_MOMENTUM, epsilon=BN_EPSILON, gamma_initializer=gamma, name=name)(x)
 
 
 def activation(x, name, architecture, inference):
@@ -355,10 +379,11 @@ class Upscaler:
     The trunk sees far and needs little memory, the upsampling the reverse, so each trunk tile is upsampled in smaller ones.
     """
 
-    def __init__(self, generator, memory_mb=500):
-        """memory_mb: what the feature maps of a tile may take."""
-        self.architecture = architecture_of(generator)
-        self.network = get_G(self.architecture, folded=True)
+    def __init__(self, generator, memory_mb=500, device=None):
+        """memory_mb: what the feature maps of a tile may take; device: a name as TensorFlow's, None where it likes."""
+        self.architecture, self.device = architecture_of(generator), device
+        with tf.device(device):
+            self.network = get_G(self.architecture, folded=True)
         self.refresh(generator)
         features = self.network.get_layer("trunk_sum").output
         trunk, upsampling = keras.Model(self.network.input, features), keras.Model(features, self.network.output)
@@ -382,6 +407,10 @@ class Upscaler:
 
         report: called with the number of LR pixels done, after each tile.
         """
+        with tf.device(self.device):
+            return self._upscale(lr, report)
+
+    def _upscale(self, lr, report):
         inner = UPSAMPLING_FIELD[self.architecture]
         outer = TRUNK_FIELD[self.architecture] + inner
         height, width = lr.shape[:2]

@@ -70,11 +70,14 @@ class progress(progressbar.ProgressBar):
     label: what is done; total: of what is counted from `start` on; names: of values that `update(done, name=value)` shows.
     """
 
+    visible = True
+
     def __init__(self, label, total, start=0, names=(), count=progressbar.SimpleProgress):
         widgets = [f"{label} ", count(), " ", progressbar.Bar(), " ", progressbar.AdaptiveETA(samples=20)]
         for name in names:
             widgets += ["  ", progressbar.Variable(name, format="{name} {formatted_value}", width=1, precision=3)]
-        super().__init__(max_value=total, initial_value=start, widgets=widgets, redirect_stdout=True)
+        options = {"redirect_stdout": True} if self.visible else {"fd": open(os.devnull, "w")}
+        super().__init__(max_value=total, initial_value=start, widgets=widgets, **options)
         self.interval = 0 if sys.stderr.isatty() else 30
         self.shown = -self.interval
 
@@ -496,11 +499,12 @@ def _order(seed, epoch, n_photos, patches_per_image):
     return np.random.default_rng([*seed, epoch]).permutation(n_photos * patches_per_image) % n_photos
 
 
-def batch(photos, seed, step, batch_size, patch_size, patches_per_image):
+def batch(photos, seed, step, batch_size, patch_size, patches_per_image, share=0, n_shares=1):
     """The batch of step `step`, from the seed (a tuple of integers) and the step alone, so that a run can be resumed.
 
-    Each item is a random crop, flipped or not and turned by a random quarter. Returns uint8
-    LR (batch_size, patch_size / 4, patch_size / 4, 3) and HR (batch_size, patch_size, patch_size, 3).
+    Each item is a random crop, flipped or not and turned by a random quarter. With n_shares, which must divide
+    batch_size, only the share of that number, so that N = batch_size / n_shares. Returns uint8
+    LR (N, patch_size / 4, patch_size / 4, 3) and HR (N, patch_size, patch_size, 3).
     """
     epoch, position = divmod(step, steps_per_epoch(photos, batch_size, patches_per_image))
     order = _order(seed, epoch, len(photos), patches_per_image)
@@ -508,8 +512,8 @@ def batch(photos, seed, step, batch_size, patch_size, patches_per_image):
     rng = np.random.default_rng([*seed, epoch, position])
     size = patch_size // SCALE
     pairs = []
-    for index, (y, x), flip, turns in zip(
-            chosen, rng.random((batch_size, 2)), rng.integers(2, size=batch_size), rng.integers(4, size=batch_size)):
+    items = zip(chosen, rng.random((batch_size, 2)), rng.integers(2, size=batch_size), rng.integers(4, size=batch_size))
+    for index, (y, x), flip, turns in list(items)[share * batch_size // n_shares:(share + 1) * batch_size // n_shares]:
         photo = photos[index]
         rows, columns = photo.height // SCALE - size + 1, photo.width // SCALE - size + 1
         pair = photo.crop(int(y * rows), int(x * columns), size)
@@ -518,21 +522,21 @@ def batch(photos, seed, step, batch_size, patch_size, patches_per_image):
     return np.stack(lr), np.stack(hr)
 
 
-def batches(photos, seed, start, stop, batch_size, patch_size, patches_per_image):
-    """`batch` of the steps from `start` to before `stop`, as a tf.data.Dataset that reads ahead."""
+def batches(photos, seed, start, stop, batch_size, patch_size, patches_per_image, shares=range(1), n_shares=1):
+    """`batch` of the steps from `start` to before `stop`, of each the `shares`, as a tf.data.Dataset that reads ahead."""
 
-    def load(step):
-        return tf.numpy_function(
-            lambda n: batch(photos, seed, int(n), batch_size, patch_size, patches_per_image), [step],
-            [tf.uint8, tf.uint8], stateful=False)
+    def load(number):
+        step, share = divmod(int(number), len(shares))
+        return batch(photos, seed, step, batch_size, patch_size, patches_per_image, shares[share], n_shares)
 
     def shape(lr, hr):
         size = patch_size // SCALE
-        return (tf.ensure_shape(lr, (batch_size, size, size, 3)),
-                tf.ensure_shape(hr, (batch_size, patch_size, patch_size, 3)))
+        return (tf.ensure_shape(lr, (batch_size // n_shares, size, size, 3)),
+                tf.ensure_shape(hr, (batch_size // n_shares, patch_size, patch_size, 3)))
 
-    steps = tf.data.Dataset.range(start, stop)
-    return steps.map(load).map(shape).prefetch(4)
+    numbers = tf.data.Dataset.range(start * len(shares), stop * len(shares))
+    loaded = numbers.map(lambda number: tf.numpy_function(load, [number], [tf.uint8, tf.uint8], stateful=False))
+    return loaded.map(shape).prefetch(4 * len(shares))
 
 
 # ------------------------------------------------------------------------------------------------------- datasets

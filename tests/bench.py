@@ -279,7 +279,7 @@ def make_trainer(photos, architecture="paper", loss="srgan_mse"):
         arrays = {weight.path.replace("block", "conv").replace("_conv", "_"): weight.numpy()
                   for weight in random_weights.weights}
         vgg = model.get_VGG(config.LOSS[loss].vgg_layer, arrays)
-    trainer = main.Trainer(photos, config.LOSS[loss], vgg, None)
+    trainer = main.Trainer(tf.distribute.get_strategy(), photos, config.LOSS[loss], vgg, None)
     rng = np.random.default_rng(0)
     for weight in trainer.generator.weights:  # at first its blocks are the identity, which would hide much from the checks
         if weight.path.endswith(("gamma", "moving_variance")):
