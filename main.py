@@ -243,17 +243,21 @@ def _first_line(error):
 def make_strategy():
     """The tf.distribute.Strategy of what this run has: several machines, several devices, or one. Raises UserError."""
     place = cluster()
-    choose_devices()
+    with quiet():
+        choose_devices()
     if place:
         task, addresses = place["task"], sum(place["cluster"].values(), [])
         print(f"This is {task['type']} {task['index']} of {len(addresses)} processes; it waits for the others "
               f"({', '.join(addresses)}).", flush=True)
+        handler = signal.signal(signal.SIGINT, signal.SIG_DFL)  # or Ctrl-C would have to wait too
         try:
             with quiet():
                 return tf.distribute.MultiWorkerMirroredStrategy()
         except (tf.errors.OpError, RuntimeError) as error:
             raise UserError(f"The processes of TF_CONFIG could not be joined ({_first_line(error)}); start all of them, with "
                             "addresses that they reach each other at.") from error
+        finally:
+            signal.signal(signal.SIGINT, handler)
     with quiet():
         devices = list_devices()
         return tf.distribute.MirroredStrategy(devices) if len(devices) > 1 else tf.distribute.get_strategy()
@@ -424,6 +428,7 @@ class Trainer:
                     self.epoch.assign(0)
             if int(self.phase) == 2:
                 self.run_phase(2, config.TRAIN.n_epoch, self.gan_step, [self.g_optimizer, self.d_optimizer])
+            self.sum_of_all(0)  # the chief has saved
 
     def run_phase(self, phase, n_epoch, train_step, optimizers):
         train = config.TRAIN
@@ -476,13 +481,20 @@ class Trainer:
 
     def must_stop(self):
         """Whether this process was told to stop, or another one, so that all of them stop after the same step."""
-        if self.strategy.cluster_resolver and any(self.of_all_processes(self.stopped_by or 0)):
+        if self.sum_of_all(self.stopped_by or 0):
             self.stopped_by = self.stopped_by or signal.SIGTERM
         return self.stopped_by
 
-    def of_all_processes(self, number):
-        """A number of each process, as an array."""
-        return self.strategy.gather(tf.constant([number], tf.int64), axis=0).numpy()
+    def sum_of_all(self, number):
+        """The sum over all devices of a number of their process, for which all processes wait for each other."""
+        if not self.strategy.cluster_resolver:
+            return number
+
+        return int(self._sum(tf.constant(number, tf.int64)))
+
+    @tf.function
+    def _sum(self, number):
+        return self.strategy.reduce("SUM", self.strategy.run(tf.identity, args=(number,)), axis=None)
 
     def join(self):
         """Make sure that all processes train the same, from the state of the chief, which alone reads the checkpoints.
@@ -493,7 +505,7 @@ class Trainer:
                     if key.startswith("TRAIN.") and not key.endswith(("path", "devices"))}
         sizes = [(photo.height, photo.width) for photo in self.photos]
         number = zlib.crc32(json.dumps([settings, self.recipe, sizes]).encode())
-        if len(set(self.of_all_processes(number))) > 1:
+        if self.sum_of_all(number) != number * self.strategy.num_replicas_in_sync:
             raise UserError(f"The {self.strategy.num_replicas_in_sync} processes do not train the same, here it is on {len(sizes)} "
                             f"photos with TRAIN.batch_size={config.TRAIN.batch_size}; give all the same config.py, --set and photos.")
 
@@ -502,9 +514,8 @@ class Trainer:
             context = tf.distribute.get_replica_context()
             for variable in self.variables:
                 value = tf.convert_to_tensor(variable)
-                if context.replica_id_in_sync_group:
-                    value = tf.zeros_like(value)
-                variable.assign(context.all_reduce("SUM", value))
+                chiefs = tf.where(context.replica_id_in_sync_group == 0, value, tf.zeros_like(value))
+                variable.assign(context.all_reduce("SUM", chiefs))
 
         self.strategy.run(take_chiefs_state)
 
@@ -752,12 +763,13 @@ def train(arguments):
                 tf.errors.FailedPreconditionError, tf.errors.DeadlineExceededError, tf.errors.UnknownError) as error:
             if not strategy.cluster_resolver:
                 raise
-            raise UserError(f"Another process of this training is gone ({_first_line(error)[:200]}); start all of them again, the "
-                            "training goes on from the last save.") from error
+            raise UserError("Another process of this training is gone; start all of them again, the training goes on from the last "
+                            "save.") from error
     if trainer.stopped_by:
-        print(f"Stopped and saved in {folder}/; the same command goes on from here.")
+        print(f"Stopped and saved in {folder}/{'' if trainer.is_chief else ' of the chief'}; the same command goes on from here.")
         return 128 + trainer.stopped_by
-    print(f"Done: weights in {folder}/, samples in {config.TRAIN.sample_path}. python main.py --mode=evaluate scores them.")
+    if trainer.is_chief:
+        print(f"Done: weights in {folder}/, samples in {config.TRAIN.sample_path}. python main.py --mode=evaluate scores them.")
     return 0
 
 
@@ -783,8 +795,8 @@ def evaluate(arguments):
     paths = find_generators(arguments.weights)
     if arguments.input:
         paths = dict([list(paths.items())[-1]])
-    choose_devices()
     with quiet():
+        choose_devices()
         devices = list_devices()
     upscalers = [{} for _ in devices]
     for method, path in paths.items():
