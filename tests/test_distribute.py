@@ -152,3 +152,45 @@ def test_the_tasks_of_slurm_are_a_cluster(monkeypatch):
     assert main.cluster() == {"cluster": {"worker": ["n1:8888", "n1:8889", "n2:8888", "n2:8889"]},
                               "task": {"type": "worker", "index": 2}}
     assert json.loads(os.environ.pop("TF_CONFIG"))
+
+
+def test_mixed_precision_trains_as_float32_does_and_goes_on_without(first_phase, one_device, tmp_path):
+    folder = shutil.copytree(first_phase, tmp_path / "run")
+    output, = finish(start(folder, "TRAIN.devices=2", "TRAIN.mixed_precision=true"))
+    assert "TRAIN.mixed_precision False -> True" in output
+    assert difference(one_device, folder, "g_srgan.npz") < 10 * CLOSE
+    output, = finish(start(folder, "TRAIN.n_epoch=2"))
+    assert "Going on" in output
+
+
+OVERFLOW = """
+import main, model, numpy as np, tensorflow as tf, utils
+from config import config, override, resolve
+model.N_BLOCKS = 1
+override(config, ["TRAIN.devices=2", "TRAIN.mixed_precision=true", "TRAIN.batch_size=2", "TRAIN.hr_patch_size=32"])
+resolve(config)
+main.choose_devices()
+photos = utils.cache_photos(main.packaged_photos("train"), "", "cache/", 32)
+trainer = main.Trainer(tf.distribute.MirroredStrategy(main.list_devices()), photos, config.LOSS.srgan_mse, None, None)
+content_loss, overflow = model.content_loss, tf.Variable(True)
+
+def infinite_for_one_weight_on_the_second_device(hr, sr):
+    second = tf.distribute.get_replica_context().replica_id_in_sync_group == 1
+    bias = tf.reduce_sum(tf.convert_to_tensor(trainer.generator.get_layer("tail_conv").bias))
+    return content_loss(hr, sr) + tf.where(second & overflow, np.inf, 0.0) * bias
+
+model.content_loss = infinite_for_one_weight_on_the_second_device
+for batch in trainer.batches(1, 0, 2):
+    weights = trainer.generator.trainable_variables
+    before, scale = [weight.numpy() for weight in weights], float(trainer.init_optimizer.dynamic_scale.numpy())
+    trainer.init_step(*batch)
+    moved = [not np.array_equal(a, copy.numpy()) for a, weight in zip(before, weights) for copy in weight.value.values]
+    print(any(moved), float(trainer.init_optimizer.dynamic_scale.numpy()) / scale)
+    overflow.assign(False)
+"""
+
+
+def test_a_step_that_overflows_on_one_device_is_left_out_on_all(tmp_path):
+    result = subprocess.run([sys.executable, "-c", OVERFLOW], cwd=tmp_path, capture_output=True, text=True,
+                            env={**os.environ, "PYTHONPATH": str(SMALL.parent.parent)})
+    assert result.stdout.splitlines()[-2:] == ["False 0.5", "True 1.0"], result.stdout + result.stderr
