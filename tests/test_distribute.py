@@ -11,6 +11,7 @@ from pathlib import Path
 import main
 import numpy as np
 import pytest
+import skimage
 from utils import UserError
 
 SMALL = Path(__file__).parent / "small.py"
@@ -194,3 +195,24 @@ def test_a_step_that_overflows_on_one_device_is_left_out_on_all(tmp_path):
     result = subprocess.run([sys.executable, "-c", OVERFLOW], cwd=tmp_path, capture_output=True, text=True,
                             env={**os.environ, "PYTHONPATH": str(SMALL.parent.parent)})
     assert result.stdout.splitlines()[-2:] == ["False 0.5", "True 1.0"], result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("more", [["--input", "photos"], []])
+def test_evaluation_on_two_devices_gives_what_one_gives(one_device, tmp_path, more):
+    photo = skimage.data.chelsea()
+    (tmp_path / "photos").mkdir()
+    for number in range(5):
+        skimage.io.imsave(tmp_path / "photos" / f"{number}.png", photo[20 * number:20 * number + 40 + number, 100:160])
+    lines = []
+    for n_devices in (1, 2):
+        result = subprocess.run(
+            [sys.executable, SMALL, "--mode=evaluate", "--weights", one_device / "checkpoint" / "g_srgan.npz", "--output",
+             str(n_devices), *more, "--set", "VALID.hr_img_path=photos", "VALID.n_figures=0", f"TRAIN.devices={n_devices}"],
+            cwd=tmp_path, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        lines.append(result.stdout.replace(f"{n_devices}/", "out/"))
+    assert lines[0] == lines[1]
+    results = sorted(path.name for path in (tmp_path / "1").glob("*_gen.png"))
+    assert results == [f"{number}_gen.png" for number in range(5)]
+    for name in results:
+        np.testing.assert_allclose(*(skimage.io.imread(tmp_path / n / name).astype(int) for n in "12"), rtol=0, atol=1)
