@@ -320,6 +320,18 @@ def bench_training(photos, installed, quick):
     bench_data(trainer, 3 if quick else 10)
 
 
+def bench_devices(quick):
+    """A row for training's own seconds a step on one device and on two that are parts of the CPU: what sharing costs."""
+    seconds = []
+    for n_devices in (1, 2):
+        run_main("--set", f"TRAIN.devices={n_devices}", f"TRAIN.batch_size={4 if quick else BATCH}", "TRAIN.n_epoch_init=1",
+                 f"TRAIN.patches_per_image={4 if quick else 18}", "TRAIN.n_epoch=0", "VALID.n_quick=1",
+                 f"TRAIN.checkpoint_path=on_{n_devices}/")
+        seconds.append(float(re.search(r"([\d.]+) s a step", Path("main.log").read_text())[1]))
+    row("phase-1 step on two devices, which share the CPU", f"{seconds[1]:.2f} s", f"one device {seconds[0]:.2f} s",
+        f"{seconds[1] / seconds[0]:.2f}", "what it costs")
+
+
 def bench_data(trainer, n_steps):
     """Rows for the input pipeline: alone, and while phase 1 trains."""
     batches = iter(utils.batches(trainer.photos, (0, 1), 0, 10 ** 6, BATCH, PATCH, 8))
@@ -475,6 +487,7 @@ def bench(arguments):
         steady = bench_upscaling(photos, generator, installed, arguments.quick)
         bench_process(photos, generator, steady, arguments.quick)
         bench_training(photos, installed, arguments.quick)
+        bench_devices(arguments.quick)
         if given:
             bench_first_epoch(given)
         else:
