@@ -199,12 +199,12 @@ def choose_devices():
     Without a GPU, several devices are parts of the CPU: no faster, but the same training as on as many GPUs.
     """
     wanted, gpus = config.TRAIN.devices, tf.config.list_physical_devices("GPU")
-    if not gpus:
-        cpu, = tf.config.list_physical_devices("CPU")
-        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * max(1, wanted))
-    elif wanted > len(gpus):
+    if wanted > len(gpus) > 0:
         raise UserError(f"TRAIN.devices is {wanted}, but TensorFlow sees {len(gpus)} GPUs; set it to that, or to 0 for all.")
-    elif wanted:
+    if wanted > 1 and not gpus:
+        cpu, = tf.config.list_physical_devices("CPU")
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * wanted)
+    elif wanted and gpus:
         tf.config.set_visible_devices(gpus[:wanted], "GPU")
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
@@ -219,12 +219,12 @@ def cluster():
 
     https://www.tensorflow.org/api_docs/python/tf/distribute/cluster_resolver/TFConfigClusterResolver. Raises UserError.
     """
-    if "TF_CONFIG" not in os.environ and int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
-        # The GPUs are those that Slurm lets the task see; the resolver's own division of them fails where there is none.
-        slurm = tf.distribute.cluster_resolver.SlurmClusterResolver(gpus_per_node=1000, gpus_per_task=1, auto_set_gpu=False)
-        os.environ["TF_CONFIG"] = json.dumps(
-            {"cluster": slurm.cluster_spec().as_dict(), "task": {"type": slurm.task_type, "index": slurm.task_id}})
     try:
+        if "TF_CONFIG" not in os.environ and int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+            # The GPUs are those that Slurm lets the task see; the resolver's own division of them fails where there is none.
+            slurm = tf.distribute.cluster_resolver.SlurmClusterResolver(gpus_per_node=1000, gpus_per_task=1, auto_set_gpu=False)
+            os.environ["TF_CONFIG"] = json.dumps(
+                {"cluster": slurm.cluster_spec().as_dict(), "task": {"type": slurm.task_type, "index": slurm.task_id}})
         place = json.loads(os.environ.get("TF_CONFIG") or "{}")
         if not place.get("cluster"):
             return None
@@ -232,8 +232,9 @@ def cluster():
         if not set(workers) <= {"chief", "worker"} or not workers[task["type"]][int(task["index"])]:
             raise ValueError("its jobs are chief and worker")
         return place
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
-        raise UserError(f"TF_CONFIG is not what tf.distribute takes ({error!r}); write it as in the README, or unset it.") from error
+    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
+        raise UserError(f"TF_CONFIG, or what Slurm has set, is not what tf.distribute takes ({error!r}); write it as in the README, "
+                        "or unset it.") from error
 
 
 def _first_line(error):
