@@ -5,10 +5,10 @@ import dataclasses
 import functools
 import hashlib
 import io
-import mmap
 import os
 import pickle
 import re
+import secrets
 import shutil
 import stat
 import struct
@@ -19,6 +19,7 @@ import warnings
 import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 
 import cv2
@@ -50,7 +51,8 @@ def whole_file(path):
     Raises UserError where the folder can't be written or the disk is full; what was at `path` before is then intact.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.stem[:50]}.{os.getpid()}.partial{path.suffix}")  # 255 bytes a name, 4 a character
+    # 255 bytes a name, 4 a character; no process id, which two machines on a shared folder may have in common.
+    partial = path.with_name(f".{path.stem[:50]}.{secrets.token_hex(4)}.partial{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
@@ -64,6 +66,19 @@ def whole_file(path):
             partial.unlink(missing_ok=True)
 
 
+def move_aside(folder, what):
+    """Move all that is in a folder, but for a lock, into a new one beside it, and say so; raises UserError."""
+    aside = folder.with_name(f"{folder.name}_{datetime.now():%Y%m%d_%H%M%S}")
+    try:
+        aside.mkdir()
+        for path in list(folder.iterdir()):
+            if path.name != "lock":
+                shutil.move(path, aside)  # a rename fails where a folder is mounted
+    except OSError as error:
+        raise UserError(f"{folder}/ can't be moved aside to {aside}/: {error.strerror or error}; move it yourself.") from error
+    print(f"The {what} that was in {folder}/ is now in {aside}/.")
+
+
 class progress(progressbar.ProgressBar):
     """A progress bar with time left, on stderr; where that is a file, a line every 30 seconds instead.
 
@@ -74,8 +89,10 @@ class progress(progressbar.ProgressBar):
         widgets = [f"{label} ", count(), " ", progressbar.Bar(), " ", progressbar.AdaptiveETA(samples=20)]
         for name in names:
             widgets += ["  ", progressbar.Variable(name, format="{name} {formatted_value}", width=1, precision=3)]
-        super().__init__(max_value=total, initial_value=start, widgets=widgets, redirect_stdout=True)
-        self.interval = 0 if sys.stderr.isatty() else 30
+        on_screen = sys.stderr.isatty()
+        # With the redirection, what is printed waits for the next update.
+        super().__init__(max_value=total, initial_value=start, widgets=widgets, redirect_stdout=on_screen)
+        self.interval = 0 if on_screen else 30
         self.shown = -self.interval
 
     def update(self, value=None, **values):
@@ -189,7 +206,10 @@ def _decode_by_pillow(file):
             orientation = image.getexif().get(0x0112)  # after load, which turns TIFF itself
         if image.format == "PNG" and _png_bits(file) == 16:  # Pillow cuts 16-bit colour to 8
             file.seek(0)
-            return _upright(_deep_to_srgb(tf.io.decode_png(file.read(), dtype=tf.uint16).numpy(), profile), orientation)
+            # Left to itself, TensorFlow drops a transparent colour (tRNS).
+            channels = (1 if image.mode in ("I;16", "LA") else 3) + image.has_transparency_data
+            pixels = tf.io.decode_png(file.read(), channels, tf.uint16).numpy()
+            return _upright(_deep_to_srgb(pixels, profile), orientation)
         mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
         colours = image if image.mode == "CMYK" else image.convert(mode)
         if profile:
@@ -345,14 +365,22 @@ class Photo:
     width: int
 
     def crop(self, y, x, size):
-        """The LR (size, size, 3) at row y and column x of the LR, and its HR (4 size, 4 size, 3): views, uint8, read-only."""
-        # Mapped for each crop: a lasting map of each of 800 photos is 800 open files, and what it touched stays in memory.
-        with open(self.path, "rb") as file:
-            data = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
-        n_hr = self.height * self.width * 3
-        hr = data[:n_hr].reshape(self.height, self.width, 3)
-        lr = data[n_hr:].reshape(self.height // SCALE, self.width // SCALE, 3)
-        return lr[y:y + size, x:x + size], hr[SCALE * y:SCALE * (y + size), SCALE * x:SCALE * (x + size)]
+        """The LR (size, size, 3) at row y and column x of the LR, and its HR (4 size, 4 size, 3), uint8; raises UserError."""
+        # Not mapped: a map of a file that becomes shorter kills the process. Opened for each crop, as 800 would be too many.
+        try:
+            with open(self.path, "rb", buffering=0) as file:
+
+                def rows(start, width, first, n):
+                    file.seek(start + first * width * 3)
+                    return np.frombuffer(file.read(n * width * 3), np.uint8).reshape(n, width, 3)
+
+                hr = rows(0, self.width, SCALE * y, SCALE * size)[:, SCALE * x:SCALE * (x + size)]
+                lr = rows(self.height * self.width * 3, self.width // SCALE, y, size)[:, x:x + size]
+        except (OSError, ValueError) as error:  # ValueError: shorter than it was
+            reason = getattr(error, "strerror", None) or "it is shorter than it was"
+            raise UserError(f"{self.path} can't be read ({reason}); decoded photos (TRAIN.cache_path) were deleted or changed "
+                            "while in use: run the same command again, which makes them anew.") from error
+        return lr, hr
 
 
 def find_partners(files, lr_folder):
@@ -463,8 +491,9 @@ def _find_cached(folder, keys):
     cached, n_stale = {}, 0
     for path in folder.iterdir() if folder.is_dir() else ():
         match = re.fullmatch(r"(\w+)-(\d+)x(\d+)\.rgb", path.name)
-        if match and match[1] in keys:
-            cached[match[1]] = Photo(path, int(match[2]), int(match[3]))
+        photo = match and Photo(path, int(match[2]), int(match[3]))
+        if match and match[1] in keys and path.stat().st_size == photo.height * photo.width * 3 * 17 // 16:
+            cached[match[1]] = photo
         else:
             n_stale += bool(match)
             with contextlib.suppress(OSError):
@@ -519,7 +548,7 @@ def batch(photos, seed, step, batch_size, patch_size, patches_per_image):
 
 
 def batches(photos, seed, start, stop, batch_size, patch_size, patches_per_image):
-    """`batch` of the steps from `start` to before `stop`, as a tf.data.Dataset that reads ahead."""
+    """`batch` of the steps from `start` to before `stop`, as a tf.data.Dataset that reads ahead; see `user_errors`."""
 
     def load(step):
         return tf.numpy_function(
@@ -533,6 +562,18 @@ def batches(photos, seed, start, stop, batch_size, patch_size, patches_per_image
 
     steps = tf.data.Dataset.range(start, stop)
     return steps.map(load).map(shape).prefetch(4)
+
+
+@contextlib.contextmanager
+def user_errors():
+    """Raise the UserError of a batch that can't be read as such; TensorFlow makes an error of its own out of it."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        sentence = re.search(rf"{UserError.__name__}: (.*)", error.message)
+        if not sentence:
+            raise
+        raise UserError(sentence[1]) from error
 
 
 # ------------------------------------------------------------------------------------------------------- datasets
@@ -552,10 +593,14 @@ def flickr25k():
     return folder
 
 
+DOWNLOAD_TIMEOUT = 30  # seconds in which a server has to send something
+
+
 def download(archives, base_url):
     """Fetch and unpack the archives of DIV2K whose folders are not there yet; raises UserError.
 
     archives: {name: {"folder": ..., "size": bytes, "sha256": ...}}; base_url: what `<name>.zip` is appended to.
+    An archive that is there already, whoever put it there, is checked as one that is fetched.
     """
     for name, archive in archives.items():
         folder = Path(archive["folder"])
@@ -563,8 +608,7 @@ def download(archives, base_url):
             print(f"{folder}/ is already there.")
             continue
         path = folder.parents[len(folder.parts) - 2] / f"{name}.zip"
-        if not path.exists():
-            _fetch(f"{base_url.rstrip('/')}/{name}.zip", path, archive["size"], archive["sha256"])
+        _fetch(f"{base_url.rstrip('/')}/{name}.zip", path, archive["size"], archive["sha256"])
         _unpack(path, folder)
         path.unlink()
         print(f"{folder}/: {len(list_images(folder))} images.")
@@ -576,9 +620,12 @@ def _fetch(url, path, size, sha256):
     advice = "run the same command again to go on, or set config.DOWNLOAD.url to a mirror"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            path.replace(part)
         have = part.stat().st_size if part.exists() else 0
         if have < size:
-            with requests.get(url, stream=True, timeout=30, headers={"Range": f"bytes={have}-"}) as answer:
+            headers = {"Range": f"bytes={have}-", "Accept-Encoding": "identity"}
+            with requests.get(url, stream=True, timeout=DOWNLOAD_TIMEOUT, headers=headers) as answer:
                 answer.raise_for_status()
                 resumed = answer.status_code == 206
                 have = have if resumed else 0
@@ -587,7 +634,7 @@ def _fetch(url, path, size, sha256):
                     raise UserError(f"{url} answers with {promised} bytes, not {size - have}; it is not the archive: {advice}.")
                 with open(part, "ab" if resumed else "wb") as file, progress(
                         path.name, size, count=progressbar.DataSize) as bar:
-                    for block in answer.iter_content(1 << 20):
+                    for block in answer.iter_content(1 << 16):
                         file.write(block)
                         bar.update(file.tell())
         with open(part, "rb") as file:
@@ -626,8 +673,9 @@ def _unpack(path, folder):
                         shutil.copyfileobj(source, target)
                     bar.update(done)
         partial.rename(folder)
-    except (zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path} is damaged ({error}); delete it and run --mode=download again.") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: encrypted or a rare compression
+        path.unlink()
+        raise UserError(f"{path} can't be unpacked ({error}); it was deleted, set config.DOWNLOAD.url to another source.") from error
     except OSError as error:
         raise UserError(f"{path} can't be unpacked ({error.strerror}); free space, then run the same command again.") from error
     finally:

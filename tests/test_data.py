@@ -263,6 +263,7 @@ def test_pixels_of_the_cache_are_those_of_the_files(tmp_path):
 def test_every_kind_of_picture_can_be_trained_on_and_what_can_not_is_left_out_by_name(tmp_path, no_bar, capfd):
     (tmp_path / "photos").mkdir()
     good, bad = pictures.good(tmp_path / "photos"), pictures.bad(tmp_path / "photos")
+    good |= pictures.lossy(tmp_path / "photos")
     data = cache(tmp_path / "photos", tmp_path, patch=16)
     out, err = capfd.readouterr()
     small = [path for path, pixels in good.items() if min(pixels.shape[:2]) < 16]
