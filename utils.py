@@ -560,8 +560,9 @@ def batches(photos, seed, start, stop, batch_size, patch_size, patches_per_image
         return (tf.ensure_shape(lr, (batch_size, size, size, 3)),
                 tf.ensure_shape(hr, (batch_size, patch_size, patch_size, 3)))
 
-    steps = tf.data.Dataset.range(start, stop)
-    return steps.map(load).map(shape).prefetch(4)
+    options = tf.data.Options()
+    options.autotune.enabled = False  # there is nothing to tune, and the end of its thread is waited for, up to 8 s
+    return tf.data.Dataset.range(start, stop).map(load).map(shape).prefetch(4).with_options(options)
 
 
 @contextlib.contextmanager

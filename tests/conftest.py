@@ -8,6 +8,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# The tests take few steps and compile them often: quick compilation is worth more than quick steps.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 sys.path.insert(0, str(ROOT))
 
 

@@ -1,4 +1,4 @@
-"""main.py with networks of few layers, to train in seconds: what is tested is the training, not the networks."""
+"""main.py with networks of few layers and small photos, to train in seconds: what is tested is the training alone."""
 import sys
 from pathlib import Path
 
@@ -13,11 +13,12 @@ def discriminator(x, architecture):
     return model.layers.Flatten(name="flatten")(model.leaky_relu(x, "act_1"))
 
 
-NETWORKS = {"N_BLOCKS": 1, "_paper_discriminator": discriminator}
+REPLACED = [(model, "N_BLOCKS", 1), (model, "_paper_discriminator", discriminator),
+            (main, "PACKAGED", {**main.PACKAGED, "valid": ["skimage/data/microaneurysms.png"]})]
 
 if __name__ == "__main__":
-    for name, value in NETWORKS.items():
-        setattr(model, name, value)
+    for replaced in REPLACED:
+        setattr(*replaced)
     arguments = main.parse_arguments()
     main.configure(arguments.set)
     sys.exit(main.main(arguments))
