@@ -13,11 +13,6 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu
 sys.path.insert(0, str(ROOT))
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: minutes each; left out unless asked for by -m slow")
-    config.option.markexpr = config.option.markexpr or "not slow"
-
-
 def pytest_collection_modifyitems(items):
     """The longest files first, so that two workers end together."""
     items.sort(key=lambda item: item.path.name not in ("test_train.py", "test_cli.py"))
