@@ -206,9 +206,10 @@ def _decode_by_pillow(file):
             orientation = image.getexif().get(0x0112)  # after load, which turns TIFF itself
         if image.format == "PNG" and _png_bits(file) == 16:  # Pillow cuts 16-bit colour to 8
             file.seek(0)
-            # Left to itself, TensorFlow drops a transparent colour (tRNS).
-            channels = (1 if image.mode in ("I;16", "LA") else 3) + image.has_transparency_data
-            pixels = tf.io.decode_png(file.read(), channels, tf.uint16).numpy()
+            clear = "transparency" in image.info  # one colour (tRNS), which TensorFlow drops unless it is asked for alpha
+            pixels = tf.io.decode_png(file.read(), 4 if clear else 0, tf.uint16).numpy()
+            if clear and image.mode == "I;16":
+                pixels = pixels[:, :, [0, 3]]
             return _upright(_deep_to_srgb(pixels, profile), orientation)
         mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
         colours = image if image.mode == "CMYK" else image.convert(mode)

@@ -132,7 +132,7 @@ def lossy(folder):
     Image.fromarray(GRAY[:, :, 0]).save(folder / "gray.jpeg", quality=95)
     made[folder / "gray.jpeg"] = GRAY
     rocket = Image.open(PHOTOS / "rocket.jpg").crop((300, 200, 340, 240))  # in Adobe RGB, by its profile
-    rocket.save(folder / "profile.jpg", quality=98, icc_profile=rocket.info["icc_profile"])
+    rocket.save(folder / "profile.jpg", quality=100, subsampling=0, icc_profile=rocket.info["icc_profile"])
     made[folder / "profile.jpg"] = np.asarray(ImageCms.profileToProfile(
         rocket, io.BytesIO(rocket.info["icc_profile"]), ImageCms.createProfile("sRGB")))
     return made
