@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import hashlib
 import io
+import mmap
 import os
 import pickle
 import re
@@ -365,23 +366,27 @@ class Photo:
     height: int
     width: int
 
+    @property
+    def n_bytes(self):
+        return self.height * self.width * 3 * (SCALE ** 2 + 1) // SCALE ** 2
+
     def crop(self, y, x, size):
-        """The LR (size, size, 3) at row y and column x of the LR, and its HR (4 size, 4 size, 3), uint8; raises UserError."""
-        # Not mapped: a map of a file that becomes shorter kills the process. Opened for each crop, as 800 would be too many.
+        """The LR (size, size, 3) at row y and column x of the LR, and its HR (4 size, 4 size, 3): views, uint8, read-only.
+
+        Raises UserError where the file is no longer there, or no longer whole.
+        """
+        # Mapped for each crop: a lasting map of each of 800 photos is 800 open files, and what it touched stays in memory.
         try:
-            with open(self.path, "rb", buffering=0) as file:
-
-                def rows(start, width, first, n):
-                    file.seek(start + first * width * 3)
-                    return np.frombuffer(file.read(n * width * 3), np.uint8).reshape(n, width, 3)
-
-                hr = rows(0, self.width, SCALE * y, SCALE * size)[:, SCALE * x:SCALE * (x + size)]
-                lr = rows(self.height * self.width * 3, self.width // SCALE, y, size)[:, x:x + size]
-        except (OSError, ValueError) as error:  # ValueError: shorter than it was
+            with open(self.path, "rb") as file:
+                data = np.frombuffer(mmap.mmap(file.fileno(), self.n_bytes, access=mmap.ACCESS_READ), np.uint8)
+        except (OSError, ValueError) as error:  # ValueError: shorter
             reason = getattr(error, "strerror", None) or "it is shorter than it was"
             raise UserError(f"{self.path} can't be read ({reason}); decoded photos (TRAIN.cache_path) were deleted or changed "
                             "while in use: run the same command again, which makes them anew.") from error
-        return lr, hr
+        n_hr = self.height * self.width * 3
+        hr = data[:n_hr].reshape(self.height, self.width, 3)
+        lr = data[n_hr:].reshape(self.height // SCALE, self.width // SCALE, 3)
+        return lr[y:y + size, x:x + size], hr[SCALE * y:SCALE * (y + size), SCALE * x:SCALE * (x + size)]
 
 
 def find_partners(files, lr_folder):
@@ -493,7 +498,7 @@ def _find_cached(folder, keys):
     for path in folder.iterdir() if folder.is_dir() else ():
         match = re.fullmatch(r"(\w+)-(\d+)x(\d+)\.rgb", path.name)
         photo = match and Photo(path, int(match[2]), int(match[3]))
-        if match and match[1] in keys and path.stat().st_size == photo.height * photo.width * 3 * 17 // 16:
+        if match and match[1] in keys and path.stat().st_size == photo.n_bytes:
             cached[match[1]] = photo
         else:
             n_stale += bool(match)

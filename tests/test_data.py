@@ -284,6 +284,16 @@ def test_photos_smaller_than_a_patch_are_left_out_by_name(photos, tmp_path, no_b
         cache(photos, tmp_path, patch=400)
 
 
+def test_a_cached_photo_that_became_shorter_is_said_and_made_anew(photos, tmp_path, decoded):
+    first = cache(photos, tmp_path)
+    decoded.clear()
+    os.truncate(first[3].path, 1000)
+    with pytest.raises(utils.UserError, match="it is shorter than it was.* makes them anew"):
+        first[3].crop(0, 0, 8)
+    assert cache(photos, tmp_path) == first and decoded == ["3.png"]
+    first[3].crop(0, 0, 8)
+
+
 def test_names_that_are_no_text_are_cached_too(tmp_path):
     (tmp_path / "photos").mkdir()
     save(tmp_path / "photos" / os.fsdecode(b"\xff.png"), np.zeros((40, 40, 3), np.uint8))
