@@ -586,17 +586,24 @@ def user_errors():
 # ------------------------------------------------------------------------------------------------------- datasets
 
 
+FLICKR25K_URL = "https://press.liacs.nl/mirflickr/mirflickr25k.v3b/"
+
+
 def flickr25k():
-    """The folder of MIRFLICKR-25k's photos; tensorlayer downloads them, once. Raises UserError."""
+    """The folder of MIRFLICKR-25k's photos; tensorlayer downloads them, once, to where its own loader would. Raises UserError."""
     folder = Path("data/flickr25k/mirflickr")
     if not folder.is_dir():
         import tensorlayer as tl
+        partial = folder.with_name(".partial")
         try:
-            # With tag=None it would also decode all 25,000 photos into 14 GB of memory; here they are read from the folder.
-            tl.files.load_flickr25k_dataset(tag="a tag that no photo has")
+            # tl.files.load_flickr25k_dataset asks over http, keeps a half archive, and decodes all photos into 14 GB of memory.
+            tl.files.maybe_download_and_extract("mirflickr25k.zip", str(partial), FLICKR25K_URL, extract=True)
+            (partial / "mirflickr").rename(folder)
         except Exception as error:  # what tensorlayer raises depends on what urllib and zipfile meet
             raise UserError(f"MIRFLICKR-25k could not be downloaded ({error}); try again, or unpack mirflickr25k.zip into "
                             f"{folder}/ yourself.") from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 
@@ -680,9 +687,10 @@ def _unpack(path, folder):
                         shutil.copyfileobj(source, target)
                     bar.update(done)
         partial.rename(folder)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: encrypted or a rare compression
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: encrypted
         path.unlink()
-        raise UserError(f"{path} can't be unpacked ({error}); it was deleted, set config.DOWNLOAD.url to another source.") from error
+        raise UserError(f"{path} can't be unpacked ({error}); it was deleted, set config.DOWNLOAD.url to another "
+                        "source.") from error
     except OSError as error:
         raise UserError(f"{path} can't be unpacked ({error.strerror}); free space, then run the same command again.") from error
     finally:

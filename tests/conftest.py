@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT))
 
 def pytest_collection_modifyitems(items):
     """The longest files first, so that two workers end together."""
-    items.sort(key=lambda item: item.path.name not in ("test_train.py", "test_cli.py"))
+    items.sort(key=lambda item: item.path.name not in ("test_train.py", "test_cli.py", "test_mishaps.py"))
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +30,7 @@ def call():
 
 @pytest.fixture
 def no_bar(monkeypatch):
-    """Without progress bars, which put back the stdout that was there when they were imported, not pytest's of now."""
+    """Without progress bars, so that stderr holds nothing but complaints."""
     import utils
 
     monkeypatch.setattr(utils, "progress", mock.MagicMock())

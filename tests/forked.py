@@ -36,7 +36,7 @@ if __name__ == "__main__":
         process = multiprocessing.get_context("fork").Process(target=train, args=(writer,))
         process.start()
         os.close(writer)
-        lines = rng.randint(1, 4)  # of "Phase 1 of 2", before it is compiled, "Phase 1, step 1", "Phase 1, epoch 1", and so on
+        lines = rng.randint(1, 4)  # of "Phase 1 of 2", before it is compiled, "Phase 1, step 1", "Phase 1, epoch 1" and so on
         with os.fdopen(reader) as output:
             began = time.monotonic()
             for line in output:

@@ -75,7 +75,8 @@ def good(folder):
                          "rgba16.png": np.dstack([RGB16, ALPHA16])}.items():
         (folder / name).write_bytes(png_bytes(pixels))
         made[folder / name] = pixels
-    for name, pixels in {"gray_clear.png": GRAY, "rgb_clear.png": RGB, "gray_clear16.png": GRAY16, "rgb_clear16.png": RGB16}.items():
+    for name, pixels in {"gray_clear.png": GRAY, "rgb_clear.png": RGB, "gray_clear16.png": GRAY16,
+                         "rgb_clear16.png": RGB16}.items():
         colour = pixels[3, 4]  # one that is transparent (tRNS)
         (folder / name).write_bytes(png_bytes(pixels, chunks=chunk(b"tRNS", colour.astype(">u2").tobytes())))
         clear = (pixels != colour).any(axis=2, keepdims=True) * np.iinfo(pixels.dtype).max
@@ -122,7 +123,7 @@ def exif(orientation):
 
 
 def lossy(folder):
-    """{path: pixels (H, W, C), from which what is read differs by less than 3 on the mean}, JPEGs as cameras and printers make."""
+    """JPEGs as cameras and printers make them: {path: pixels (H, W, C), from which what is read differs by less than 3}."""
     made = {}
     for orientation, turn in UPRIGHT.items():
         Image.fromarray(RGB).save(folder / f"turned{orientation}.jpg", quality=95, exif=exif(orientation))

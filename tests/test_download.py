@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 import config
+import main
 import utils
 
 FOLDERS = {"DIV2K_train_HR": ("DIV2K/DIV2K_train_HR/", "DIV2K_train_HR/000{}.png", 256),
@@ -150,8 +151,8 @@ def refused(server, archives, *words):
 
 
 def test_downloads_go_over_https_by_default():
-    urls = [value for key, value in config.flatten(config.config).items() if key.endswith("url")]
-    assert urls and all(url.startswith("https://") for url in urls)
+    for url in (config.config.DOWNLOAD.url, utils.FLICKR25K_URL, main.VGG_URL):
+        assert url.startswith("https://")
 
 
 def test_all_of_div2k_is_unpacked_once(server, tmp_path, capsys):
@@ -292,3 +293,20 @@ def test_a_full_disk_is_said_and_what_came_is_kept(server, tmp_path):
     server.answer = ranged
     utils.download(settings(ARCHIVES), server.url)
     assert len(files(tmp_path)) == 8
+
+
+def test_mirflickr_is_fetched_by_tensorlayer_whole_or_not_at_all_and_once(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(utils, "FLICKR25K_URL", server.url)
+    photo = photos("{}", 8)["1"]
+    server.archives["mirflickr25k"] = archive_of(
+        {"mirflickr/im1.jpg": photo, "mirflickr/im2.jpg": photo, "mirflickr/meta/tags/tags1.txt": b"sky"})
+    for answer in (missing, cut_off, page):
+        server.answer = answer
+        with pytest.raises(utils.UserError, match="MIRFLICKR-25k could not be downloaded .*mirflickr25k.zip"):
+            utils.flickr25k()
+        assert files(tmp_path) == []
+    server.answer = whole
+    for _ in range(2):
+        assert [path.name for path in utils.list_images(utils.flickr25k())] == ["im1.jpg", "im2.jpg"]
+    assert utils.flickr25k().as_posix() == "data/flickr25k/mirflickr" and len(server.asked) == 4
+    assert files(tmp_path / "data") == [f"flickr25k/mirflickr/{name}" for name in ("im1.jpg", "im2.jpg", "meta/tags/tags1.txt")]

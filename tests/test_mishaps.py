@@ -1,4 +1,4 @@
-"""Disks that are full, files that are damaged, settings and photos that change: what was trained is not lost, and it is said."""
+"""Full disks, damaged files, settings and photos that change: nothing that was trained is lost, and it is said."""
 import copy
 import os
 import resource
@@ -160,8 +160,8 @@ def test_two_trainings_on_one_checkpoint(trained, run):
 @pytest.mark.parametrize("phase, rate", [(1, "TRAIN.learning_rate_init"), (2, "TRAIN.lr_init")])
 def test_a_loss_that_is_not_finite_stops_before_it_is_saved(trained, run, phase, rate):
     before = contents(trained)
-    code, output = run(trained, f"TRAIN.n_epoch_init={4 - phase}", "TRAIN.n_epoch=1", f"{rate}=1e38", "TRAIN.schedule_init=constant",
-                       "TRAIN.patches_per_image=8")
+    code, output = run(trained, f"TRAIN.n_epoch_init={4 - phase}", "TRAIN.n_epoch=1", f"{rate}=1e38",
+                       "TRAIN.schedule_init=constant", "TRAIN.patches_per_image=8")
     assert code == 2 and f"Phase {phase}, step " in output and "the loss mse is " in output and f"lower {rate}." in output, output
     after = contents(trained)
     assert all(after[name] == before[name] for name in before)
