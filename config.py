@@ -1,7 +1,6 @@
 """Every setting, once, with its reason. Edit it here, or for one run: `python main.py --set TRAIN.batch_size=8`."""
 import difflib
 import json
-import os
 import re
 from pathlib import Path
 
@@ -227,8 +226,5 @@ def resolve(cfg):
 
 
 def log_config(filename, cfg):
-    """Write a config to `filename` as JSON, whole or not at all."""
-    path = Path(filename)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(cfg, indent=4) + "\n")
-    os.replace(partial, path)
+    """Write a config to `filename` as JSON."""
+    Path(filename).write_text(json.dumps(cfg, indent=4) + "\n")

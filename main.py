@@ -15,13 +15,15 @@ import os
 import re
 import shutil
 import signal
+import socket
 import sys
 import tempfile
+import threading
 import time
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 try:
@@ -104,7 +106,8 @@ def quiet():
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="backslashreplace")  # a file name may hold what the screen can't show
+    # A file name may hold what the screen can't show; in a log file lines are to appear as they are printed.
+    sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C in the middle of the imports
     # Before TensorFlow is imported, so that --help and a mistaken setting answer at once.
     arguments = parse_arguments()
@@ -420,7 +423,7 @@ class Trainer:
             self.bicubic = None
             self.upscaler = model.Upscaler(self.averaged)
             self.writer = tf.summary.create_file_writer(str(self.folder / "logs"))
-        with catch_signals(self):
+        with catch_signals(self), utils.user_errors():
             if int(self.phase) == 1:
                 self.run_phase(1, config.TRAIN.n_epoch_init, self.init_step, [self.init_optimizer])
                 if not self.stopped_by:  # phase 2 begins with the weights that phase 1 wrote
@@ -453,9 +456,7 @@ class Trainer:
                 history.append(losses)
                 bad = [name for name in losses if not np.isfinite(losses[name])]
                 if bad:
-                    raise UserError(f"Phase {phase}, step {done}: the loss {bad[0]} is {losses[bad[0]]}; the state of the last "
-                                    f"save is intact in {self.folder}/, go on from it with a lower "
-                                    f"{'TRAIN.learning_rate_init' if phase == 1 else 'TRAIN.lr_init'}.")
+                    raise self.diverged(done, f"the loss {bad[0]} is {losses[bad[0]]}")
                 bar.update(done, **losses)
                 self.epoch.assign(done // self.steps)
                 self.step.assign(done % self.steps)
@@ -569,8 +570,18 @@ class Trainer:
         utils.write_image(folder / f"train_{'g_init' if phase == 1 else 'g'}_{int(self.epoch)}.png", grid)
         self.write_events({}, grid)
 
+    def diverged(self, step, what):
+        return UserError(f"Phase {int(self.phase)}, step {step}: {what}; the state of the last save is intact in "
+                         f"{self.folder}/, go on from it with a lower "
+                         f"{'TRAIN.learning_rate_init' if int(self.phase) == 1 else 'TRAIN.lr_init'}.")
+
     def save(self):
         """Weights first, then the state: a run killed in between repeats the steps and writes the weights again."""
+        for part in (self.generator, self.discriminator, *self.optimizers):
+            for variable in part.variables:  # the step of a finite loss may still spoil them
+                if not np.isfinite(variable).all():
+                    step = int(self.epoch) * self.steps + int(self.step)
+                    raise self.diverged(step, f"{variable.path} holds a value that is not a finite number")
         utils.save_arrays(self.folder / ("g_srgan_init.npz" if int(self.phase) == 1 else "g_srgan.npz"),
                           model.to_arrays(self.averaged))
         utils.save_arrays(self.folder / "d_srgan.npz", model.to_arrays(self.discriminator))
@@ -583,8 +594,9 @@ class Trainer:
 
     def resume(self):
         """Go on from the newest state that can be read, if there is any; returns whether. Raises UserError if none can."""
-        self.remove_half_states()
         states = sorted(self.folder.glob("state-*.index"), key=utils.natural, reverse=True)
+        if states or not (self.folder / "checkpoint").exists():  # TensorFlow's list of states, from the first whole one on
+            self.remove_half_states()
         for state in states:
             try:
                 self.checkpoint.restore(str(state.with_suffix(""))).assert_consumed()
@@ -594,34 +606,47 @@ class Trainer:
             print(f"Going on with the training in {self.folder}/: phase {int(self.phase)}, {int(self.epoch)} epochs "
                   f"and {int(self.step)} steps are done. (--restart begins anew.)")
             return True
-        if states:
-            raise UserError(f"None of the {len(states)} states in {self.folder}/ can be read; --restart begins anew and moves "
-                            "the folder aside.")
+        if states or (self.folder / "checkpoint").exists():
+            raise UserError(f"None of the states in {self.folder}/ can be read; --restart begins anew and moves the folder "
+                            "aside.")
         return False
 
     def remove_half_states(self):
-        """What a run that was killed or had no space left while saving: TensorFlow writes the index last."""
-        for path in self.folder.glob("state-*"):
+        """What a run left that was killed or had no space left while saving: TensorFlow writes the index last."""
+        for path in [*self.folder.glob("state-*"), *self.folder.glob(".*.partial.*")]:
             if path.name.endswith("_temp"):
                 shutil.rmtree(path)
+            elif path.name.startswith("."):
+                path.unlink()
             elif path.suffix != ".index" and not path.with_suffix(".index").exists():
+                print(f"{path} has no index, as its save was cut off or the index is lost; it is removed.")
                 path.unlink()
 
 
 @contextlib.contextmanager
 def catch_signals(trainer):
-    """Ctrl-C and SIGTERM let the step end and the state be saved; the second one leaves at once."""
+    """Ctrl-C and SIGTERM let the step end and the state be saved; the second one leaves at once.
 
-    def stop(number, frame):
-        if trainer.stopped_by:
-            os._exit(128 + number)
-        trainer.stopped_by = number
-        print("Stopping after this step; once more to leave at once, without saving.")
+    In a thread: Python calls a handler only when TensorFlow has returned, and then once, however many signals came.
+    """
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    def watch():
+        for number in iter(lambda: receiver.recv(1), b""):
+            if trainer.stopped_by:
+                os._exit(128 + number[0])
+            trainer.stopped_by = number[0]
+            print("Stopping after this step; once more to leave at once, without saving.")
+
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.set_wakeup_fd(sender.fileno())
+    threading.Thread(target=watch, daemon=True).start()
     try:
         yield
     finally:
+        signal.set_wakeup_fd(-1)
+        sender.close()
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -667,19 +692,10 @@ def locked(folder):
             file.seek(0)
             raise UserError(f"{folder}/ is in use by the training of process {file.read()}; stop it first, or set "
                             "TRAIN.checkpoint_path to another folder.") from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        with contextlib.suppress(OSError):  # the disk is full, which saving will say
+            os.truncate(file.fileno(), 0)
+            os.write(file.fileno(), str(os.getpid()).encode())
         yield
-
-
-def move_aside(folder):
-    aside = folder.with_name(f"{folder.name}_{datetime.now():%Y%m%d_%H%M%S}")
-    aside.mkdir()
-    for path in folder.iterdir():
-        if path.name != "lock":
-            path.rename(aside / path.name)
-    print(f"The training that was in {folder}/ is now in {aside}/.")
 
 
 def compare_with_last_run(folder, demo):
@@ -690,7 +706,7 @@ def compare_with_last_run(folder, demo):
         return
     if last.pop("demonstration", False) and not demo:
         print(f"{folder}/ holds the demonstration; your training begins anew.")
-        return move_aside(folder)
+        return utils.move_aside(folder, "training")
     before, now = flatten(last), flatten(config)
     for key in ("TRAIN.architecture", "TRAIN.hr_patch_size"):
         if before.get(key, now[key]) != now[key]:
@@ -719,7 +735,8 @@ def make_trainer(strategy, arguments, files, lr_folder, demo):
     if trainer.is_chief:
         if trainer.resume() and arguments.weights:
             print(f"--weights {arguments.weights} is not used, as a training is gone on with.")
-        log_config(folder / "config.json", {**config, "demonstration": demo})
+        with utils.whole_file(folder / "config.json") as partial:
+            log_config(partial, {**config, "demonstration": demo})
     if strategy.cluster_resolver:
         trainer.join()
     if trainer.is_done():
@@ -746,8 +763,8 @@ def train(arguments):
     with contextlib.ExitStack() as stack:
         if is_chief(strategy):
             stack.enter_context(locked(folder))
-            if any(folder.glob("state-*")):
-                move_aside(folder) if arguments.restart else compare_with_last_run(folder, demo)
+            if any(folder.glob("state-*")) or (folder / "checkpoint").exists():
+                utils.move_aside(folder, "training") if arguments.restart else compare_with_last_run(folder, demo)
             if demo:
                 print(f"{DIV2K_TRAIN_HR} is not there: a demonstration of some minutes on the photos that scikit-image and "
                       "scikit-learn ship. For real training: python main.py --mode=download fetches DIV2K; for your own photos "
@@ -793,8 +810,10 @@ def find_generators(weights):
 
 
 def evaluate(arguments):
+    output = Path(arguments.output or Path(config.TRAIN.sample_path) / "evaluate")
     paths = find_generators(arguments.weights)
-    if arguments.input:
+    if arguments.input:  # looked at before some seconds go into the weights
+        photos = photos_to_restore(Path(arguments.input), output)
         paths = dict([list(paths.items())[-1]])
     with quiet():
         choose_devices()
@@ -805,11 +824,10 @@ def evaluate(arguments):
         for device, of_device in zip(devices, upscalers):
             of_device[method] = model.Upscaler(generator, config.VALID.memory_mb, device.name)
         print(f"{method}: {path}")
-    output = Path(arguments.output or Path(config.TRAIN.sample_path) / "evaluate")
     if not arguments.input:
         return score(output, upscalers)
     upscalers = [upscaler for of_device in upscalers for upscaler in of_device.values()]
-    return restore(Path(arguments.input), output, upscalers if len(devices) > 1 else [functools.partial(upscale, *upscalers)])
+    return restore(photos, output, upscalers if len(devices) > 1 else [functools.partial(upscale, *upscalers)])
 
 
 def upscale(upscaler, lr):
@@ -835,12 +853,8 @@ def share_out(work, items, workers):
         yield from (result.result() for result in running)
 
 
-def restore(source, output, upscalers):
-    """Upscale a photo, or those of a folder, to `<name>_gen.png`; what fails does not stop the others.
-
-    upscalers: of each device what maps LR (H, W, 3), uint8 or uint16, to SR. Returns the exit code; raises UserError
-    where there is nothing to restore, or nothing can be written.
-    """
+def photos_to_restore(source, output):
+    """The photo that is named, or those of a folder; raises UserError where there are none, or `output` can't be written."""
     if not os.path.exists(source):
         raise UserError(f"{source} (--input) is not there; name a photo or a folder of photos.")
     files = find_images(source, "--input") if source.is_dir() else [source]
@@ -850,6 +864,14 @@ def restore(source, output, upscalers):
         if len(photos) < len(files):
             print(f"Not restored again: {len(files) - len(photos)} results (*_gen.png) of an earlier run.")
         files = photos
+    return files
+
+
+def restore(files, output, upscalers):
+    """Upscale photos to `<name>_gen.png` in the folder `output`; what fails does not stop the others.
+
+    upscalers: of each device what maps LR (H, W, 3), uint8 or uint16, to SR. Returns the exit code.
+    """
 
     def restore_one(upscaler, item):
         path, name = item

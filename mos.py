@@ -67,8 +67,8 @@ def build(config, restart=False):
         "repeats": {name: originals[version] for name, version in repeated.items()},
         "calibration": {name: _describe(version) for name, version in anchors.items()},
     }
-    if restart:
-        _move_aside(path)
+    if restart and path.exists():
+        utils.move_aside(path, "study")
     _write_study(path, page, key, {**pictures, **repeated, **anchors})
     _tell(path, sets, rated, repeats, calibration)
 
@@ -275,7 +275,7 @@ def _write_study(path, page, key, pictures):
     In the order of the random names, as a folder may list its files in the order of their making, and with one time for
     all. PNG is stored, not compressed: a blurred picture compresses better, and its file's size would tell the method.
     """
-    partial = path / f".partial.{os.getpid()}"
+    partial = path / f".partial.{secrets.token_hex(4)}"
     study = partial / "study"
     try:
         (study / "pictures").mkdir(parents=True)
@@ -295,13 +295,6 @@ def _write_study(path, page, key, pictures):
                               "MOS.path.") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _move_aside(path):
-    if path.exists():
-        aside = path.with_name(f"{path.name}_{datetime.datetime.now():%Y%m%d_%H%M%S}")
-        os.replace(path, aside)
-        print(f"The study that was in {path}/ is now in {aside}/.")
 
 
 def _tell(path, sets, rated, repeats, calibration):

@@ -9,6 +9,7 @@ import mmap
 import os
 import pickle
 import re
+import secrets
 import shutil
 import stat
 import struct
@@ -19,6 +20,7 @@ import warnings
 import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 
 import cv2
@@ -50,7 +52,8 @@ def whole_file(path):
     Raises UserError where the folder can't be written or the disk is full; what was at `path` before is then intact.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.stem[:50]}.{os.getpid()}.partial{path.suffix}")  # 255 bytes a name, 4 a character
+    # 255 bytes a name, 4 a character; no process id, which two machines on a shared folder may have in common.
+    partial = path.with_name(f".{path.stem[:50]}.{secrets.token_hex(4)}.partial{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
@@ -62,6 +65,19 @@ def whole_file(path):
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def move_aside(folder, what):
+    """Move all that is in a folder, but for a lock, into a new one beside it, and say so; raises UserError."""
+    aside = folder.with_name(f"{folder.name}_{datetime.now():%Y%m%d_%H%M%S}")
+    try:
+        aside.mkdir()
+        for path in list(folder.iterdir()):
+            if path.name != "lock":
+                shutil.move(path, aside)  # a rename fails where a folder is mounted
+    except OSError as error:
+        raise UserError(f"{folder}/ can't be moved aside to {aside}/: {error.strerror or error}; move it yourself.") from error
+    print(f"The {what} that was in {folder}/ is now in {aside}/.")
 
 
 class progress(progressbar.ProgressBar):
@@ -76,9 +92,11 @@ class progress(progressbar.ProgressBar):
         widgets = [f"{label} ", count(), " ", progressbar.Bar(), " ", progressbar.AdaptiveETA(samples=20)]
         for name in names:
             widgets += ["  ", progressbar.Variable(name, format="{name} {formatted_value}", width=1, precision=3)]
-        options = {"redirect_stdout": True} if self.visible else {"fd": open(os.devnull, "w")}
-        super().__init__(max_value=total, initial_value=start, widgets=widgets, **options)
-        self.interval = 0 if sys.stderr.isatty() else 30
+        on_screen = self.visible and sys.stderr.isatty()
+        stream = sys.stderr if self.visible else open(os.devnull, "w")
+        # With the redirection, what is printed waits for the next update.
+        super().__init__(max_value=total, initial_value=start, widgets=widgets, fd=stream, redirect_stdout=on_screen)
+        self.interval = 0 if on_screen else 30
         self.shown = -self.interval
 
     def update(self, value=None, **values):
@@ -192,7 +210,11 @@ def _decode_by_pillow(file):
             orientation = image.getexif().get(0x0112)  # after load, which turns TIFF itself
         if image.format == "PNG" and _png_bits(file) == 16:  # Pillow cuts 16-bit colour to 8
             file.seek(0)
-            return _upright(_deep_to_srgb(tf.io.decode_png(file.read(), dtype=tf.uint16).numpy(), profile), orientation)
+            clear = "transparency" in image.info  # one colour (tRNS), which TensorFlow drops unless it is asked for alpha
+            pixels = tf.io.decode_png(file.read(), 4 if clear else 0, tf.uint16).numpy()
+            if clear and image.mode == "I;16":
+                pixels = pixels[:, :, [0, 3]]
+            return _upright(_deep_to_srgb(pixels, profile), orientation)
         mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
         colours = image if image.mode == "CMYK" else image.convert(mode)
         if profile:
@@ -347,11 +369,23 @@ class Photo:
     height: int
     width: int
 
+    @property
+    def n_bytes(self):
+        return self.height * self.width * 3 * (SCALE ** 2 + 1) // SCALE ** 2
+
     def crop(self, y, x, size):
-        """The LR (size, size, 3) at row y and column x of the LR, and its HR (4 size, 4 size, 3): views, uint8, read-only."""
+        """The LR (size, size, 3) at row y and column x of the LR, and its HR (4 size, 4 size, 3): views, uint8, read-only.
+
+        Raises UserError where the file is no longer there, or no longer whole.
+        """
         # Mapped for each crop: a lasting map of each of 800 photos is 800 open files, and what it touched stays in memory.
-        with open(self.path, "rb") as file:
-            data = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+        try:
+            with open(self.path, "rb") as file:
+                data = np.frombuffer(mmap.mmap(file.fileno(), self.n_bytes, access=mmap.ACCESS_READ), np.uint8)
+        except (OSError, ValueError) as error:  # ValueError: shorter
+            reason = getattr(error, "strerror", None) or "it is shorter than it was"
+            raise UserError(f"{self.path} can't be read ({reason}); decoded photos (TRAIN.cache_path) were deleted or changed "
+                            "while in use: run the same command again, which makes them anew.") from error
         n_hr = self.height * self.width * 3
         hr = data[:n_hr].reshape(self.height, self.width, 3)
         lr = data[n_hr:].reshape(self.height // SCALE, self.width // SCALE, 3)
@@ -466,8 +500,9 @@ def _find_cached(folder, keys):
     cached, n_stale = {}, 0
     for path in folder.iterdir() if folder.is_dir() else ():
         match = re.fullmatch(r"(\w+)-(\d+)x(\d+)\.rgb", path.name)
-        if match and match[1] in keys:
-            cached[match[1]] = Photo(path, int(match[2]), int(match[3]))
+        photo = match and Photo(path, int(match[2]), int(match[3]))
+        if match and match[1] in keys and path.stat().st_size == photo.n_bytes:
+            cached[match[1]] = photo
         else:
             n_stale += bool(match)
             with contextlib.suppress(OSError):
@@ -523,7 +558,10 @@ def batch(photos, seed, step, batch_size, patch_size, patches_per_image, share=0
 
 
 def batches(photos, seed, start, stop, batch_size, patch_size, patches_per_image, shares=range(1), n_shares=1):
-    """`batch` of the steps from `start` to before `stop`, of each the `shares`, as a tf.data.Dataset that reads ahead."""
+    """`batch` of the steps from `start` to before `stop`, of each the `shares`, as a tf.data.Dataset that reads ahead.
+
+    See `user_errors`.
+    """
 
     def load(number):
         step, share = divmod(int(number), len(shares))
@@ -536,30 +574,55 @@ def batches(photos, seed, start, stop, batch_size, patch_size, patches_per_image
 
     numbers = tf.data.Dataset.range(start * len(shares), stop * len(shares))
     loaded = numbers.map(lambda number: tf.numpy_function(load, [number], [tf.uint8, tf.uint8], stateful=False))
-    return loaded.map(shape).prefetch(4 * len(shares))
+    options = tf.data.Options()
+    options.autotune.enabled = False  # there is nothing to tune, and the end of its thread is waited for, up to 8 s
+    return loaded.map(shape).prefetch(4 * len(shares)).with_options(options)
+
+
+@contextlib.contextmanager
+def user_errors():
+    """Raise the UserError of a batch that can't be read as such; TensorFlow makes an error of its own out of it."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        sentence = re.search(rf"{UserError.__name__}: (.*)", error.message)
+        if not sentence:
+            raise
+        raise UserError(sentence[1]) from error
 
 
 # ------------------------------------------------------------------------------------------------------- datasets
 
 
+FLICKR25K_URL = "https://press.liacs.nl/mirflickr/mirflickr25k.v3b/"
+
+
 def flickr25k():
-    """The folder of MIRFLICKR-25k's photos; tensorlayer downloads them, once. Raises UserError."""
+    """The folder of MIRFLICKR-25k's photos; tensorlayer downloads them, once, to where its own loader would. Raises UserError."""
     folder = Path("data/flickr25k/mirflickr")
     if not folder.is_dir():
         import tensorlayer as tl
+        partial = folder.with_name(".partial")
         try:
-            # With tag=None it would also decode all 25,000 photos into 14 GB of memory; here they are read from the folder.
-            tl.files.load_flickr25k_dataset(tag="a tag that no photo has")
+            # tl.files.load_flickr25k_dataset asks over http, keeps a half archive, and decodes all photos into 14 GB of memory.
+            tl.files.maybe_download_and_extract("mirflickr25k.zip", str(partial), FLICKR25K_URL, extract=True)
+            (partial / "mirflickr").rename(folder)
         except Exception as error:  # what tensorlayer raises depends on what urllib and zipfile meet
             raise UserError(f"MIRFLICKR-25k could not be downloaded ({error}); try again, or unpack mirflickr25k.zip into "
                             f"{folder}/ yourself.") from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     return folder
+
+
+DOWNLOAD_TIMEOUT = 30  # seconds in which a server has to send something
 
 
 def download(archives, base_url):
     """Fetch and unpack the archives of DIV2K whose folders are not there yet; raises UserError.
 
     archives: {name: {"folder": ..., "size": bytes, "sha256": ...}}; base_url: what `<name>.zip` is appended to.
+    An archive that is there already, whoever put it there, is checked as one that is fetched.
     """
     for name, archive in archives.items():
         folder = Path(archive["folder"])
@@ -567,8 +630,7 @@ def download(archives, base_url):
             print(f"{folder}/ is already there.")
             continue
         path = folder.parents[len(folder.parts) - 2] / f"{name}.zip"
-        if not path.exists():
-            _fetch(f"{base_url.rstrip('/')}/{name}.zip", path, archive["size"], archive["sha256"])
+        _fetch(f"{base_url.rstrip('/')}/{name}.zip", path, archive["size"], archive["sha256"])
         _unpack(path, folder)
         path.unlink()
         print(f"{folder}/: {len(list_images(folder))} images.")
@@ -580,9 +642,12 @@ def _fetch(url, path, size, sha256):
     advice = "run the same command again to go on, or set config.DOWNLOAD.url to a mirror"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            path.replace(part)
         have = part.stat().st_size if part.exists() else 0
         if have < size:
-            with requests.get(url, stream=True, timeout=30, headers={"Range": f"bytes={have}-"}) as answer:
+            headers = {"Range": f"bytes={have}-", "Accept-Encoding": "identity"}
+            with requests.get(url, stream=True, timeout=DOWNLOAD_TIMEOUT, headers=headers) as answer:
                 answer.raise_for_status()
                 resumed = answer.status_code == 206
                 have = have if resumed else 0
@@ -591,7 +656,7 @@ def _fetch(url, path, size, sha256):
                     raise UserError(f"{url} answers with {promised} bytes, not {size - have}; it is not the archive: {advice}.")
                 with open(part, "ab" if resumed else "wb") as file, progress(
                         path.name, size, count=progressbar.DataSize) as bar:
-                    for block in answer.iter_content(1 << 20):
+                    for block in answer.iter_content(1 << 16):
                         file.write(block)
                         bar.update(file.tell())
         with open(part, "rb") as file:
@@ -630,8 +695,10 @@ def _unpack(path, folder):
                         shutil.copyfileobj(source, target)
                     bar.update(done)
         partial.rename(folder)
-    except (zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path} is damaged ({error}); delete it and run --mode=download again.") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: encrypted
+        path.unlink()
+        raise UserError(f"{path} can't be unpacked ({error}); it was deleted, set config.DOWNLOAD.url to another "
+                        "source.") from error
     except OSError as error:
         raise UserError(f"{path} can't be unpacked ({error.strerror}); free space, then run the same command again.") from error
     finally:

@@ -11,14 +11,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 sys.path.insert(0, str(ROOT))
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: minutes each; left out unless asked for by -m slow")
-    config.option.markexpr = config.option.markexpr or "not slow"
-
-
 def pytest_collection_modifyitems(items):
     """The longest files first, so that two workers end together."""
-    items.sort(key=lambda item: item.path.name not in ("test_train.py", "test_cli.py"))
+    items.sort(key=lambda item: item.path.name not in ("test_train.py", "test_distribute.py", "test_mishaps.py", "test_cli.py"))
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +28,7 @@ def call():
 
 @pytest.fixture
 def no_bar(monkeypatch):
-    """Without progress bars, which put back the stdout that was there when they were imported, not pytest's of now."""
+    """Without progress bars, so that stderr holds nothing but complaints."""
     import utils
 
     monkeypatch.setattr(utils, "progress", mock.MagicMock())

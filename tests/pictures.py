@@ -1,4 +1,5 @@
 """Pictures of every kind that users have: those that can be read, with the pixels they hold, and those that can't."""
+import io
 import os
 import struct
 import zlib
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import skimage
 import tifffile
-from PIL import Image
+from PIL import Image, ImageCms
 
 PHOTOS = Path(skimage.__file__).parent / "data"
 RNG = np.random.default_rng(0)
@@ -16,12 +17,12 @@ GRAY, ALPHA = RGB[:, :, :1], np.arange(RGB[:, :, :1].size, dtype=np.uint8).resha
 RGB16, GRAY16, ALPHA16 = (np.uint16(RNG.integers(0, 65536, (*RGB.shape[:2], n))) for n in (3, 1, 1))
 
 
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
 def png_bytes(pixels, bits=None, size=None, chunks=b""):
     """A PNG by the letter of its specification, independent of any library; uint8 or uint16, (H, W, 1 to 4)."""
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     height, width, channels = pixels.shape
     width, height = size or (width, height)
     header = struct.pack(">IIBBBBB", width, height, bits or 8 * pixels.itemsize, (0, 4, 2, 6)[channels - 1], 0, 0, 0)
@@ -74,6 +75,12 @@ def good(folder):
                          "rgba16.png": np.dstack([RGB16, ALPHA16])}.items():
         (folder / name).write_bytes(png_bytes(pixels))
         made[folder / name] = pixels
+    for name, pixels in {"gray_clear.png": GRAY, "rgb_clear.png": RGB, "gray_clear16.png": GRAY16,
+                         "rgb_clear16.png": RGB16}.items():
+        colour = pixels[3, 4]  # one that is transparent (tRNS)
+        (folder / name).write_bytes(png_bytes(pixels, chunks=chunk(b"tRNS", colour.astype(">u2").tobytes())))
+        clear = (pixels != colour).any(axis=2, keepdims=True) * np.iinfo(pixels.dtype).max
+        made[folder / name] = np.dstack([pixels, clear.astype(pixels.dtype)])
     tiff("gray16.tif", GRAY16[:, :, 0], GRAY16)
     tiff("rgb16.tif", RGB16, RGB16)
     tiff("rgb16_big_endian.tif", RGB16, RGB16, byteorder=">")
@@ -100,6 +107,35 @@ def good(folder):
 
     for height, width in ((1, 1), (1, 500), (500, 1), (3, 5)):
         pillow(f"size_{width}x{height}.png", np.uint8(RNG.integers(0, 256, (height, width, 3))))
+    return made
+
+
+# What each EXIF orientation asks for, by the words of the standard: where the stored rows and columns are seen.
+UPRIGHT = {1: lambda p: p, 2: lambda p: p[:, ::-1], 3: lambda p: np.rot90(p, 2), 4: lambda p: p[::-1],
+           5: lambda p: p.transpose(1, 0, 2), 6: lambda p: np.rot90(p, -1),
+           7: lambda p: np.rot90(p, 2).transpose(1, 0, 2), 8: lambda p: np.rot90(p, 1)}
+
+
+def exif(orientation):
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags
+
+
+def lossy(folder):
+    """JPEGs as cameras and printers make them: {path: pixels (H, W, C), from which what is read differs by less than 3}."""
+    made = {}
+    for orientation, turn in UPRIGHT.items():
+        Image.fromarray(RGB).save(folder / f"turned{orientation}.jpg", quality=95, exif=exif(orientation))
+        made[folder / f"turned{orientation}.jpg"] = turn(RGB)
+    Image.fromarray(RGB).convert("CMYK").save(folder / "print.jpg", quality=95)
+    made[folder / "print.jpg"] = RGB
+    Image.fromarray(GRAY[:, :, 0]).save(folder / "gray.jpeg", quality=95)
+    made[folder / "gray.jpeg"] = GRAY
+    rocket = Image.open(PHOTOS / "rocket.jpg").crop((300, 200, 340, 240))  # in Adobe RGB, by its profile
+    rocket.save(folder / "profile.jpg", quality=100, subsampling=0, icc_profile=rocket.info["icc_profile"])
+    made[folder / "profile.jpg"] = np.asarray(ImageCms.profileToProfile(
+        rocket, io.BytesIO(rocket.info["icc_profile"]), ImageCms.createProfile("sRGB")))
     return made
 
 
@@ -138,10 +174,15 @@ def bad(folder):
             entry = data.index(struct.pack("<H", tag), 8)
             data[entry:entry + 12] = struct.pack("<HHII", tag, 4, 1, 100_000)
         put(f"huge{bits}.tif", data, "million pixels")
+    Image.fromarray(RGB).save(folder / "huge.bmp")
+    data = (folder / "huge.bmp").read_bytes()
+    put("huge.bmp", data[:18] + struct.pack("<ii", 100_000, 100_000) + data[26:], "million pixels")
     (folder / "folder.png").mkdir()
     words[folder / "folder.png"] = "a folder"
     (folder / "link.png").symlink_to(folder / "nothing.png")
     words[folder / "link.png"] = "No such file"
+    (folder / "unreadable.png").symlink_to("/proc/self/mem")  # root may read all files, but not this one's beginning
+    words[folder / "unreadable.png"] = "Input/output error"
     os.mkfifo(folder / "pipe.png")
     words[folder / "pipe.png"] = "a device"
     return words

@@ -263,6 +263,7 @@ def test_pixels_of_the_cache_are_those_of_the_files(tmp_path):
 def test_every_kind_of_picture_can_be_trained_on_and_what_can_not_is_left_out_by_name(tmp_path, no_bar, capfd):
     (tmp_path / "photos").mkdir()
     good, bad = pictures.good(tmp_path / "photos"), pictures.bad(tmp_path / "photos")
+    good |= pictures.lossy(tmp_path / "photos")
     data = cache(tmp_path / "photos", tmp_path, patch=16)
     out, err = capfd.readouterr()
     small = [path for path, pixels in good.items() if min(pixels.shape[:2]) < 16]
@@ -275,12 +276,32 @@ def test_every_kind_of_picture_can_be_trained_on_and_what_can_not_is_left_out_by
     assert utils.batch(data, SEED, 0, len(data), 16, 1)[1].shape == (len(data), 16, 16, 3)
 
 
+def test_photos_whose_partner_does_not_fit_are_left_out_by_name(photos, tmp_path, no_bar, capfd):
+    (tmp_path / "lr").mkdir()
+    for number in range(6):  # number 6 has none
+        save(tmp_path / "lr" / f"{number}x4.png", np.full((10 + number + (number == 2), 11, 3), number, np.uint8))
+    data = cache(photos, tmp_path, tmp_path / "lr")
+    out, _ = capfd.readouterr()
+    assert len(data) == 6 and "1 of 7 photos have no partner" in out and "6.png" in out
+    assert f"Left out, 1 of 7 photos: {tmp_path}/lr/2x4.png is 11x13, not a quarter of {photos}/2.png (11x12)" in out
+
+
 def test_photos_smaller_than_a_patch_are_left_out_by_name(photos, tmp_path, no_bar, capfd):
     save(photos / "narrow.png", np.zeros((200, 31, 3), np.uint8))
     assert len(cache(photos, tmp_path)) == 7
     assert "Left out, 1 of 8 photos smaller than a patch of 32 pixels: narrow.png" in capfd.readouterr().out
     with pytest.raises(utils.UserError, match="holds no photo that can be used"):
         cache(photos, tmp_path, patch=400)
+
+
+def test_a_cached_photo_that_became_shorter_is_said_and_made_anew(photos, tmp_path, decoded):
+    first = cache(photos, tmp_path)
+    decoded.clear()
+    os.truncate(first[3].path, 1000)
+    with pytest.raises(utils.UserError, match="it is shorter than it was.* makes them anew"):
+        first[3].crop(0, 0, 8)
+    assert cache(photos, tmp_path) == first and decoded == ["3.png"]
+    first[3].crop(0, 0, 8)
 
 
 def test_names_that_are_no_text_are_cached_too(tmp_path):
@@ -332,38 +353,3 @@ def test_what_can_not_be_measured_is_said_and_left_out(tmp_path, capsys):
     assert all(line.startswith("Left out: ") for line in err)
     with pytest.raises(utils.UserError, match="None of the validation images"):
         list(utils.read_pairs(pairs[:2]))
-
-
-def test_mirflickr_is_fetched_by_tensorlayer_without_decoding_it(tmp_path, monkeypatch):
-    import tensorlayer
-
-    module = sys.modules[tensorlayer.files.load_flickr25k_dataset.__module__]
-    monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "data" / "flickr25k" / "mirflickr"
-
-    def fetch_and_unpack(*arguments, **options):
-        (folder / "meta" / "tags").mkdir(parents=True)
-        for number in (1, 2):
-            Image.new("RGB", (8, 8)).save(folder / f"im{number}.jpg")
-            (folder / "meta" / "tags" / f"tags{number}.txt").write_text("sky\n")
-
-    monkeypatch.setattr(module, "maybe_download_and_extract", fetch_and_unpack)
-    monkeypatch.setattr(module, "del_file", lambda path: None)
-    monkeypatch.setattr(module.visualize, "read_image", None)
-    assert [path.name for path in utils.list_images(utils.flickr25k())] == ["im1.jpg", "im2.jpg"]
-    monkeypatch.setattr(module, "maybe_download_and_extract", None)
-    assert len(utils.list_images(utils.flickr25k())) == 2  # not fetched twice
-
-
-def test_mirflickr_without_a_connection_is_a_sentence(tmp_path, monkeypatch):
-    import tensorlayer
-
-    module = sys.modules[tensorlayer.files.load_flickr25k_dataset.__module__]
-
-    def no_connection(*arguments, **options):
-        raise OSError("no connection")
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(module, "maybe_download_and_extract", no_connection)
-    with pytest.raises(utils.UserError, match="mirflickr25k.zip"):
-        utils.flickr25k()

@@ -1,0 +1,52 @@
+"""small.py again and again in the current folder, ended by a signal at a random moment each time, and at last left alone.
+
+Each training is a fork of this process: to import TensorFlow takes longer than what is tested.
+"""
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import time
+from unittest import mock
+
+with mock.patch("tensorflow.config.list_logical_devices"):  # it starts threads, which a fork does not inherit
+    import small
+import main
+
+SIGNALS = [signal.SIGKILL] * 20 + [signal.SIGINT, signal.SIGTERM]
+
+
+def train(output):
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    sys.stdout.reconfigure(line_buffering=True)
+    for replaced in small.REPLACED:
+        setattr(*replaced)
+    arguments = main.parse_arguments()
+    main.configure(arguments.set)
+    sys.exit(main.main(arguments))
+
+
+if __name__ == "__main__":
+    rng = random.Random(0)
+    epoch = 0.1  # seconds, from one line to the next
+    for number in [*rng.sample(SIGNALS, len(SIGNALS)), None]:
+        reader, writer = os.pipe()
+        process = multiprocessing.get_context("fork").Process(target=train, args=(writer,))
+        process.start()
+        os.close(writer)
+        lines = rng.randint(1, 4)  # of "Phase 1 of 2", before it is compiled, "Phase 1, step 1", "Phase 1, epoch 1" and so on
+        with os.fdopen(reader) as output:
+            began = time.monotonic()
+            for line in output:
+                print(line, end="")
+                if line.startswith("Phase "):
+                    began, last = time.monotonic(), began
+                    epoch = began - last if ", epoch " in line and lines == 1 else epoch
+                    lines -= 1
+                    if number and lines == 0:
+                        time.sleep(rng.uniform(0, epoch))
+                        os.kill(process.pid, number)
+        process.join()
+        print(f"Ended by {number and number.name}: {process.exitcode}", flush=True)

@@ -1,0 +1,312 @@
+"""Downloads from a server on this machine that does all that servers do: what is not whole and right is not taken."""
+import hashlib
+import http.server
+import io
+import os
+import shutil
+import stat
+import threading
+import time
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import config
+import main
+import utils
+
+FOLDERS = {"DIV2K_train_HR": ("DIV2K/DIV2K_train_HR/", "DIV2K_train_HR/000{}.png", 256),
+           "DIV2K_train_LR_bicubic_X4": ("DIV2K/DIV2K_train_LR_bicubic/X4/", "DIV2K_train_LR_bicubic/X4/000{}x4.png", 64),
+           "DIV2K_valid_HR": ("DIV2K/DIV2K_valid_HR/", "DIV2K_valid_HR/080{}.png", 256),
+           "DIV2K_valid_LR_bicubic_X4": ("DIV2K/DIV2K_valid_LR_bicubic/X4/", "DIV2K_valid_LR_bicubic/X4/080{}x4.png", 64)}
+
+
+def archive_of(entries):
+    """The bytes of a zip; entries: {name or ZipInfo: bytes}."""
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        for entry, content in entries.items():
+            archive.writestr(entry, content)
+    return data.getvalue()
+
+
+def photos(inner, side):
+    files = {}
+    for number in (1, 2):
+        png = io.BytesIO()
+        Image.fromarray(np.random.default_rng(number).integers(0, 256, (side, side, 3), dtype=np.uint8)).save(png, "png")
+        files[inner.format(number)] = png.getvalue()
+    return files
+
+
+ARCHIVES = {name: archive_of(photos(inner, side)) for name, (_, inner, side) in FOLDERS.items()}
+FIRST = "DIV2K_train_HR"
+
+
+def settings(archives):
+    """What `config.DOWNLOAD` would say of them."""
+    return {name: {"folder": FOLDERS[name][0], "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            for name, data in archives.items()}
+
+
+def whole(request, data):
+    request.send_response(200)
+    request.send_header("Content-Length", str(len(data)))
+    request.end_headers()
+    request.wfile.write(data)
+
+
+def ranged(request, data):
+    """As most servers, the part that is asked for."""
+    start = int(request.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+    request.send_response(206)
+    request.send_header("Content-Length", str(len(data) - start))
+    request.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+    request.end_headers()
+    request.wfile.write(data[start:])
+
+
+def cut_off(request, data):
+    whole_length, data = str(len(data)), data[:len(data) // 2]
+    request.send_response(200)
+    request.send_header("Content-Length", whole_length)
+    request.end_headers()
+    request.wfile.write(data)
+
+
+def stall(request, data):
+    cut_off(request, data)
+    request.server.end.wait(20)
+
+
+def silent(request, data):
+    request.server.end.wait(20)
+
+
+PAGE = b"<!DOCTYPE html><html>Under maintenance</html>"
+
+
+def page(request, data):
+    whole(request, PAGE)
+
+
+def page_without_length(request, data):
+    request.send_response(200)
+    request.end_headers()
+    request.wfile.write(PAGE)
+
+
+def page_of_the_same_length(request, data):
+    whole(request, PAGE.ljust(len(data)))
+
+
+def longer(request, data):
+    whole(request, data + b"!")
+
+
+def missing(request, data):
+    request.send_error(404)
+
+
+def failing(request, data):
+    request.send_error(503)
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A server; `answer` is how it answers, `asked` the paths and ranges that it was asked for."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.server.asked.append((self.path, self.headers["Range"]))
+            self.server.answer(self, self.server.archives[self.path[1:].removesuffix(".zip")])
+
+        def log_message(self, *arguments):
+            pass
+
+    monkeypatch.chdir(tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        httpd.answer, httpd.asked, httpd.archives, httpd.end = whole, [], dict(ARCHIVES), threading.Event()
+        httpd.url = f"http://127.0.0.1:{httpd.server_port}/"
+        threading.Thread(target=httpd.serve_forever, args=(0.02,), daemon=True).start()
+        yield httpd
+        httpd.end.set()
+        httpd.shutdown()
+
+
+def files(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+
+
+def refused(server, archives, *words):
+    """The download is refused with one sentence that holds the words; returns it."""
+    with pytest.raises(utils.UserError) as refusal:
+        utils.download(archives, server.url)
+    sentence = str(refusal.value)
+    assert sentence.endswith(".") and "\n" not in sentence
+    assert all(word in sentence for word in words), sentence
+    return sentence
+
+
+def test_downloads_go_over_https_by_default():
+    for url in (config.config.DOWNLOAD.url, utils.FLICKR25K_URL, main.VGG_URL):
+        assert url.startswith("https://")
+
+
+def test_all_of_div2k_is_unpacked_once(server, tmp_path, capsys):
+    utils.download(settings(ARCHIVES), server.url)
+    for folder, inner, side in FOLDERS.values():
+        assert [Image.open(path).width for path in utils.list_images(folder)] == [side, side]
+    assert [path for path, _ in server.asked] == [f"/{name}.zip" for name in ARCHIVES]
+    shutil.rmtree("DIV2K/DIV2K_valid_HR")
+    utils.download(settings(ARCHIVES), server.url)
+    assert len(server.asked) == 5 and "DIV2K/DIV2K_train_HR/ is already there" in capsys.readouterr().out
+    assert len(files(tmp_path)) == 8
+
+
+def test_the_command_says_what_it_did_or_why_not(server, call, tmp_path):
+    given = [f"DOWNLOAD.{name}.{key}={value}" for name, values in settings(ARCHIVES).items() for key, value in values.items()]
+    result = call(tmp_path, "--mode=download", "--set", f"DOWNLOAD.url={server.url}", *given)
+    assert result.returncode == 0 and "DIV2K/DIV2K_valid_HR/: 2 images." in result.stdout, result.stderr
+    shutil.rmtree(tmp_path / "DIV2K" / "DIV2K_valid_HR")
+    server.answer = missing
+    result = call(tmp_path, "--mode=download", "--set", f"DOWNLOAD.url={server.url}", *given)
+    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
+    assert "404" in result.stderr and "config.DOWNLOAD.url" in result.stderr
+
+
+@pytest.mark.parametrize("answer, words", [
+    (silent, "no connection, or it broke off"), (page, f"answers with {len(PAGE)} bytes, not "),
+    (page_without_length, "answers with an unknown number of bytes, not "), (longer, "it is not the archive"),
+    (page_of_the_same_length, "is not what it should be (SHA-256 "), (missing, "404"), (failing, "503")])
+def test_what_is_not_the_archive_is_said_and_not_kept(server, tmp_path, monkeypatch, answer, words):
+    monkeypatch.setattr(utils, "DOWNLOAD_TIMEOUT", 0.3)
+    server.answer = answer
+    refused(server, settings(ARCHIVES), f"{server.url}{FIRST}.zip", words, "config.DOWNLOAD.url")
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("answer", [cut_off, stall])
+@pytest.mark.parametrize("again", [ranged, whole])
+def test_a_download_that_breaks_off_or_stalls_is_gone_on_with(server, tmp_path, monkeypatch, answer, again):
+    monkeypatch.setattr(utils, "DOWNLOAD_TIMEOUT", 0.3)
+    server.answer = answer
+    began = time.perf_counter()
+    refused(server, settings(ARCHIVES), "broke off", "run the same command again to go on")
+    assert time.perf_counter() - began < 5
+    assert files(tmp_path) == [f"DIV2K/{FIRST}.zip.part"]
+    size = os.path.getsize(f"DIV2K/{FIRST}.zip.part")
+    assert 0 < size <= len(ARCHIVES[FIRST]) // 2
+    server.answer = again
+    utils.download(settings(ARCHIVES), server.url)
+    assert server.asked[1] == (f"/{FIRST}.zip", f"bytes={size}-") and len(files(tmp_path)) == 8
+
+
+def test_a_server_that_is_not_there_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with http.server.HTTPServer(("127.0.0.1", 0), None) as closed:
+        url = f"http://127.0.0.1:{closed.server_port}/"
+    with pytest.raises(utils.UserError, match="no connection"):
+        utils.download(settings(ARCHIVES), url)
+    with pytest.raises(utils.UserError, match="config.DOWNLOAD.url"):
+        utils.download(settings(ARCHIVES), "no address/")
+    assert files(tmp_path) == []
+
+
+def test_an_archive_that_was_put_there_by_hand_is_taken_when_it_is_the_right_one(server, tmp_path):
+    (tmp_path / "DIV2K").mkdir()
+    (tmp_path / "DIV2K" / f"{FIRST}.zip").write_bytes(ARCHIVES[FIRST])
+    utils.download(settings({FIRST: ARCHIVES[FIRST]}), server.url)
+    assert server.asked == [] and files(tmp_path) == [f"DIV2K/{FIRST}/0001.png", f"DIV2K/{FIRST}/0002.png"]
+    shutil.rmtree(tmp_path / "DIV2K" / FIRST)
+    (tmp_path / "DIV2K" / f"{FIRST}.zip").write_bytes(ARCHIVES[FIRST][:-1] + b"!")
+    refused(server, settings({FIRST: ARCHIVES[FIRST]}), "is not what it should be (SHA-256 ", "was deleted")
+    assert files(tmp_path) == []
+
+
+def link(name, target):
+    entry = zipfile.ZipInfo(name)
+    entry.create_system = 3  # Unix
+    entry.external_attr = (stat.S_IFLNK | 0o777) << 16
+    return {entry: target}
+
+
+def encrypted(data):
+    """The same zip, said to be encrypted."""
+    data = bytearray(data)
+    for signature, place in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        data[data.index(signature) + place] |= 1
+    return bytes(data)
+
+
+EVIL = {
+    "out of the folder": {"DIV2K_train_HR/../../evil.png": b""},
+    "out of the folder, at once": {"../evil.png": b""},
+    "an absolute path": {"/tmp/evil.png": b""},
+    "a path of Windows": {"DIV2K_train_HR/..\\..\\evil.png": b""},
+    "a drive of Windows": {"C:/evil.png": b""},
+    "another folder": {"DIV2K_valid_HR/evil.png": b""},
+    "a hidden file": {"DIV2K_train_HR/.evil.png": b""},
+    "a program": {"DIV2K_train_HR/evil.py": b"print()"},
+    "a link": link("DIV2K_train_HR/evil.png", "/etc/passwd"),
+    "a link to a folder": link("DIV2K_train_HR/evil", "/etc"),
+    "a link, then a file through it": {**link("DIV2K_train_HR", "../.."), "DIV2K_train_HR/evil.png": b""},
+}
+
+
+@pytest.mark.parametrize("case", EVIL)
+def test_entries_that_lead_elsewhere_are_refused_and_nothing_is_left(server, tmp_path, case):
+    """The digest is right: the archive is what its maker wanted it to be."""
+    server.archives[FIRST] = archive_of({**photos("DIV2K_train_HR/000{}.png", 8), **EVIL[case]})
+    refused(server, settings({FIRST: server.archives[FIRST]}), f"DIV2K/{FIRST}.zip holds '", "it was deleted")
+    assert files(tmp_path) == [] and not list(tmp_path.parent.rglob("evil*"))
+
+
+GOOD = photos("DIV2K_train_HR/000{}.png", 256)
+DAMAGED = {
+    "no zip": PAGE,
+    "a zip without its end": archive_of(GOOD)[:-30],
+    "a photo that is not what its checksum says": archive_of(GOOD).replace(GOOD["DIV2K_train_HR/0002.png"][-99:], b"!" * 99),
+    "encrypted": encrypted(archive_of(GOOD)),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_an_archive_that_is_damaged_is_said_and_nothing_is_left(server, tmp_path, case):
+    server.archives[FIRST] = DAMAGED[case]
+    refused(server, settings({FIRST: DAMAGED[case]}), f"DIV2K/{FIRST}.zip can't be unpacked", "it was deleted")
+    assert files(tmp_path) == []
+
+
+def test_a_full_disk_is_said_and_what_came_is_kept(server, tmp_path):
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        refused(server, settings(ARCHIVES), f"{FIRST}.zip.part can't be written", "free space")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert files(tmp_path) == [f"DIV2K/{FIRST}.zip.part"]
+    server.answer = ranged
+    utils.download(settings(ARCHIVES), server.url)
+    assert len(files(tmp_path)) == 8
+
+
+def test_mirflickr_is_fetched_by_tensorlayer_whole_or_not_at_all_and_once(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(utils, "FLICKR25K_URL", server.url)
+    photo = photos("{}", 8)["1"]
+    server.archives["mirflickr25k"] = archive_of(
+        {"mirflickr/im1.jpg": photo, "mirflickr/im2.jpg": photo, "mirflickr/meta/tags/tags1.txt": b"sky"})
+    for answer in (missing, cut_off, page):
+        server.answer = answer
+        with pytest.raises(utils.UserError, match="MIRFLICKR-25k could not be downloaded .*mirflickr25k.zip"):
+            utils.flickr25k()
+        assert files(tmp_path) == []
+    server.answer = whole
+    for _ in range(2):
+        assert [path.name for path in utils.list_images(utils.flickr25k())] == ["im1.jpg", "im2.jpg"]
+    assert utils.flickr25k().as_posix() == "data/flickr25k/mirflickr" and len(server.asked) == 4
+    assert files(tmp_path / "data") == [f"flickr25k/mirflickr/{name}" for name in ("im1.jpg", "im2.jpg", "meta/tags/tags1.txt")]
