@@ -5,7 +5,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import main
@@ -102,33 +101,29 @@ def test_two_processes_train_as_one_does_and_the_chief_alone_writes(one_device, 
     assert [path.name for path in (two_processes / "1").iterdir()] == ["cache"]
 
 
-def test_of_a_killed_process_the_other_says_so_and_both_go_on_when_started_again(two_processes, tmp_path):
+def read_until(process, beginning):
+    assert any(line.startswith(beginning) for line in process.stdout)
+
+
+def test_two_processes_end_alike_however_they_were_interrupted(two_processes, tmp_path):
     chief, worker = start_two(tmp_path)
-    for line in chief.stdout:
-        if line.startswith("Phase 2 of 2"):
-            break
+    read_until(chief, "Phase 1 of 2")
+    worker.terminate()  # both stop after the same step
+    outputs = [process.communicate(timeout=100)[0] for process in (chief, worker)]
+    assert [chief.returncode, worker.returncode] == [143, 143], outputs
+    assert "Stopped and saved in checkpoint/" in outputs[0]
+
+    chief, worker = start_two(tmp_path)
+    read_until(chief, "Phase 2 of 2")
     worker.kill()
-    killed = time.monotonic()
     output = chief.communicate(timeout=60)[0]
     assert chief.returncode == 2 and "Another process of this training is gone" in output and "Traceback" not in output
-    assert time.monotonic() - killed < 60
     worker.communicate()
+
     output, _ = finish(*start_two(tmp_path))
     assert "Going on with the training in checkpoint/: phase 1, 1 epochs" in output
     for name in ("g_srgan.npz", "d_srgan.npz"):
         assert difference(two_processes / "0", tmp_path / "0", name) == 0
-
-
-def test_one_process_that_is_told_to_stop_stops_both_after_the_same_step(tmp_path):
-    chief, worker = start_two(tmp_path)
-    for line in chief.stdout:
-        if line.startswith("Phase 1 of 2"):
-            break
-    worker.terminate()
-    outputs = [process.communicate(timeout=100)[0] for process in (chief, worker)]
-    assert [chief.returncode, worker.returncode] == [143, 143], outputs
-    assert "Stopped and saved in checkpoint/" in outputs[0]
-    assert list((tmp_path / "0" / "checkpoint").glob("state-1.index"))
 
 
 def test_a_batch_that_does_not_divide_is_a_sentence_that_says_which_do(tmp_path):
@@ -155,13 +150,11 @@ def test_the_tasks_of_slurm_are_a_cluster(monkeypatch):
     assert json.loads(os.environ.pop("TF_CONFIG"))
 
 
-def test_mixed_precision_trains_as_float32_does_and_goes_on_without(first_phase, one_device, tmp_path):
+def test_a_training_goes_on_in_mixed_precision(first_phase, one_device, tmp_path):
     folder = shutil.copytree(first_phase, tmp_path / "run")
     output, = finish(start(folder, "TRAIN.devices=2", "TRAIN.mixed_precision=true"))
     assert "TRAIN.mixed_precision False -> True" in output
     assert difference(one_device, folder, "g_srgan.npz") < 10 * CLOSE
-    output, = finish(start(folder, "TRAIN.n_epoch=2"))
-    assert "Going on" in output
 
 
 OVERFLOW = """
@@ -207,12 +200,12 @@ def test_evaluation_on_two_devices_gives_what_one_gives(one_device, tmp_path, mo
     for n_devices in (1, 2):
         result = subprocess.run(
             [sys.executable, SMALL, "--mode=evaluate", "--weights", one_device / "checkpoint" / "g_srgan.npz", "--output",
-             str(n_devices), *more, "--set", "VALID.hr_img_path=photos", "VALID.n_figures=0", f"TRAIN.devices={n_devices}"],
+             f"on_{n_devices}", *more, "--set", "VALID.hr_img_path=photos", "VALID.n_figures=0", f"TRAIN.devices={n_devices}"],
             cwd=tmp_path, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
-        lines.append(result.stdout.replace(f"{n_devices}/", "out/"))
+        lines.append(result.stdout.replace(f"on_{n_devices}/", "out/"))
     assert lines[0] == lines[1]
-    results = sorted(path.name for path in (tmp_path / "1").glob("*_gen.png"))
+    results = sorted(path.name for path in (tmp_path / "on_1").glob("*_gen.png"))
     assert results == [f"{number}_gen.png" for number in range(5)]
     for name in results:
-        np.testing.assert_allclose(*(skimage.io.imread(tmp_path / n / name).astype(int) for n in "12"), rtol=0, atol=1)
+        np.testing.assert_allclose(*(skimage.io.imread(tmp_path / n / name).astype(int) for n in ("on_1", "on_2")), rtol=0, atol=1)
