@@ -314,19 +314,18 @@ def bench_training(photos, installed, quick):
     for architecture in ("paper",) if quick else ("paper", "tensorlayer"):
         trainer = make_trainer(photos, architecture)
         bench_step(f"phase-1 step, {architecture}, {size}", "0.80", "init_step", trainer, batch, installed, n_runs)
-    for loss, what in (("original", "with VGG19"), ("srgan_mse", "SRGAN-MSE")):
+    for loss, what in (("original", "with VGG19"),) if quick else (("original", "with VGG19"), ("srgan_mse", "SRGAN-MSE")):
         trainer = make_trainer(photos, loss=loss)
         bench_step(f"phase-2 step, {what}, {size}", "0.85", "gan_step", trainer, batch, installed, n_runs)
     bench_data(trainer, 3 if quick else 10)
 
 
-def bench_devices(quick):
+def bench_devices():
     """A row for training's own seconds a step on one device and on two that are parts of the CPU: what sharing costs."""
     seconds = []
     for n_devices in (1, 2):
-        run_main("--set", f"TRAIN.devices={n_devices}", f"TRAIN.batch_size={4 if quick else BATCH}", "TRAIN.n_epoch_init=1",
-                 f"TRAIN.patches_per_image={4 if quick else 18}", "TRAIN.n_epoch=0", "VALID.n_quick=1",
-                 f"TRAIN.checkpoint_path=on_{n_devices}/")
+        run_main("--set", f"TRAIN.devices={n_devices}", f"TRAIN.batch_size={BATCH}", "TRAIN.n_epoch_init=1", "TRAIN.n_epoch=0",
+                 "TRAIN.patches_per_image=18", "VALID.n_quick=1", f"TRAIN.checkpoint_path=on_{n_devices}/")
         seconds.append(float(re.search(r"([\d.]+) s a step", Path("main.log").read_text())[1]))
     row("phase-1 step on two devices, which share the CPU", f"{seconds[1]:.2f} s", f"one device {seconds[0]:.2f} s",
         f"{seconds[1] / seconds[0]:.2f}", "what it costs")
@@ -448,7 +447,7 @@ def bench_process(photos, generator, steady, quick):
         row("`--input` of 4 photos of different sizes and as many pixels", spread([seconds]),
             f"{(seconds - alone) / 3:.2f} s a further photo", "", "no compilation each")
 
-    width, height = (640, 426) if quick else (2040, 1356)
+    width, height = (480, 320) if quick else (2040, 1356)
     seconds, memory = restore(make_photo(photos, width, height)[0])
     further = 1e6 * (seconds - alone) / (width * height - 320 * 180)
     row(f"`--input` of a {width}x{height} photo, whole process", f"{seconds:.1f} s, {memory:.0f} MB at most",
@@ -487,7 +486,8 @@ def bench(arguments):
         steady = bench_upscaling(photos, generator, installed, arguments.quick)
         bench_process(photos, generator, steady, arguments.quick)
         bench_training(photos, installed, arguments.quick)
-        bench_devices(arguments.quick)
+        if not arguments.quick:
+            bench_devices()
         if given:
             bench_first_epoch(given)
         else:
