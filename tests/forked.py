@@ -8,6 +8,7 @@ import random
 import signal
 import sys
 import time
+from pathlib import Path
 from unittest import mock
 
 with mock.patch("tensorflow.config.list_logical_devices"):  # it starts threads, which a fork does not inherit
@@ -28,6 +29,15 @@ def train(output):
     sys.exit(main.main(arguments))
 
 
+def half_file(process):
+    """The first that appears."""
+    while process.is_alive():
+        for path in Path("checkpoint").iterdir():
+            if ".partial" in path.name or path.name.endswith("_temp"):
+                return path.name
+        time.sleep(0.0005)
+
+
 if __name__ == "__main__":
     rng = random.Random(0)
     epoch = 0.3  # seconds at most, so that no run gets much further than its lines say
@@ -46,7 +56,10 @@ if __name__ == "__main__":
                     epoch = min(epoch, began - last) if ", epoch " in line else epoch
                     lines -= 1
                     if number and lines == 0:
-                        time.sleep(rng.uniform(0, epoch))
+                        if rng.random() < 0.3:
+                            print(f"While saving: {half_file(process)}")
+                        else:
+                            time.sleep(rng.uniform(0, epoch))
                         os.kill(process.pid, number)
         process.join()
         print(f"Ended by {number and number.name}: {process.exitcode}", flush=True)

@@ -84,6 +84,8 @@ def test_what_is_killed_at_twenty_random_moments_ends_with_the_same_weights_and_
     stopped = [run for run, (number, _) in zip(runs, ends) if number in ("SIGINT", "SIGTERM")]
     assert all("Stopped and saved in checkpoint/; the same command goes on from here." in run for run in stopped)
     assert "Traceback" not in output and "is damaged" not in output
+    assert len(re.findall("^While saving: .*(partial|_temp)", output, re.MULTILINE)) >= 3
+    assert not [name for name in os.listdir(folder / "checkpoint") if "partial" in name or "_temp" in name]
     reached = [tuple(map(int, place)) for place in re.findall(r"phase (\d), (\d+) epochs and (\d+) steps are done", output)]
     assert reached == sorted(reached) and len(reached) >= 15  # nothing that was saved is trained twice
     assert_same_weights(uninterrupted, folder)
