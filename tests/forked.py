@@ -8,6 +8,7 @@ import random
 import signal
 import sys
 import time
+from pathlib import Path
 from unittest import mock
 
 with mock.patch("tensorflow.config.list_logical_devices"):  # it starts threads, which a fork does not inherit
@@ -28,9 +29,18 @@ def train(output):
     sys.exit(main.main(arguments))
 
 
+def half_file(process):
+    """The first that appears."""
+    while process.is_alive():
+        for path in Path("checkpoint").iterdir():
+            if ".partial" in path.name or path.name.endswith("_temp"):
+                return path.name
+        time.sleep(0.0005)
+
+
 if __name__ == "__main__":
     rng = random.Random(0)
-    epoch = 0.1  # seconds, from one line to the next
+    epoch = 0.3  # seconds at most, so that no run gets much further than its lines say
     for number in [*rng.sample(SIGNALS, len(SIGNALS)), None]:
         reader, writer = os.pipe()
         process = multiprocessing.get_context("fork").Process(target=train, args=(writer,))
@@ -43,10 +53,13 @@ if __name__ == "__main__":
                 print(line, end="")
                 if line.startswith("Phase "):
                     began, last = time.monotonic(), began
-                    epoch = began - last if ", epoch " in line and lines == 1 else epoch
+                    epoch = min(epoch, began - last) if ", epoch " in line else epoch
                     lines -= 1
                     if number and lines == 0:
-                        time.sleep(rng.uniform(0, epoch))
+                        if rng.random() < 0.3:
+                            print(f"While saving: {half_file(process)}")
+                        else:
+                            time.sleep(rng.uniform(0, epoch))
                         os.kill(process.pid, number)
         process.join()
         print(f"Ended by {number and number.name}: {process.exitcode}", flush=True)

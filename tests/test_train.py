@@ -12,8 +12,8 @@ import pytest
 import tensorflow as tf
 
 SMALL = Path(__file__).parent / "small.py"
-SCHEDULE = ("--set", "TRAIN.hr_patch_size=16", "TRAIN.batch_size=4", "TRAIN.patches_per_image=3", "TRAIN.n_epoch_init=14",
-            "TRAIN.n_epoch=14", "TRAIN.save_every=1", "TRAIN.loss=srgan_mse", "VALID.n_quick=1", "TRAIN.deterministic=true")
+SCHEDULE = ("--set", "TRAIN.hr_patch_size=16", "TRAIN.batch_size=4", "TRAIN.patches_per_image=3", "TRAIN.n_epoch_init=6",
+            "TRAIN.n_epoch=24", "TRAIN.save_every=1", "TRAIN.loss=srgan_mse", "VALID.n_quick=1", "TRAIN.deterministic=true")
 
 
 def start(folder, *more):
@@ -84,6 +84,8 @@ def test_what_is_killed_at_twenty_random_moments_ends_with_the_same_weights_and_
     stopped = [run for run, (number, _) in zip(runs, ends) if number in ("SIGINT", "SIGTERM")]
     assert all("Stopped and saved in checkpoint/; the same command goes on from here." in run for run in stopped)
     assert "Traceback" not in output and "is damaged" not in output
+    assert len(re.findall("^While saving: .*(partial|_temp)", output, re.MULTILINE)) >= 3
+    assert not [name for name in os.listdir(folder / "checkpoint") if "partial" in name or "_temp" in name]
     reached = [tuple(map(int, place)) for place in re.findall(r"phase (\d), (\d+) epochs and (\d+) steps are done", output)]
     assert reached == sorted(reached) and len(reached) >= 15  # nothing that was saved is trained twice
     assert_same_weights(uninterrupted, folder)
@@ -122,7 +124,7 @@ def test_a_second_ctrl_c_leaves_at_once_and_harms_nothing(interrupted, number, c
     """Both while the first step is compiled, which takes seconds: what waits for Python comes after it."""
     folder, _ = interrupted
     before = contents(folder)
-    process = start(folder, "--set", "TRAIN.n_epoch=16")
+    process = start(folder, "--set", "TRAIN.n_epoch=26")
     output = read_until(process, "Phase 2 of 2")
     process.send_signal(number)
     output += read_until(process, "Stopping after this step; once more to leave at once")
