@@ -9,11 +9,9 @@ import signal
 import sys
 import time
 from pathlib import Path
-from unittest import mock
 
-with mock.patch("tensorflow.config.list_logical_devices"):  # it starts threads, which a fork does not inherit
-    import small
 import main
+import small
 
 SIGNALS = [signal.SIGKILL] * 20 + [signal.SIGINT, signal.SIGTERM]
 
