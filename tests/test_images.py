@@ -30,7 +30,7 @@ def nearest(lr):
 
 
 def restore(source, output):
-    return main.restore(main.photos_to_restore(source, output), output, nearest)
+    return main.restore(main.photos_to_restore(source, output), output, [nearest])
 
 
 def read_png(path):
@@ -338,7 +338,7 @@ def test_a_validation_folder_of_every_kind_is_scored_and_what_can_not_be_is_said
     Image.fromarray(pictures.RGB).save(folder / os.fsdecode(b"0\xff.png"))
     monkeypatch.setattr(main.config.VALID, "hr_img_path", str(folder))
     monkeypatch.setattr(main.config.VALID, "lr_img_path", "")
-    assert main.score(tmp_path / "out", {"srgan": nearest}) == 0
+    assert main.score(tmp_path / "out", [{"srgan": nearest}]) == 0
     small = [path for path, pixels in good.items() if min(pixels.shape[:2]) < 19]
     out, err = capfd.readouterr()
     left_out = [line for line in err.splitlines() if line.startswith("Left out: ")]
@@ -441,7 +441,7 @@ def test_a_photo_that_does_not_fit_into_memory_does_not_stop_the_others(tmp_path
             raise MemoryError
         return nearest(lr)
 
-    assert main.restore(utils.list_images(tmp_path), tmp_path / "out", small_only) == 1
+    assert main.restore(utils.list_images(tmp_path), tmp_path / "out", [small_only]) == 1
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["1_gen.png", "3_gen.png"]
     assert "1 of 3 failed." in capsys.readouterr().err
 
