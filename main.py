@@ -724,10 +724,10 @@ def compare_with_last_run(folder, demo):
 def make_trainer(strategy, arguments, files, lr_folder, demo):
     """A `Trainer` of a strategy's devices, in the state of its last save; raises UserError."""
     folder = Path(config.TRAIN.checkpoint_path)
-    photos = utils.cache_photos(files, lr_folder, config.TRAIN.cache_path, config.TRAIN.hr_patch_size)
-    keras.utils.set_random_seed(config.TRAIN.seed)
     with strategy.scope(), precision():
         recipe, vgg = load_loss(demo)
+    photos = utils.cache_photos(files, lr_folder, config.TRAIN.cache_path, config.TRAIN.hr_patch_size)
+    keras.utils.set_random_seed(config.TRAIN.seed)
     trainer = Trainer(strategy, photos, recipe, vgg, arguments.weights)
     if not demo and trainer.steps < 25:  # half of DIV2K's
         print(f"{len(photos)} photos make epochs of only {trainer.steps} steps, where DIV2K's have 50: for as long a training "

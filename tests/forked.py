@@ -10,8 +10,8 @@ import sys
 import time
 from pathlib import Path
 
-import main
 import small
+from small import main
 
 SIGNALS = [signal.SIGKILL] * 20 + [signal.SIGINT, signal.SIGTERM]
 
