@@ -46,11 +46,11 @@ config.TRAIN.beta1 = 0.9  # first moment of Adam
 config.TRAIN.ema_decay = 0.999  # moving average of the generator's weights, the ones that are written; 0: off
 config.TRAIN.save_every = 10  # epochs between two saves; what was trained since the last one is lost by a power cut
 config.TRAIN.seed = 0  # of weights, crops and order: the same seed gives the same run
-config.TRAIN.deterministic = False  # bit for bit the same run; slower on a GPU, and with VGG19 in phase 2
+config.TRAIN.deterministic = False  # bit for bit the same run on the same machine; slower, above all on a GPU
 
 # what it runs on
 config.TRAIN.devices = 0  # GPUs to use, of those in this machine; 0: all. Without a GPU: parts of the CPU, to try it out
-config.TRAIN.mixed_precision = False  # compute in float16, about twice as fast on a GPU with tensor cores; slower on a CPU
+config.TRAIN.mixed_precision = False  # compute in float16, for a GPU with tensor cores; slower on a CPU
 
 # where training writes
 config.TRAIN.checkpoint_path = "checkpoint/"

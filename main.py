@@ -343,7 +343,7 @@ class Trainer:
     def on_all_devices(self, step):
         """The tf.function that runs a step on each device, with its share of the batch, and gives the batch's losses."""
 
-        # Not by XLA: it takes longer on a CPU, and can't compile what devices tell each other.
+        # Not by XLA: it is no faster on a CPU, compiles for longer, and can't compile what devices tell each other.
         @tf.function
         def run(lr, hr):
             losses = self.strategy.run(step, args=(lr, hr))

@@ -476,6 +476,8 @@ def describe_machine():
 def bench(arguments):
     given = arguments.photos and Path(arguments.photos).resolve()
     began = time.perf_counter()
+    with main.quiet():
+        main.list_devices()
     installed = describe_machine()
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         resolve(config)
