@@ -163,7 +163,16 @@ def test_prelu_before_the_shuffle_is_keras_prelu_behind_it():
     ours(x), keras_prelu(np.zeros((1, 10, 8, 64), "float32"))
     slopes = np.linspace(-0.5, 0.9, 64, dtype="float32")
     ours.alpha.assign(slopes), keras_prelu.alpha.assign(slopes.reshape(1, 1, 64))
-    np.testing.assert_allclose(tf.nn.depth_to_space(ours(x), 2), keras_prelu(tf.nn.depth_to_space(x, 2)), atol=1e-6)
+    x, upstream = tf.constant(x), tf.random.stateless_normal((1, 10, 8, 64), (1, 2))
+    results = []
+    for layer, y in ((ours, lambda: tf.nn.depth_to_space(ours(x), 2)), (keras_prelu, lambda: keras_prelu(tf.nn.depth_to_space(x, 2)))):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            result = y()
+        by_x, by_slopes = tape.gradient(result, [x, layer.alpha], output_gradients=upstream)
+        results.append((result, by_x, tf.reshape(by_slopes, [64])))
+    for a, b in zip(*results):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
 def test_folded_generator_equals_the_unfolded(generator):
