@@ -753,7 +753,7 @@ def train(arguments):
     files, lr_folder = training_photos()
     if config.TRAIN.deterministic:
         tf.config.experimental.enable_op_determinism()
-        # Which sums three gradients in the order in which they come.
+        # TensorFlow's graph optimizer would sum the gradients of three losses in the order in which they happen to be ready.
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     strategy = make_strategy()
     n_devices = strategy.num_replicas_in_sync
