@@ -86,7 +86,8 @@ def configure(settings):
 @contextlib.contextmanager
 def quiet():
     """Keep the start-up notes of TensorFlow's libraries off stderr; anything else that was written there follows."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # Of several processes that end together TensorFlow says the same thing many times over.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3" if {"TF_CONFIG", "SLURM_STEP_NUM_TASKS"} & set(os.environ) else "2")
     noise = re.compile(rb"[IW]\d{4} |\d{4}-\d\d-\d\d .*: [IW] |WARNING: All log messages|To enable the following"
                        rb"|.*cuInit.*303|\s*StreamExecutor")
     sys.stderr.flush()
@@ -232,8 +233,8 @@ def cluster():
         if not place.get("cluster"):
             return None
         workers, task = place["cluster"], place["task"]
-        if not set(workers) <= {"chief", "worker"} or not workers[task["type"]][int(task["index"])]:
-            raise ValueError("its jobs are chief and worker")
+        if not set(workers) <= {"chief", "worker"} or not 0 <= int(task["index"]) < len(workers[task["type"]]):
+            raise ValueError("its jobs are chief and worker, whose indices begin with 0")
         return place
     except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
         raise UserError(f"TF_CONFIG, or what Slurm has set, is not what tf.distribute takes ({error!r}); write it as in the README, "
@@ -251,15 +252,15 @@ def make_strategy():
         choose_devices()
     if place:
         task, addresses = place["task"], sum(place["cluster"].values(), [])
-        print(f"This is {task['type']} {task['index']} of {len(addresses)} processes; it waits for the others "
-              f"({', '.join(addresses)}).", flush=True)
+        print(f"This is {task['type']} {task['index']}, one of {len(addresses)} processes; it waits until all are started, each with "
+              f"an index of its own, from 0 on: {', '.join(addresses)}.", flush=True)
         handler = signal.signal(signal.SIGINT, signal.SIG_DFL)  # or Ctrl-C would have to wait too
         try:
             with quiet():
                 return tf.distribute.MultiWorkerMirroredStrategy()
         except (tf.errors.OpError, RuntimeError) as error:
-            raise UserError(f"The processes of TF_CONFIG could not be joined ({_first_line(error)}); start all of them, with "
-                            "addresses that they reach each other at.") from error
+            raise UserError(f"The processes of TF_CONFIG could not be joined ({_first_line(error)}): the port may be taken, the index "
+                            "given twice, or an address not reached from here; mend TF_CONFIG and start all of them again.") from error
         finally:
             signal.signal(signal.SIGINT, handler)
     with quiet():
@@ -467,6 +468,7 @@ class Trainer:
                 if self.must_stop():
                     if self.is_chief:
                         self.save()
+                    bar.finish(dirty=True)  # or it would be shown at 100%
                     break
 
     def batches(self, phase, start, stop):
@@ -506,10 +508,13 @@ class Trainer:
         settings = {key: value for key, value in flatten(config).items()
                     if key.startswith("TRAIN.") and not key.endswith(("path", "devices"))}
         sizes = [(photo.height, photo.width) for photo in self.photos]
-        number = zlib.crc32(json.dumps([settings, self.recipe, sizes]).encode())
-        if self.sum_of_all(number) != number * self.strategy.num_replicas_in_sync:
-            raise UserError(f"The {self.strategy.num_replicas_in_sync} processes do not train the same, here it is on {len(sizes)} "
-                            f"photos with TRAIN.batch_size={config.TRAIN.batch_size}; give all the same config.py, --set and photos.")
+        numbers = {key: zlib.crc32(json.dumps(value).encode())
+                   for key, value in {**settings, "config.LOSS": self.recipe, "the photos": sizes}.items()}
+        different = [key for key, number in numbers.items()
+                     if self.sum_of_all(number) != number * self.strategy.num_replicas_in_sync]
+        if different:
+            raise UserError(f"The processes do not train the same: {', '.join(different)} differ; give all the same config.py, --set, "
+                            "photos and VGG19.")
 
         @tf.function
         def take_chiefs_state():
@@ -735,10 +740,11 @@ def make_trainer(strategy, arguments, files, lr_folder, demo):
     if trainer.is_chief:
         if trainer.resume() and arguments.weights:
             print(f"--weights {arguments.weights} is not used, as a training is gone on with.")
-        with utils.whole_file(folder / "config.json") as partial:
-            log_config(partial, {**config, "demonstration": demo})
     if strategy.cluster_resolver:
         trainer.join()
+    if trainer.is_chief:
+        with utils.whole_file(folder / "config.json") as partial:
+            log_config(partial, {**config, "demonstration": demo})
     if trainer.is_done():
         print("Nothing is left to train; a larger TRAIN.n_epoch goes on.")
     return trainer
@@ -783,8 +789,8 @@ def train(arguments):
                 tf.errors.FailedPreconditionError, tf.errors.DeadlineExceededError, tf.errors.UnknownError) as error:
             if not strategy.cluster_resolver:
                 raise
-            raise UserError("Another process of this training is gone; start all of them again, the training goes on from the last "
-                            "save.") from error
+            raise UserError("Another process of this training is gone, which says why if it could; then start all of them again, the "
+                            "training goes on from the last save.") from error
     if trainer.stopped_by:
         print(f"Stopped and saved in {folder}/{'' if trainer.is_chief else ' of the chief'}; the same command goes on from here.")
         return 128 + trainer.stopped_by
@@ -881,18 +887,19 @@ def restore(files, output, upscalers):
         try:
             lr = utils.read_image(path, native=True)
             utils.write_image(target, upscale_photo(lr, upscaler))
-            print(f"{path} {lr.shape[1]}x{lr.shape[0]} -> {target} {4 * lr.shape[1]}x{4 * lr.shape[0]}")
-            return True
         except UserError as error:
-            print(error, file=sys.stderr)
+            return False, error
         except (MemoryError, tf.errors.OpError):
-            print(f"{path} is too large for the memory here; cut it into parts.", file=sys.stderr)
-        return False
+            return False, f"{path} is too large for the memory here; cut it into parts."
+        return True, f"{path} {lr.shape[1]}x{lr.shape[0]} -> {target} {4 * lr.shape[1]}x{4 * lr.shape[0]}"
 
-    failed = list(share_out(restore_one, zip(files, utils.output_names(files)), upscalers)).count(False)
-    if failed:
-        print(f"{failed} of {len(files)} failed.", file=sys.stderr)
-    return 1 if failed else 0
+    n_failed = 0
+    for restored, line in share_out(restore_one, zip(files, utils.output_names(files)), upscalers):
+        print(line, file=sys.stdout if restored else sys.stderr)
+        n_failed += not restored
+    if n_failed:
+        print(f"{n_failed} of {len(files)} failed.", file=sys.stderr)
+    return 1 if n_failed else 0
 
 
 def make_writable(folder):
