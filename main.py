@@ -331,10 +331,6 @@ class Trainer:
             generator=self.generator, averaged=self.averaged, discriminator=self.discriminator,
             init_optimizer=scaled[0], g_optimizer=scaled[1], d_optimizer=scaled[2],
             phase=self.phase, epoch=self.epoch, step=self.step, total_step=self.total_step, best_psnr=self.best_psnr)
-        self.variables = [
-            *self.generator.variables, *self.averaged.variables, *self.discriminator.variables,
-            *(variable for optimizer in scaled for variable in optimizer.variables),
-            self.phase, self.epoch, self.step, self.total_step, self.best_psnr]
         self.manager = tf.train.CheckpointManager(self.checkpoint, self.folder, max_to_keep=2, checkpoint_name="state")
         self.stopped_by = None
         self.init_step, self.gan_step = self.on_all_devices(self.init_step), self.on_all_devices(self.gan_step)
@@ -493,7 +489,6 @@ class Trainer:
         """The sum over all devices of a number of their process, for which all processes wait for each other."""
         if not self.strategy.cluster_resolver:
             return number
-
         return int(self._sum(tf.constant(number, tf.int64)))
 
     @tf.function
@@ -516,10 +511,16 @@ class Trainer:
             raise UserError(f"The processes do not train the same: {', '.join(different)} differ; give all the same config.py, --set, "
                             "photos and VGG19.")
 
+        state = self.checkpoint
+        variables = [state.phase, state.epoch, state.step, state.total_step, state.best_psnr]
+        for part in (state.generator, state.averaged, state.discriminator,
+                     state.init_optimizer, state.g_optimizer, state.d_optimizer):
+            variables += part.variables
+
         @tf.function
         def take_chiefs_state():
             context = tf.distribute.get_replica_context()
-            for variable in self.variables:
+            for variable in variables:
                 value = tf.convert_to_tensor(variable)
                 chiefs = tf.where(context.replica_id_in_sync_group == 0, value, tf.zeros_like(value))
                 variable.assign(context.all_reduce("SUM", chiefs))
