@@ -3,7 +3,6 @@
 Two architectures: `paper`, figure 4 of the article, and `tensorlayer`, whose weights tensorlayer/srgan published.
 Networks take and give float32 NHWC; HR and SR are in [-1, 1].
 """
-import re
 
 import keras
 import numpy as np
@@ -21,10 +20,6 @@ BN_MOMENTUM, BN_EPSILON = 0.9, 1e-5
 # 3x3 there.
 TRUNK_FIELD = {"paper": 4 + 2 * N_BLOCKS + 1, "tensorlayer": 1 + 2 * N_BLOCKS + 1}
 UPSAMPLING_FIELD = {"paper": 2 + 1, "tensorlayer": 1 + 1}
-
-
-class WeightsError(ValueError):
-    """Arrays that do not belong to the network; the message is the rest of a sentence that begins with their file."""
 
 
 # --------------------------------------------------------------------------------------------------------- ranges
@@ -255,32 +250,6 @@ def _tensorlayer_discriminator(x, architecture):
 # ---------------------------------------------------------------------------------------------------------- VGG19
 
 
-def get_VGG(layer="pool4", weights=None):
-    """Feature maps of VGG19 (article, section 2.2.1): RGB (N, H, W, 3) in [-1, 1] to the output of `layer`.
-
-    layer: `pool4`, `conv5_4` (after its ReLU) and the like. weights: arrays of vgg19.npy by name
-    (`conv1_1/kernel`); None: those of keras.applications, the same numbers, downloaded once.
-    Raises WeightsError for arrays that are not VGG19's and for a layer that does not exist.
-    """
-    vgg = keras.applications.VGG19(
-        include_top=False, weights="imagenet" if weights is None else None, input_shape=(None, None, 3))
-    name = re.sub(r"^conv(\d)_(\d)$", r"block\1_conv\2", re.sub(r"^pool(\d)$", r"block\1_pool", layer))
-    if name not in (known.name for known in vgg.layers):
-        raise WeightsError(f"has no layer {layer}; pool1 to pool5 and conv1_1 to conv5_4 are there")
-    if weights is not None:
-        for target in vgg.layers:
-            if target.weights:
-                source = re.sub(r"^block(\d)_conv(\d)$", r"conv\1_\2", target.name)
-                _assign(target.weights, [f"{source}/kernel", f"{source}/bias"], weights)
-    hr = keras.Input((None, None, 3), name="hr")
-    # The networks' weights come from Caffe: BGR, the mean of ImageNet taken off, in that order.
-    bgr = (hr[..., ::-1] + 1) * 127.5 - np.array([103.939, 116.779, 123.68], "float32")
-    features = keras.Model(vgg.input, vgg.get_layer(name).output)(bgr)
-    extractor = keras.Model(hr, features, name="vgg19")
-    extractor.trainable = False
-    return extractor
-
-
 # --------------------------------------------------------------------------------------------------------- losses
 
 _mean_squared_error = keras.losses.MeanSquaredError()
@@ -308,61 +277,6 @@ def discriminator_loss(logits_hr, logits_sr):
 def architecture_of(network):
     """`paper` or `tensorlayer`."""
     return network.name.split("_")[0]
-
-
-def to_arrays(network):
-    """All weights of a network by name, with its architecture and kind, as `generator_from` takes them."""
-    architecture, kind = network.name.split("_")
-    arrays = {weight.path: weight.numpy() for weight in network.weights}
-    return {"architecture": np.array(architecture), "network": np.array(kind), **arrays}
-
-
-def generator_from(arrays):
-    """The generator that `arrays` belong to, with these weights; the architecture is recognised from them.
-
-    arrays: by name, as `to_arrays` gives them, or in the order of the layers (batch norm as beta, gamma, moving mean,
-    moving variance), as the files of tensorlayer/srgan hold them. Raises WeightsError.
-    """
-    arrays = dict(arrays)
-    kind = str(arrays.pop("network", "generator"))
-    if kind != "generator":
-        raise WeightsError(f"holds a {kind}, not a generator; give a g_srgan.npz")
-    architecture = str(arrays.pop("architecture", "tensorlayer"))
-    if architecture not in TRUNK_FIELD:
-        raise WeightsError(f"is for an architecture {architecture!r} that is not known here")
-    generator = get_G(architecture)
-    names = [weight.path for layer in generator.layers for weight in _file_order(layer)]
-    if not set(names) & set(arrays):
-        if len(arrays) != len(names) and len(arrays) % 10 == len(names) % 10 and len(arrays) > 13:
-            raise WeightsError(f"has {(len(arrays) - 13) // 10} residual blocks, not {N_BLOCKS}")
-        if len(arrays) != len(names):
-            raise WeightsError(f"holds {len(arrays)} arrays; a generator has {len(names)}")
-        arrays = dict(zip(names, arrays.values()))
-    surplus = sorted(set(arrays) - set(names))
-    if surplus:
-        raise WeightsError(f"holds {len(surplus)} arrays that no generator has, such as {surplus[0]}")
-    by_path = {weight.path: weight for weight in generator.weights}
-    _assign([by_path[name] for name in names], names, arrays)
-    return generator
-
-
-def _file_order(layer):
-    if isinstance(layer, layers.BatchNormalization):
-        return [layer.beta, layer.gamma, layer.moving_mean, layer.moving_variance]
-    return layer.weights
-
-
-def _assign(variables, names, arrays):
-    for variable, name in zip(variables, names):
-        if name not in arrays:
-            raise WeightsError(f"lacks the array {name}")
-        array = arrays[name]
-        if array.dtype.kind != "f" or array.shape != tuple(variable.shape):
-            raise WeightsError(
-                f"has {name} as {array.dtype} {array.shape}; it must be float32 {tuple(variable.shape)}")
-        if not np.isfinite(array).all():
-            raise WeightsError(f"has a value in {name} that is not a finite number; use an earlier file")
-        variable.assign(array)
 
 
 # ------------------------------------------------------------------------------------------------------ upscaling

@@ -23,6 +23,7 @@ from PIL import Image
 from scipy import stats
 
 import utils
+from images import crop_to_scale, list_images, read_image, resize
 
 SCORES = (1, 2, 3, 4, 5)  # bad, poor, fair, good, excellent
 ALL = "all sets"
@@ -125,7 +126,7 @@ def _other_results(folder, set_name, images):
     if not where.is_dir():
         raise utils.UserError(f"The folder {folder} of MOS.methods does not exist; mend its path or take it out.")
     candidates = {}
-    for file in utils.list_images(where):
+    for file in list_images(where):
         # im_2_x4.png belongs to im_2, not to im.
         owner = max((i for i in images if file.stem == i or file.stem.startswith(f"{i}_")), key=len, default=None)
         candidates.setdefault(owner, []).append(file)
@@ -180,7 +181,7 @@ def _choose_calibration(sets, config):
     """
     if config.MOS.calibration_path:
         folder = Path(config.MOS.calibration_path)
-        files = utils.list_images(folder) if folder.is_dir() else []
+        files = list_images(folder) if folder.is_dir() else []
         if not files:
             raise utils.UserError(f"{folder} (MOS.calibration_path) holds no image; name a folder of photos or leave it empty.")
         files = random.SystemRandom().sample(files, min(len(files), config.MOS.n_calibration))
@@ -258,14 +259,14 @@ def _describe(version):
 
 def _pixels(version):
     """The picture of a Version, uint8 (H, W, 3)."""
-    image = utils.read_image(version.file)
+    image = read_image(version.file)
     if version.set is None:  # a photo for the calibration, of which LR is made
-        image = utils.cut_to_scale(image)
-        lr = utils.resize(image, image.shape[0] // utils.SCALE, image.shape[1] // utils.SCALE)
+        image = crop_to_scale(image)
+        lr = resize(image, image.shape[0] // utils.SCALE, image.shape[1] // utils.SCALE)
         image = lr if version.method == "nearest" else image
     methods = {"nearest": "nearest", "lanczos": "lanczos3"}
     if version.method in methods:
-        return utils.resize(image, utils.SCALE * image.shape[0], utils.SCALE * image.shape[1], methods[version.method])
+        return resize(image, utils.SCALE * image.shape[0], utils.SCALE * image.shape[1], methods[version.method])
     return image
 
 
@@ -287,7 +288,7 @@ def _write_study(path, page, key, pictures):
         built = int(datetime.datetime.now().timestamp())
         for file in [*study.rglob("*"), study]:
             os.utime(file, (built, built))
-        with utils.whole_file(path / "key.json") as file:
+        with utils.atomic_write(path / "key.json") as file:
             file.write_text(json.dumps(key, indent=1) + "\n", encoding="utf-8")
         os.replace(study, path / "study")
     except OSError as error:
@@ -341,11 +342,11 @@ def analyse(config, ratings_folder):
     found = results(key, raters, seed=config.TRAIN.seed)
     found["left_out"] = left_out
     print(report(found))
-    with utils.whole_file(path / "mos.json") as file:
+    with utils.atomic_write(path / "mos.json") as file:
         file.write_text(json.dumps(found, indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
-    with utils.whole_file(path / "mos.csv") as file:
+    with utils.atomic_write(path / "mos.csv") as file:
         file.write_text(_csv(found), encoding="utf-8", newline="")
-    with utils.whole_file(path / "mos.png") as file:
+    with utils.atomic_write(path / "mos.png") as file:
         figure(found).savefig(file, dpi=150)
     print(f"Written: {path / 'mos.json'}, {path / 'mos.csv'}, {path / 'mos.png'}")
     return found
@@ -374,7 +375,7 @@ def read_ratings(folder, key):
     """
     if not folder.exists():
         raise utils.UserError(f"{folder} does not exist; --input names the folder that holds the rating files.")
-    files = [folder] if folder.is_file() else sorted((p for p in folder.iterdir() if p.name[0] != "."), key=utils.natural)
+    files = [folder] if folder.is_file() else sorted((p for p in folder.iterdir() if p.name[0] != "."), key=utils.natural_key)
     by_rater, left_out = {}, []
     for file in files:
         try:

@@ -1,6 +1,6 @@
 """How fast training and evaluation are, beside peers with the same weights: `python tests/bench.py`, or with --quick.
 
-Runs training's own steps (`main.Trainer`), evaluation's own upscaling (`model.Upscaler`) and `main.py` as a user does.
+Runs training's own steps (`train.Trainer`), evaluation's own upscaling (`model.Upscaler`) and `main.py` as a user does.
 Peers are PyTorch, ONNX Runtime and OpenVINO, where they are installed; that they compute the same is checked before they
 are timed. Candidates take turns, so that whatever else the machine does hits all alike. A time is the median, with the
 fastest and the slowest run behind it; a ratio is that of two medians. Nothing is asserted on time.
@@ -22,7 +22,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import main  # noqa: E402  (first of all, as it keeps TensorFlow's notes off the screen)
+import data  # noqa: E402
+import devices  # noqa: E402
+import images  # noqa: E402
+import train  # noqa: E402
+import weights  # noqa: E402
 import model  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
@@ -205,7 +209,7 @@ def nchw(images):
 
 
 class TorchTrainer:
-    """The steps of main.Trainer as one writes them in eager PyTorch: the same networks, weights, losses and optimizers."""
+    """The steps of train.Trainer as one writes them in eager PyTorch: the same networks, weights, losses and optimizers."""
 
     def __init__(self, trainer, memory_format):
         import torch
@@ -278,8 +282,8 @@ def make_trainer(photos, architecture="paper", loss="srgan_mse"):
         random_weights = tf.keras.applications.VGG19(include_top=False, weights=None)
         arrays = {weight.path.replace("block", "conv").replace("_conv", "_"): weight.numpy()
                   for weight in random_weights.weights}
-        vgg = model.get_VGG(config.LOSS[loss].vgg_layer, arrays)
-    trainer = main.Trainer(tf.distribute.get_strategy(), photos, config.LOSS[loss], vgg, None)
+        vgg = weights.get_VGG(config.LOSS[loss].vgg_layer, arrays)
+    trainer = train.Trainer(tf.distribute.get_strategy(), photos, config.LOSS[loss], vgg, None)
     rng = np.random.default_rng(0)
     for weight in trainer.generator.weights:  # at first its blocks are the identity, which would hide much from the checks
         if weight.path.endswith(("gamma", "moving_variance")):
@@ -309,7 +313,7 @@ def bench_step(what, target, step, trainer, batch, installed, n_runs):
 
 def bench_training(photos, installed, quick):
     batch_size, n_runs = (4, 1) if quick else (BATCH, 5)
-    batch = next(iter(utils.batches(photos, (0, 1), 0, 1, batch_size, PATCH, 8)))
+    batch = next(iter(data.batches(photos, (0, 1), 0, 1, batch_size, PATCH, 8)))
     size = f"batch {batch_size}, HR {PATCH}"
     for architecture in ("paper",) if quick else ("paper", "tensorlayer"):
         trainer = make_trainer(photos, architecture)
@@ -333,7 +337,7 @@ def bench_devices():
 
 def bench_data(trainer, n_steps):
     """Rows for the input pipeline: alone, and while phase 1 trains."""
-    batches = iter(utils.batches(trainer.photos, (0, 1), 0, 10 ** 6, BATCH, PATCH, 8))
+    batches = iter(data.batches(trainer.photos, (0, 1), 0, 10 ** 6, BATCH, PATCH, 8))
     for _ in range(10):
         next(batches)
     began = time.perf_counter()
@@ -355,10 +359,10 @@ def bench_data(trainer, n_steps):
 
 def bench_first_epoch(folder):
     """Rows for the first epoch on 800 photos of 2K, made from those in `folder`, and for the run after it."""
-    originals = utils.list_images(folder)
+    originals = images.list_images(folder)
     Path("800").mkdir()
     for number in range(N_PHOTOS):
-        photo = Image.fromarray(utils.read_image(originals[number % len(originals)]))
+        photo = Image.fromarray(images.read_image(originals[number % len(originals)]))
         photo.resize((2040, 1356), Image.BICUBIC, reducing_gap=2).save(f"800/{number:04}.jpg", quality=90)
     settings = ("--set", "TRAIN.hr_img_path=800/", "TRAIN.n_epoch=0", "TRAIN.save_every=100", "VALID.n_quick=1",
                 "TRAIN.n_epoch_init=")
@@ -376,7 +380,7 @@ def make_photo(photos, width, height):
     hr = largest.crop(0, 0, max(largest.height, largest.width))[1]
     path = Path(f"photo_{width}x{height}.png")
     Image.fromarray(hr).resize((width, height), Image.BICUBIC).save(path)
-    return path, utils.read_image(path)
+    return path, images.read_image(path)
 
 
 def upscaling_peers(generator, lr, installed):
@@ -427,7 +431,7 @@ def bench_upscaling(photos, generator, installed, quick):
 
 def bench_process(photos, generator, steady, quick):
     """Rows for `main.py --input`, whole processes; steady: of `bench_upscaling`."""
-    utils.save_arrays("g.npz", model.to_arrays(generator))
+    weights.save_arrays("g.npz", weights.to_arrays(generator))
 
     def restore(path):
         return run_main("--mode=evaluate", "--weights", "g.npz", "--output", "out", "--input", path)
@@ -476,13 +480,13 @@ def describe_machine():
 def bench(arguments):
     given = arguments.photos and Path(arguments.photos).resolve()
     began = time.perf_counter()
-    with main.quiet():
-        main.list_devices()
+    with utils.quiet():
+        devices.list_devices()
     installed = describe_machine()
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         resolve(config)
         config.TRAIN.batch_size, config.TRAIN.hr_patch_size = BATCH, PATCH
-        photos = utils.cache_photos(main.packaged_photos("train"), "", "cache/", PATCH)
+        photos = data.cache_photos(data.packaged_photos("train"), "", "cache/", PATCH)
         print("\n| | here | beside it | ratio | target |\n|---|---|---|---|---|")
         generator = make_trainer(photos).generator
         steady = bench_upscaling(photos, generator, installed, arguments.quick)

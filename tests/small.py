@@ -4,6 +4,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import data
 import main
 import model
 
@@ -14,7 +15,7 @@ def discriminator(x, architecture):
 
 
 REPLACED = [(model, "N_BLOCKS", 1), (model, "_paper_discriminator", discriminator),
-            (main, "PACKAGED", {**main.PACKAGED, "valid": ["skimage/data/microaneurysms.png"]})]
+            (data, "PACKAGED", {**data.PACKAGED, "valid": ["skimage/data/microaneurysms.png"]})]
 
 if __name__ == "__main__":
     for replaced in REPLACED:

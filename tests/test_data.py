@@ -14,6 +14,8 @@ import pytest
 import skimage.io
 from PIL import Image
 
+import data
+import images
 import utils
 
 PATCH, SEED = 32, (0, 1)
@@ -65,7 +67,7 @@ def photos(tmp_path):
 
 
 def cache(folder, tmp_path, lr_folder="", patch=PATCH):
-    return utils.cache_photos(utils.list_images(folder), lr_folder, tmp_path / "cache", patch)
+    return data.cache_photos(images.list_images(folder), lr_folder, tmp_path / "cache", patch)
 
 
 # --------------------------------------------------------------------------------------------------------- LR and HR
@@ -73,7 +75,7 @@ def cache(folder, tmp_path, lr_folder="", patch=PATCH):
 
 @pytest.mark.parametrize("name", ["astronaut.png", "chelsea.png", "brick.png", "rocket.jpg"])
 def test_lr_is_what_matlab_would_make_of_the_whole_photo(name):
-    hr, lr = utils.read_pair(pictures.PHOTOS / name)
+    hr, lr = data.read_pair(pictures.PHOTOS / name)
     difference = np.abs(lr.astype(int) - imresize(hr, 1 / 4))
     inner = difference[3:-3, 3:-3]
     assert inner.max() <= 1 and (inner > 0).mean() < 1e-3  # rounding of 0.5
@@ -82,18 +84,18 @@ def test_lr_is_what_matlab_would_make_of_the_whole_photo(name):
 
 @pytest.mark.parametrize("name", ["astronaut.png", "coffee.png"])
 def test_bicubic_is_that_of_matlab_there_and_back(name):
-    hr, lr = utils.read_pair(pictures.PHOTOS / name)
-    ours, matlabs = utils.resize(lr, *hr.shape[:2]), imresize(imresize(hr, 1 / 4), 4)
+    hr, lr = data.read_pair(pictures.PHOTOS / name)
+    ours, matlabs = images.resize(lr, *hr.shape[:2]), imresize(imresize(hr, 1 / 4), 4)
     inner = np.abs(ours.astype(int) - matlabs)[16:-16, 16:-16]
     assert inner.max() <= 2 and inner.mean() < 0.02
-    psnr = [utils.psnr_ssim(back, hr)[0] for back in (ours, matlabs)]
+    psnr = [images.psnr_ssim(back, hr)[0] for back in (ours, matlabs)]
     assert abs(psnr[0] - psnr[1]) < 0.03
 
 
 @pytest.mark.parametrize("height, width", [(4, 4), (5, 11), (7, 100), (42, 43)])
 def test_sides_are_cut_at_right_and_bottom_to_multiples_of_4(tmp_path, height, width):
     pixels = np.uint8(pictures.RNG.integers(0, 256, (height, width, 3)))
-    hr, lr = utils.read_pair(save(tmp_path / "a.png", pixels))
+    hr, lr = data.read_pair(save(tmp_path / "a.png", pixels))
     np.testing.assert_array_equal(hr, pixels[:height // 4 * 4, :width // 4 * 4])
     assert lr.shape == (height // 4, width // 4, 3)
 
@@ -102,14 +104,14 @@ def test_a_photo_of_less_than_4_pixels_is_named(tmp_path):
     for shape in ((1, 1, 3), (1, 500, 3), (3, 5, 3)):
         path = save(tmp_path / "tiny.png", np.zeros(shape, np.uint8))
         with pytest.raises(utils.UserError, match="tiny.png is smaller than 4x4"):
-            utils.read_pair(path)
+            data.read_pair(path)
 
 
 def test_partners_of_another_size_are_named_with_both_sizes(tmp_path):
     hr = save(tmp_path / "hr.png", np.zeros((40, 48, 3), np.uint8))
     lr = save(tmp_path / "lr.png", np.zeros((12, 10, 3), np.uint8))
     with pytest.raises(utils.UserError, match="lr.png is 10x12, not a quarter of .*hr.png .12x10."):
-        utils.read_pair(hr, lr)
+        data.read_pair(hr, lr)
 
 
 def test_partners_are_found_by_the_names_of_div2k_and_a_missing_one_is_said(tmp_path, capsys):
@@ -117,11 +119,11 @@ def test_partners_are_found_by_the_names_of_div2k_and_a_missing_one_is_said(tmp_
     for name in ("0001x4.png", "0002.png", "0003x4.jpg", "0009x4.png"):
         (tmp_path / "lr" / name).touch()
     files = [Path(f"{name}.png") for name in ("0001", "0002", "0003", "0004")]
-    partners = utils.find_partners(files, tmp_path / "lr")
+    partners = data.find_partners(files, tmp_path / "lr")
     assert [partner and partner.name for partner in partners] == ["0001x4.png", "0002.png", "0003x4.jpg", None]
     out = capsys.readouterr().out
     assert out.startswith("1 of 4 photos have no partner") and out.endswith("0004.png\n")
-    assert utils.find_partners(files, "") == [None] * 4 and capsys.readouterr().out == ""
+    assert data.find_partners(files, "") == [None] * 4 and capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("partner", [True, False])
@@ -133,11 +135,11 @@ def test_lr_and_hr_of_a_patch_show_the_same_place_in_the_same_attitude(tmp_path,
     if partner:
         save(tmp_path / "lr" / "0001x4.png", lr)
     else:  # LR is made; the index is a ramp then, which the bicubic keeps
-        lr = utils.resize(hr, 30, 50)
+        lr = images.resize(hr, 30, 50)
     data = cache(tmp_path / "hr", tmp_path, tmp_path / "lr" if partner else "")
     attitudes, places = set(), set()
     for step in range(60):
-        for lr_patch, hr_patch in zip(*utils.batch(data, SEED, step, 8, PATCH, 1)):
+        for lr_patch, hr_patch in zip(*data.batch(data, SEED, step, 8, PATCH, 1)):
             mean = hr_patch[4:-4, 4:-4, :2].reshape(6, 4, 6, 4, 2).mean((1, 3))
             np.testing.assert_allclose(lr_patch[1:-1, 1:-1, :2], mean, atol=1)
             corner = tuple(map(int, hr_patch[0, :2, 2])), int(hr_patch[1, 0, 2])
@@ -162,8 +164,8 @@ def numbers(batch):
 
 def test_an_epoch_shows_every_photo_once_in_a_new_order(photos, tmp_path):
     data = cache(photos, tmp_path)
-    assert utils.steps_per_epoch(data, 3, 1) == 3  # 7 photos; the last batch is filled up
-    epochs = [[number for step in range(3) for number in numbers(utils.batch(data, SEED, 3 * epoch + step, 3, PATCH, 1))]
+    assert data.steps_per_epoch(data, 3, 1) == 3  # 7 photos; the last batch is filled up
+    epochs = [[number for step in range(3) for number in numbers(data.batch(data, SEED, 3 * epoch + step, 3, PATCH, 1))]
               for epoch in range(5)]
     for epoch in epochs:
         assert sorted(epoch[:7]) == list(range(7)) and len(epoch) == 9
@@ -172,32 +174,32 @@ def test_an_epoch_shows_every_photo_once_in_a_new_order(photos, tmp_path):
 
 def test_a_photo_gives_as_many_patches_an_epoch_as_are_asked_for(photos, tmp_path):
     data = cache(photos, tmp_path)
-    assert utils.steps_per_epoch(data, 4, 6) == 11
-    shown = [number for step in range(11) for number in numbers(utils.batch(data, SEED, step, 4, PATCH, 6))]
+    assert data.steps_per_epoch(data, 4, 6) == 11
+    shown = [number for step in range(11) for number in numbers(data.batch(data, SEED, step, 4, PATCH, 6))]
     assert sorted(shown[:42]) == sorted(list(range(7)) * 6)
 
 
 def test_fewer_photos_than_a_batch_still_give_a_step(photos, tmp_path):
     data = cache(photos, tmp_path)[:2]
-    assert utils.steps_per_epoch(data, 16, 1) == 1
-    lr, hr = utils.batch(data, SEED, 0, 16, PATCH, 1)
+    assert data.steps_per_epoch(data, 16, 1) == 1
+    lr, hr = data.batch(data, SEED, 0, 16, PATCH, 1)
     assert lr.shape == (16, 8, 8, 3) and hr.shape == (16, 32, 32, 3) and lr.dtype == hr.dtype == np.uint8
     assert sorted(numbers((lr, hr))) == [0] * 8 + [1] * 8
 
 
 def test_the_batch_of_a_step_is_the_same_wherever_a_run_begins_and_in_another_process(photos, tmp_path):
     data = cache(photos, tmp_path)
-    from_0 = [pair for pair, _ in zip(utils.batches(data, SEED, 0, 8, 3, PATCH, 1), range(9))]
-    from_5 = [pair for pair, _ in zip(utils.batches(data, SEED, 5, 8, 3, PATCH, 1), range(9))]
+    from_0 = [pair for pair, _ in zip(data.batches(data, SEED, 0, 8, 3, PATCH, 1), range(9))]
+    from_5 = [pair for pair, _ in zip(data.batches(data, SEED, 5, 8, 3, PATCH, 1), range(9))]
     for one, other in zip(from_0[5:], from_5):
         np.testing.assert_array_equal(one[0], other[0])
         np.testing.assert_array_equal(one[1], other[1])
     assert len({hr.numpy().tobytes() for _, hr in from_0}) == 8
     for other in ((1, 1), (0, 2)):  # another seed, another phase
-        assert not np.array_equal(utils.batch(data, other, 0, 3, PATCH, 1)[1], from_0[0][1])
+        assert not np.array_equal(data.batch(data, other, 0, 3, PATCH, 1)[1], from_0[0][1])
     program = ("import hashlib, sys; sys.path.insert(0, sys.argv[1]); import utils\n"
-               "data = utils.cache_photos(utils.list_images(sys.argv[2]), '', sys.argv[3], 32)\n"
-               "print([hashlib.sha256(x).hexdigest() for step in (5, 0) for x in utils.batch(data, (0, 1), step, 3, 32, 1)])")
+               "data = data.cache_photos(images.list_images(sys.argv[2]), '', sys.argv[3], 32)\n"
+               "print([hashlib.sha256(x).hexdigest() for step in (5, 0) for x in data.batch(data, (0, 1), step, 3, 32, 1)])")
     run = subprocess.run([sys.executable, "-c", program, os.path.dirname(utils.__file__), photos, tmp_path / "cache"],
                          capture_output=True, text=True)
     assert run.stdout.strip() == str([hashlib.sha256(x.numpy()).hexdigest() for step in (5, 0) for x in from_0[step]]), run.stderr
@@ -209,7 +211,7 @@ def test_the_batch_of_a_step_is_the_same_wherever_a_run_begins_and_in_another_pr
 @pytest.fixture
 def decoded(monkeypatch):
     """The names of the files that are decoded."""
-    names, decode = [], utils._decode
+    names, decode = [], images._decode
     monkeypatch.setattr(utils, "_decode", lambda path: names.append(Path(path).name) or decode(path))
     return names
 
@@ -220,7 +222,7 @@ def test_a_second_run_decodes_nothing(photos, tmp_path, decoded):
     decoded.clear()
     assert cache(photos, tmp_path) == first and decoded == []
     for step in range(5):
-        utils.batch(first, SEED, step, 3, PATCH, 1)
+        data.batch(first, SEED, step, 3, PATCH, 1)
     assert decoded == []
 
 
@@ -233,7 +235,7 @@ def test_a_photo_that_was_changed_added_renamed_or_removed_is_noticed(photos, tm
     (photos / "2.png").unlink()
     data = cache(photos, tmp_path)
     assert sorted(decoded) == ["0.png", "new.png", "one.png"]
-    shown = sorted(number for step in range(7) for number in numbers(utils.batch(data, SEED, step, 1, PATCH, 1)))
+    shown = sorted(number for step in range(7) for number in numbers(data.batch(data, SEED, step, 1, PATCH, 1)))
     assert shown == [1, 3, 4, 5, 6, 100, 200]
     assert len(list((tmp_path / "cache").rglob("*.*"))) == 7  # nothing of what is gone
 
@@ -245,7 +247,7 @@ def test_a_partner_that_was_changed_is_noticed(tmp_path):
     for value in (10, 20):
         save(tmp_path / "lr" / "1x4.png", np.full((10, 10, 3), value, np.uint8))
         os.utime(tmp_path / "lr" / "1x4.png", (value, value))
-        assert utils.batch(cache(tmp_path / "hr", tmp_path, tmp_path / "lr"), SEED, 0, 1, PATCH, 1)[0].max() == value
+        assert data.batch(cache(tmp_path / "hr", tmp_path, tmp_path / "lr"), SEED, 0, 1, PATCH, 1)[0].max() == value
 
 
 def test_pixels_of_the_cache_are_those_of_the_files(tmp_path):
@@ -273,7 +275,7 @@ def test_every_kind_of_picture_can_be_trained_on_and_what_can_not_is_left_out_by
     assert len(lines) == 1 and lines[0].startswith(f"Left out, {len(bad) + tiny} of {len(good) + len(bad)} photos")
     assert all(path.name in lines[0] for path in [*bad, *small])
     assert err == ""
-    assert utils.batch(data, SEED, 0, len(data), 16, 1)[1].shape == (len(data), 16, 16, 3)
+    assert data.batch(data, SEED, 0, len(data), 16, 1)[1].shape == (len(data), 16, 16, 3)
 
 
 def test_photos_whose_partner_does_not_fit_are_left_out_by_name(photos, tmp_path, no_bar, capfd):
@@ -321,7 +323,7 @@ def test_a_killed_run_leaves_nothing_in_the_cache_that_is_taken_for_whole(tmp_pa
     for number in range(40):
         save(tmp_path / "photos" / f"{number}.bmp", np.uint8(pictures.RNG.integers(0, 256, (600, 800, 3))))
     program = ("import sys; sys.path.insert(0, sys.argv[1]); import utils; print('begins', flush=True)\n"
-               "utils.cache_photos(utils.list_images(sys.argv[2]), '', sys.argv[3], 32)")
+               "data.cache_photos(images.list_images(sys.argv[2]), '', sys.argv[3], 32)")
     run = subprocess.Popen([sys.executable, "-c", program, os.path.dirname(utils.__file__), tmp_path / "photos",
                             tmp_path / "cache"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     run.stdout.readline()
@@ -334,7 +336,7 @@ def test_a_killed_run_leaves_nothing_in_the_cache_that_is_taken_for_whole(tmp_pa
     assert all(path.stat().st_size == 600 * 800 * 3 * 17 // 16 for path in left)
     data = cache(tmp_path / "photos", tmp_path)
     lr, hr = zip(*(photo.crop(0, 0, 150) for photo in data))
-    for number, (path, pixels) in enumerate(zip(utils.list_images(tmp_path / "photos"), hr)):
+    for number, (path, pixels) in enumerate(zip(images.list_images(tmp_path / "photos"), hr)):
         np.testing.assert_array_equal(pixels, np.asarray(Image.open(path))[:600, :600], str(number))
 
 
@@ -346,10 +348,10 @@ def test_what_can_not_be_measured_is_said_and_left_out(tmp_path, capsys):
     small = save(tmp_path / "small.png", pictures.RGB[:18])
     (tmp_path / "empty.png").touch()
     pairs = [(small, None), (tmp_path / "empty.png", None), (photo, None), (tmp_path / "nothing.png", None)]
-    (path, hr, lr), = utils.read_pairs(pairs)
+    (path, hr, lr), = data.read_pairs(pairs)
     assert path == photo and hr.shape == (20, 28, 3) and lr.shape == (5, 7, 3)
     err = capsys.readouterr().err.splitlines()
     assert [line.split("/")[-1].split(" ")[0] for line in err] == ["small.png", "empty.png", "nothing.png"]
     assert all(line.startswith("Left out: ") for line in err)
     with pytest.raises(utils.UserError, match="None of the validation images"):
-        list(utils.read_pairs(pairs[:2]))
+        list(data.read_pairs(pairs[:2]))

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import main
+import devices
 import numpy as np
 import pytest
 import skimage
@@ -137,15 +137,15 @@ def test_a_batch_that_does_not_divide_is_a_sentence_that_says_which_do(tmp_path)
 def test_a_cluster_that_is_none_is_a_sentence(text, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(UserError, match="TF_CONFIG"):
-        main.cluster()
+        devices.cluster()
 
 
 def test_the_tasks_of_slurm_are_a_cluster(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
-    assert main.cluster() is None
+    assert devices.cluster() is None
     for name, value in {"PROCID": "2", "STEP_NUM_TASKS": "4", "STEP_NODELIST": "n[1-2]", "STEP_TASKS_PER_NODE": "2(x2)"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    assert main.cluster() == {"cluster": {"worker": ["n1:8888", "n1:8889", "n2:8888", "n2:8889"]},
+    assert devices.cluster() == {"cluster": {"worker": ["n1:8888", "n1:8889", "n2:8888", "n2:8889"]},
                               "task": {"type": "worker", "index": 2}}
     assert json.loads(os.environ.pop("TF_CONFIG"))
 
@@ -163,9 +163,9 @@ from config import config, override, resolve
 model.N_BLOCKS = 1
 override(config, ["TRAIN.devices=2", "TRAIN.mixed_precision=true", "TRAIN.batch_size=2", "TRAIN.hr_patch_size=32"])
 resolve(config)
-main.choose_devices()
-photos = utils.cache_photos(main.packaged_photos("train"), "", "cache/", 32)
-trainer = main.Trainer(tf.distribute.MirroredStrategy(main.list_devices()), photos, config.LOSS.srgan_mse, None, None)
+devices.choose_devices()
+photos = data.cache_photos(data.packaged_photos("train"), "", "cache/", 32)
+trainer = train.Trainer(tf.distribute.MirroredStrategy(devices.list_devices()), photos, config.LOSS.srgan_mse, None, None)
 content_loss, overflow = model.content_loss, tf.Variable(True)
 
 def infinite_for_one_weight_on_the_second_device(hr, sr):

@@ -14,7 +14,9 @@ import pytest
 from PIL import Image
 
 import config
-import main
+import data
+import images
+import train
 import utils
 
 FOLDERS = {"DIV2K_train_HR": ("DIV2K/DIV2K_train_HR/", "DIV2K_train_HR/000{}.png", 256),
@@ -143,7 +145,7 @@ def files(folder):
 def refused(server, archives, *words):
     """The download is refused with one sentence that holds the words; returns it."""
     with pytest.raises(utils.UserError) as refusal:
-        utils.download(archives, server.url)
+        data.download(archives, server.url)
     sentence = str(refusal.value)
     assert sentence.endswith(".") and "\n" not in sentence
     assert all(word in sentence for word in words), sentence
@@ -151,17 +153,17 @@ def refused(server, archives, *words):
 
 
 def test_downloads_go_over_https_by_default():
-    for url in (config.config.DOWNLOAD.url, utils.FLICKR25K_URL, main.VGG_URL):
+    for url in (config.config.DOWNLOAD.url, data.FLICKR25K_URL, train.VGG_URL):
         assert url.startswith("https://")
 
 
 def test_all_of_div2k_is_unpacked_once(server, tmp_path, capsys):
-    utils.download(settings(ARCHIVES), server.url)
+    data.download(settings(ARCHIVES), server.url)
     for folder, inner, side in FOLDERS.values():
-        assert [Image.open(path).width for path in utils.list_images(folder)] == [side, side]
+        assert [Image.open(path).width for path in images.list_images(folder)] == [side, side]
     assert [path for path, _ in server.asked] == [f"/{name}.zip" for name in ARCHIVES]
     shutil.rmtree("DIV2K/DIV2K_valid_HR")
-    utils.download(settings(ARCHIVES), server.url)
+    data.download(settings(ARCHIVES), server.url)
     assert len(server.asked) == 5 and "DIV2K/DIV2K_train_HR/ is already there" in capsys.readouterr().out
     assert len(files(tmp_path)) == 8
 
@@ -200,7 +202,7 @@ def test_a_download_that_breaks_off_or_stalls_is_gone_on_with(server, tmp_path, 
     size = os.path.getsize(f"DIV2K/{FIRST}.zip.part")
     assert 0 < size <= len(ARCHIVES[FIRST]) // 2
     server.answer = again
-    utils.download(settings(ARCHIVES), server.url)
+    data.download(settings(ARCHIVES), server.url)
     assert server.asked[1] == (f"/{FIRST}.zip", f"bytes={size}-") and len(files(tmp_path)) == 8
 
 
@@ -209,16 +211,16 @@ def test_a_server_that_is_not_there_is_said(tmp_path, monkeypatch):
     with http.server.HTTPServer(("127.0.0.1", 0), None) as closed:
         url = f"http://127.0.0.1:{closed.server_port}/"
     with pytest.raises(utils.UserError, match="no connection"):
-        utils.download(settings(ARCHIVES), url)
+        data.download(settings(ARCHIVES), url)
     with pytest.raises(utils.UserError, match="config.DOWNLOAD.url"):
-        utils.download(settings(ARCHIVES), "no address/")
+        data.download(settings(ARCHIVES), "no address/")
     assert files(tmp_path) == []
 
 
 def test_an_archive_that_was_put_there_by_hand_is_taken_when_it_is_the_right_one(server, tmp_path):
     (tmp_path / "DIV2K").mkdir()
     (tmp_path / "DIV2K" / f"{FIRST}.zip").write_bytes(ARCHIVES[FIRST])
-    utils.download(settings({FIRST: ARCHIVES[FIRST]}), server.url)
+    data.download(settings({FIRST: ARCHIVES[FIRST]}), server.url)
     assert server.asked == [] and files(tmp_path) == [f"DIV2K/{FIRST}/0001.png", f"DIV2K/{FIRST}/0002.png"]
     shutil.rmtree(tmp_path / "DIV2K" / FIRST)
     (tmp_path / "DIV2K" / f"{FIRST}.zip").write_bytes(ARCHIVES[FIRST][:-1] + b"!")
@@ -291,7 +293,7 @@ def test_a_full_disk_is_said_and_what_came_is_kept(server, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert files(tmp_path) == [f"DIV2K/{FIRST}.zip.part"]
     server.answer = ranged
-    utils.download(settings(ARCHIVES), server.url)
+    data.download(settings(ARCHIVES), server.url)
     assert len(files(tmp_path)) == 8
 
 
@@ -303,10 +305,10 @@ def test_mirflickr_is_fetched_by_tensorlayer_whole_or_not_at_all_and_once(server
     for answer in (missing, cut_off, page):
         server.answer = answer
         with pytest.raises(utils.UserError, match="MIRFLICKR-25k could not be downloaded .*mirflickr25k.zip"):
-            utils.flickr25k()
+            data.flickr25k()
         assert files(tmp_path) == []
     server.answer = whole
     for _ in range(2):
-        assert [path.name for path in utils.list_images(utils.flickr25k())] == ["im1.jpg", "im2.jpg"]
-    assert utils.flickr25k().as_posix() == "data/flickr25k/mirflickr" and len(server.asked) == 4
+        assert [path.name for path in images.list_images(data.flickr25k())] == ["im1.jpg", "im2.jpg"]
+    assert data.flickr25k().as_posix() == "data/flickr25k/mirflickr" and len(server.asked) == 4
     assert files(tmp_path / "data") == [f"flickr25k/mirflickr/{name}" for name in ("im1.jpg", "im2.jpg", "meta/tags/tags1.txt")]

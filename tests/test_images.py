@@ -20,6 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
+import evaluate
+import images
 import main
 import utils
 
@@ -30,7 +32,7 @@ def nearest(lr):
 
 
 def restore(source, output):
-    return main.restore(main.photos_to_restore(source, output), output, [nearest])
+    return evaluate.restore(evaluate.photos_to_restore(source, output), output, [nearest])
 
 
 def read_png(path):
@@ -63,7 +65,7 @@ def bad(tmp_path):
 def test_every_kind_of_picture_is_read_as_what_it_holds(good):
     wrong = []
     for path, pixels in good.items():
-        image = utils.read_image(path, native=True)
+        image = images.read_image(path, native=True)
         if image.shape != pixels.shape or image.dtype != pixels.dtype or (image != pixels).any():
             wrong.append((path.name, image.shape, image.dtype))
     assert not wrong and len(good) == 54
@@ -71,7 +73,7 @@ def test_every_kind_of_picture_is_read_as_what_it_holds(good):
 
 def test_for_networks_every_kind_is_rgb_of_8_bits_without_alpha(good):
     for path, pixels in good.items():
-        image = utils.read_image(path)
+        image = images.read_image(path)
         colours = pixels[:, :, :1 if pixels.shape[2] < 3 else 3]
         if pixels.dtype == np.uint16:
             colours = np.floor(colours / 257 + 0.5)
@@ -82,7 +84,7 @@ def test_for_networks_every_kind_is_rgb_of_8_bits_without_alpha(good):
 def test_what_can_not_be_read_is_refused_with_one_sentence_and_nothing_else_on_the_screen(bad, capfd):
     for path, word in bad.items():
         with pytest.raises(utils.UserError) as error:
-            utils.read_image(path)
+            images.read_image(path)
         sentence = str(error.value)
         assert sentence.startswith(str(path)) and word in sentence and sentence.endswith(".") and "\n" not in sentence
     assert capfd.readouterr() == ("", "")
@@ -94,7 +96,7 @@ def test_a_picture_that_claims_a_hundred_thousand_pixels_a_side_is_refused_befor
     tracemalloc.start()
     began = time.perf_counter()
     with pytest.raises(utils.UserError, match="million pixels"):
-        utils.read_image(path)
+        images.read_image(path)
     assert time.perf_counter() - began < 1 and tracemalloc.get_traced_memory()[1] < 10e6
     tracemalloc.stop()
 
@@ -110,7 +112,7 @@ def test_a_file_that_may_not_be_read_is_named():
             os.seteuid(65534)  # nobody; root may read everything
         try:
             with pytest.raises(utils.UserError, match="secret.png can't be read as an image .Permission denied."):
-                utils.read_image(path)
+                images.read_image(path)
         finally:
             os.seteuid(user)
 
@@ -120,26 +122,26 @@ def test_jpeg_is_read_as_tensorflow_reads_it(tmp_path, source):
     path = tmp_path / "photo.jpg"
     Image.open(pictures.PHOTOS / source).save(path, quality=85)
     theirs = tf.io.decode_jpeg(path.read_bytes(), channels=3, dct_method="INTEGER_ACCURATE")
-    assert np.abs(utils.read_image(path).astype(int) - theirs.numpy()).max() <= 1
+    assert np.abs(images.read_image(path).astype(int) - theirs.numpy()).max() <= 1
 
 
 def test_packaged_photos_are_read_as_scikit_image_reads_them():
     for name in ("astronaut.png", "brick.png", "coffee.png", "motorcycle_left.png", "hubble_deep_field.jpg"):
         theirs = skimage.io.imread(pictures.PHOTOS / name)
         theirs = theirs[:, :, :3] if theirs.ndim == 3 else np.repeat(theirs[:, :, np.newaxis], 3, axis=2)
-        np.testing.assert_array_equal(utils.read_image(pictures.PHOTOS / name), theirs, name)
+        np.testing.assert_array_equal(images.read_image(pictures.PHOTOS / name), theirs, name)
 
 
 def test_a_cmyk_jpeg_has_the_colours_that_opencv_sees(tmp_path):
     Image.fromarray(pictures.RGB).convert("CMYK").save(tmp_path / "print.jpg", quality=95)
-    ours = utils.read_image(tmp_path / "print.jpg", native=True)
+    ours = images.read_image(tmp_path / "print.jpg", native=True)
     assert np.abs(ours.astype(int) - cv2.imread(str(tmp_path / "print.jpg"))[:, :, ::-1]).max() <= 2
     assert np.abs(ours.astype(int) - pictures.RGB).mean() < 3
 
 
 def test_jpegs_of_cameras_and_printers_are_read_as_what_they_show(lossy):
     for path, pixels in lossy.items():
-        ours = utils.read_image(path, native=True)
+        ours = images.read_image(path, native=True)
         assert ours.shape == pixels.shape and np.abs(ours.astype(int) - pixels).mean() < 3, path
 
 
@@ -149,27 +151,27 @@ def test_a_photo_is_turned_as_its_camera_was_held(tmp_path, orientation):
     expected = pictures.UPRIGHT[orientation](pictures.RGB)
     for name, options in (("a.png", {}), ("a.tif", {}), ("a.webp", {"lossless": True})):
         Image.fromarray(pictures.RGB).save(tmp_path / name, exif=exif, **options)
-        np.testing.assert_array_equal(utils.read_image(tmp_path / name), expected, name)
+        np.testing.assert_array_equal(images.read_image(tmp_path / name), expected, name)
     deep = pictures.png_bytes(pictures.RGB16, chunks=pictures.chunk(b"eXIf", exif.tobytes()[6:]))
     (tmp_path / "deep.png").write_bytes(deep)
     tifffile.imwrite(tmp_path / "deep.tif", pictures.RGB16, photometric="rgb", extratags=[(274, "H", 1, orientation, True)])
     for name in ("deep.png", "deep.tif"):
         np.testing.assert_array_equal(
-            utils.read_image(tmp_path / name, native=True), pictures.UPRIGHT[orientation](pictures.RGB16))
+            images.read_image(tmp_path / name, native=True), pictures.UPRIGHT[orientation](pictures.RGB16))
 
 
 def test_damaged_exif_does_not_lose_the_photo(tmp_path):
     for exif in (b"Exif\0\0rubbish", b"Exif\0\0MM\0*\0\0\0\x08\0\x05\1\x12", b"Exif\0\0MM\0*\xff\xff\xff\xff"):
         for name, options in (("a.png", {}), ("a.webp", {"lossless": True}), ("a.jpg", {"quality": 95})):
             Image.fromarray(pictures.RGB).save(tmp_path / name, exif=exif, **options)
-            assert np.abs(utils.read_image(tmp_path / name).astype(int) - pictures.RGB).mean() < 3
+            assert np.abs(images.read_image(tmp_path / name).astype(int) - pictures.RGB).mean() < 3
 
 
 def test_float_pixels_without_a_number_or_beyond_white_are_read_quietly(tmp_path, recwarn):
     pixels = np.float32(pictures.RGB16 / 65535)
     pixels[0, :4, 0] = np.nan, np.inf, -3e38, 3
     tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb")
-    ours = utils.read_image(tmp_path / "a.tif", native=True)
+    ours = images.read_image(tmp_path / "a.tif", native=True)
     assert ours[0, :4, 0].tolist() == [0, 0, 0, 65535]
     np.testing.assert_array_equal(ours[1:], pictures.RGB16[1:])
     assert not recwarn.list
@@ -214,7 +216,7 @@ def adobe_to_srgb(pixels):
 def test_colours_of_another_profile_become_srgb(tmp_path, name, options):
     Image.fromarray(pictures.RGB).save(tmp_path / name, icc_profile=ADOBE_RGB, **options)
     expected = 255 * adobe_to_srgb(pictures.RGB / 255)
-    difference = np.abs(utils.read_image(tmp_path / name) - expected)
+    difference = np.abs(images.read_image(tmp_path / name) - expected)
     assert np.abs(pictures.RGB - expected).max() > 10  # or the test would show nothing
     assert difference.max() < (12 if name == "a.jpg" else 2.5) and difference.mean() < 1.5
 
@@ -222,14 +224,14 @@ def test_colours_of_another_profile_become_srgb(tmp_path, name, options):
 def test_a_photo_in_adobe_rgb_becomes_srgb():
     path = pictures.PHOTOS / "rocket.jpg"
     raw = np.asarray(Image.open(path))
-    difference = np.abs(utils.read_image(path) - 255 * adobe_to_srgb(raw / 255))
-    assert np.abs(utils.read_image(path).astype(int) - raw).max() > 50 and np.percentile(difference, 99) < 2.5
+    difference = np.abs(images.read_image(path) - 255 * adobe_to_srgb(raw / 255))
+    assert np.abs(images.read_image(path).astype(int) - raw).max() > 50 and np.percentile(difference, 99) < 2.5
 
 
 def test_alpha_survives_a_profile(tmp_path):
     pixels = np.dstack([pictures.RGB, pictures.ALPHA])
     Image.fromarray(pixels).save(tmp_path / "a.png", icc_profile=ADOBE_RGB)
-    ours = utils.read_image(tmp_path / "a.png", native=True)
+    ours = images.read_image(tmp_path / "a.png", native=True)
     assert np.abs(ours[:, :, :3] - 255 * adobe_to_srgb(pictures.RGB / 255)).max() < 2.5
     np.testing.assert_array_equal(ours[:, :, 3:], pictures.ALPHA)
 
@@ -241,7 +243,7 @@ def test_colours_of_another_profile_become_srgb_at_16_bits(tmp_path):
     chunk = pictures.chunk(b"iCCP", b"test\0\0" + zlib.compress(ADOBE_RGB))
     (tmp_path / "a.png").write_bytes(pictures.png_bytes(photo, chunks=chunk))
     for name in ("a.tif", "a.png"):
-        ours = utils.read_image(tmp_path / name, native=True)
+        ours = images.read_image(tmp_path / name, native=True)
         assert ours.dtype == np.uint16
         assert np.abs(ours - expected).mean() < 100  # 0.4 of a step of 8 bits: the rounding of published matrices
         assert len(np.unique(ours)) > 600  # as many shades as 16 bits have, not as 8
@@ -256,7 +258,7 @@ def test_srgb_at_16_bits_stays_as_it_is(tmp_path, space):
         profile, pixels = profile.replace(b"rTRC", b"kTRC").replace(b"RGB ", b"GRAY", 1), pictures.GRAY16
     tifffile.imwrite(tmp_path / "a.tif", pixels.squeeze(), photometric="rgb" if space == "sRGB" else "minisblack",
                      iccprofile=profile)
-    ours = utils.read_image(tmp_path / "a.tif", native=True)
+    ours = images.read_image(tmp_path / "a.tif", native=True)
     assert np.abs(ours.astype(int) - pixels).max() <= 32  # an eighth of a step of 8 bits
 
 
@@ -265,7 +267,7 @@ def test_gray_of_another_gamma_becomes_that_of_srgb(tmp_path):
     gray = pictures.GRAY / 255
     expected = 255 * adobe_to_srgb(np.concatenate([gray] * 3, axis=2))[:, :, 1:2]
     Image.fromarray(pictures.GRAY[:, :, 0]).save(tmp_path / "a.png", icc_profile=bytes(profile))
-    ours = utils.read_image(tmp_path / "a.png", native=True)
+    ours = images.read_image(tmp_path / "a.png", native=True)
     assert ours.shape == pictures.GRAY.shape and np.abs(ours - expected).max() < 2
 
 
@@ -273,8 +275,8 @@ def test_a_damaged_profile_does_not_lose_the_photo(tmp_path):
     for profile in (b"rubbish", ADOBE_RGB[:200], ADOBE_RGB[:-30], ADOBE_RGB.replace(b"rTRC", b"xxxx")):
         Image.fromarray(pictures.RGB).save(tmp_path / "a.png", icc_profile=profile)
         tifffile.imwrite(tmp_path / "a.tif", pictures.RGB16, photometric="rgb", iccprofile=profile)
-        assert utils.read_image(tmp_path / "a.png").shape == pictures.RGB.shape
-        assert utils.read_image(tmp_path / "a.tif", native=True).shape == pictures.RGB16.shape
+        assert images.read_image(tmp_path / "a.png").shape == pictures.RGB.shape
+        assert images.read_image(tmp_path / "a.tif", native=True).shape == pictures.RGB16.shape
 
 
 # ----------------------------------------------------------------------------------------------- names and writing
@@ -283,8 +285,8 @@ def test_a_damaged_profile_does_not_lose_the_photo(tmp_path):
 def test_of_several_frames_the_first_is_taken_and_said_once(good, capsys):
     for path in good:
         if path.stem in ("moving", "pages"):
-            utils.read_image(path)
-            utils.read_image(path)
+            images.read_image(path)
+            images.read_image(path)
             assert capsys.readouterr().out == f"{path} holds several frames; the first is taken.\n"
 
 
@@ -293,14 +295,14 @@ def test_images_of_a_folder_are_listed_in_natural_order_with_what_is_none_for_al
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "link.png").symlink_to("nothing")
-    names = [path.name for path in utils.list_images(tmp_path)]
+    names = [path.name for path in images.list_images(tmp_path)]
     assert names == ["folder.png", "im1.tiff", "im2.JPG", "im10.png", "link.png", "²3.png"]
 
 
 @given(st.lists(st.tuples(st.sampled_from(["a", "A", "b", "a_png", "a.png", "a_png_"]),
                           st.sampled_from([".png", ".PNG", ".jpg", ".tif"])), unique=True))
 def test_results_of_different_images_never_have_one_name(names):
-    results = utils.output_names([stem + ending for stem, ending in names])
+    results = images.output_names([stem + ending for stem, ending in names])
     assert len({result.lower() for result in results}) == len(names)
     if len({stem.lower() for stem, _ in names}) == len(names):
         assert results == [stem for stem, _ in names]
@@ -310,17 +312,17 @@ def test_results_of_different_images_never_have_one_name(names):
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_what_is_written_is_what_other_programs_read(tmp_path, dtype, channels):
     image = pictures.RNG.integers(0, np.iinfo(dtype).max, (7, 9, channels), dtype, endpoint=True)
-    utils.write_image(tmp_path / "a.png", image)
+    images.write_image(tmp_path / "a.png", image)
     written = read_png(tmp_path / "a.png")
     assert written.dtype == dtype
     np.testing.assert_array_equal(written, image)
-    np.testing.assert_array_equal(utils.read_image(tmp_path / "a.png", native=True), image)
+    np.testing.assert_array_equal(images.read_image(tmp_path / "a.png", native=True), image)
 
 
 def test_of_an_image_that_can_not_be_written_nothing_is_left(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(utils.UserError, match="can't be written"):
-        utils.write_image(tmp_path / "file" / "a.png", pictures.RGB)
+        images.write_image(tmp_path / "file" / "a.png", pictures.RGB)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -338,7 +340,7 @@ def test_a_validation_folder_of_every_kind_is_scored_and_what_can_not_be_is_said
     Image.fromarray(pictures.RGB).save(folder / os.fsdecode(b"0\xff.png"))
     monkeypatch.setattr(main.config.VALID, "hr_img_path", str(folder))
     monkeypatch.setattr(main.config.VALID, "lr_img_path", "")
-    assert main.score(tmp_path / "out", [{"srgan": nearest}]) == 0
+    assert evaluate.score(tmp_path / "out", [{"srgan": nearest}]) == 0
     small = [path for path, pixels in good.items() if min(pixels.shape[:2]) < 19]
     out, err = capfd.readouterr()
     left_out = [line for line in err.splitlines() if line.startswith("Left out: ")]
@@ -363,7 +365,7 @@ def test_a_folder_of_every_kind_is_restored_and_what_can_not_be_is_counted(good,
     assert err.splitlines()[-1] == f"{len(bad)} of {len(good) + len(lossy) + len(bad)} failed."
     assert all(str(folder / path.name) in err for path in bad)
     assert len(list((tmp_path / "out").iterdir())) == len(good) + len(lossy)
-    names = dict(zip((path.name for path in utils.list_images(folder)), utils.output_names(utils.list_images(folder))))
+    names = dict(zip((path.name for path in images.list_images(folder)), images.output_names(images.list_images(folder))))
     for path, pixels in good.items():
         written = read_png(tmp_path / "out" / f"{names[path.name]}_gen.png")
         n = 1 if pixels.shape[2] < 3 else 3
@@ -379,7 +381,7 @@ def test_a_folder_of_every_kind_is_restored_and_what_can_not_be_is_counted(good,
 
 
 def test_a_gray_photo_is_the_mean_of_what_the_network_makes_of_it():
-    sr = main.upscale_photo(pictures.GRAY, lambda lr: nearest(lr) // np.array([1, 2, 4], np.uint8))
+    sr = evaluate.upscale_photo(pictures.GRAY, lambda lr: nearest(lr) // np.array([1, 2, 4], np.uint8))
     expected = nearest(pictures.GRAY)[:, :, 0].astype(float)
     expected = (expected + expected // 2 + expected // 4) / 3
     assert sr.shape[2] == 1 and np.abs(sr[:, :, 0] - expected).max() <= 0.5
@@ -387,7 +389,7 @@ def test_a_gray_photo_is_the_mean_of_what_the_network_makes_of_it():
 
 def test_alpha_is_upscaled_smoothly_and_colours_do_not_see_it():
     alpha = pictures.RGB[:, :, 2:]
-    sr = main.upscale_photo(np.dstack([pictures.RGB, alpha]), nearest)
+    sr = evaluate.upscale_photo(np.dstack([pictures.RGB, alpha]), nearest)
     np.testing.assert_array_equal(sr[:, :, :3], nearest(pictures.RGB))
     smooth = Image.fromarray(alpha[:, :, 0]).resize(sr.shape[1::-1], Image.Resampling.BICUBIC)
     assert np.abs(sr[:, :, 3].astype(int) - np.asarray(smooth)).max() <= 2
@@ -420,16 +422,16 @@ def test_results_in_the_folder_itself_are_not_restored_again(tmp_path, capsys):
 def test_what_can_not_begin_is_said_at_once(tmp_path):
     (tmp_path / "photos").mkdir()
     with pytest.raises(utils.UserError, match="holds no image"):
-        main.photos_to_restore(tmp_path / "photos", tmp_path / "out")
+        evaluate.photos_to_restore(tmp_path / "photos", tmp_path / "out")
     Image.fromarray(pictures.RGB).save(tmp_path / "photos" / "a.png")
     (tmp_path / "file").touch()
     with pytest.raises(utils.UserError, match="can't be written"):
-        main.photos_to_restore(tmp_path / "photos", tmp_path / "file" / "out")
+        evaluate.photos_to_restore(tmp_path / "photos", tmp_path / "file" / "out")
     for missing in ("nothing.png", "x" * 300, "link"):
         (tmp_path / "link").unlink(missing_ok=True)
         (tmp_path / "link").symlink_to("nowhere")
         with pytest.raises(utils.UserError, match="is not there"):
-            main.photos_to_restore(tmp_path / missing, tmp_path / "out")
+            evaluate.photos_to_restore(tmp_path / missing, tmp_path / "out")
 
 
 def test_a_photo_that_does_not_fit_into_memory_does_not_stop_the_others(tmp_path, capsys):
@@ -441,7 +443,7 @@ def test_a_photo_that_does_not_fit_into_memory_does_not_stop_the_others(tmp_path
             raise MemoryError
         return nearest(lr)
 
-    assert main.restore(utils.list_images(tmp_path), tmp_path / "out", [small_only]) == 1
+    assert evaluate.restore(images.list_images(tmp_path), tmp_path / "out", [small_only]) == 1
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["1_gen.png", "3_gen.png"]
     assert "1 of 3 failed." in capsys.readouterr().err
 
@@ -476,7 +478,7 @@ def test_the_result_is_four_times_the_input_or_the_input_is_refused(
         assert code == 0
         assert Image.open(results[0]).size == ((4 * height, 4 * width) if turned else (4 * width, 4 * height))
     elif code == 0:  # damage that a format does not notice
-        lr = utils.read_image(folder / f"a.{form}", native=True)
+        lr = images.read_image(folder / f"a.{form}", native=True)
         assert read_png(results[0]).shape == (4 * lr.shape[0], 4 * lr.shape[1], lr.shape[2])
     else:
         assert code == 1 and not results

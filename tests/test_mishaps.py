@@ -12,6 +12,7 @@ import small
 from PIL import Image
 from test_train import SCHEDULE, SMALL, contents, read_until, start
 
+import train
 import main
 
 SHORT = tuple(setting for setting in SCHEDULE if setting != "TRAIN.deterministic=true")
@@ -169,13 +170,13 @@ def test_a_loss_that_is_not_finite_stops_before_it_is_saved(trained, run, phase,
 
 def test_weights_that_are_not_finite_are_not_saved_though_the_loss_still_is(trained, run, monkeypatch):
     before = contents(trained)
-    end_epoch = main.Trainer.end_epoch
+    end_epoch = train.Trainer.end_epoch
 
     def spoil(self, *arguments):
         self.generator.get_layer("head_conv").bias.assign(np.full(64, np.nan))
         end_epoch(self, *arguments)
 
-    monkeypatch.setattr(main.Trainer, "end_epoch", spoil)
+    monkeypatch.setattr(train.Trainer, "end_epoch", spoil)
     code, output = run(trained, "TRAIN.n_epoch=0", "TRAIN.n_epoch_init=3")
     assert code == 2 and "head_conv/bias holds a value that is not a finite number" in output, output
     assert contents(trained) == before
@@ -218,7 +219,7 @@ def test_photos_that_come_and_go_are_told_and_changed_settings_listed_or_refused
 
 @pytest.mark.parametrize("what", ["the folder", "a file"])
 def test_decoded_photos_that_vanish_while_they_are_in_use(trained, run, what, monkeypatch):
-    end_epoch = main.Trainer.end_epoch
+    end_epoch = train.Trainer.end_epoch
 
     def vanish(self, *arguments):
         end_epoch(self, *arguments)
@@ -228,11 +229,11 @@ def test_decoded_photos_that_vanish_while_they_are_in_use(trained, run, what, mo
                 return
         shutil.rmtree(trained / "cache")
 
-    monkeypatch.setattr(main.Trainer, "end_epoch", vanish)
+    monkeypatch.setattr(train.Trainer, "end_epoch", vanish)
     code, output = run(trained, "TRAIN.n_epoch=0", "TRAIN.n_epoch_init=30", "TRAIN.save_every=10")
     assert code == 2 and output.splitlines()[-1].endswith("run the same command again, which makes them anew."), output
     assert "cache/" in output.splitlines()[-1]
-    monkeypatch.setattr(main.Trainer, "end_epoch", end_epoch)
+    monkeypatch.setattr(train.Trainer, "end_epoch", end_epoch)
     code, output = run(trained, *ONE_PHASE)
     assert code == 0 and "Going on with the training in checkpoint/: phase 1, 2 epochs" in output, output
     assert len(list((trained / "cache").rglob("*.rgb"))) == 9

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import weights
 import model
 
 
@@ -94,7 +95,7 @@ def tensorlayer_discriminator():
 
 def assign_in_order(tl_network, network):
     """Give TensorLayer's network our weights, in the order of its files."""
-    by_layer = [weight for layer in network.layers for weight in model._file_order(layer)]
+    by_layer = [weight for layer in network.layers for weight in weights._file_order(layer)]
     assert [tuple(w.shape) for w in tl_network.all_weights] == [tuple(w.shape) for w in by_layer]
     for theirs, ours in zip(tl_network.all_weights, by_layer):
         theirs.assign(ours.value)
@@ -120,7 +121,6 @@ def test_tensorlayer_networks_equal_those_of_tensorlayer():
 def test_weights_files_of_tensorlayer_give_its_pictures(style, tmp_path):
     import tensorlayer as tl
 
-    import main
     theirs = tensorlayer_generator()
     assign_in_order(theirs, randomize(model.get_G("tensorlayer"), seed=5))
     theirs.eval()
@@ -133,7 +133,7 @@ def test_weights_files_of_tensorlayer_give_its_pictures(style, tmp_path):
         tl.files.save_npz_dict(theirs.all_weights, str(path))
     else:
         theirs.save_weights(str(path))
-    ours = main.load_generator(path)
+    ours = weights.load_generator(path)
     assert model.architecture_of(ours) == "tensorlayer"
     lr = picture(18, 23)
     expected = theirs(lr[np.newaxis].astype("float32") / 127.5 - 1)[0].numpy()
@@ -183,8 +183,8 @@ def test_folded_generator_equals_the_unfolded(generator):
 
 
 def test_weights_come_back_by_name(generator):
-    arrays = model.to_arrays(generator)
-    again = model.generator_from(dict(reversed(arrays.items())))
+    arrays = weights.to_arrays(generator)
+    again = weights.generator_from(dict(reversed(arrays.items())))
     for weight, other in zip(generator.weights, again.weights):
         np.testing.assert_array_equal(weight, other)
 
@@ -200,14 +200,14 @@ def change(arrays, name, value):
     (lambda a: change(a, "head_conv/bias", np.zeros(64, "int32")), "head_conv/bias as int32"),
     (lambda a: change(a, "head_conv/bias", np.full(64, np.nan, "float32")), "not a finite number"),
     (lambda a: change(a, "architecture", np.array("edsr")), "'edsr'"),
-    (lambda a: model.to_arrays(model.get_D("paper", 32)), "holds a discriminator, not a generator"),
+    (lambda a: weights.to_arrays(model.get_D("paper", 32)), "holds a discriminator, not a generator"),
     (lambda a: dict(enumerate(list(a.values())[2:-20])), "residual blocks"),
     (lambda a: {"0": np.zeros(3, "float32")}, "holds 1 arrays"),
 ])
 def test_arrays_that_are_no_generator_are_refused(mistake, sentence):
-    arrays = model.to_arrays(model.get_G("tensorlayer"))
-    with pytest.raises(model.WeightsError) as refusal:
-        model.generator_from(mistake(arrays))
+    arrays = weights.to_arrays(model.get_G("tensorlayer"))
+    with pytest.raises(weights.WeightsError) as refusal:
+        weights.generator_from(mistake(arrays))
     assert sentence in str(refusal.value)
 
 
@@ -223,16 +223,16 @@ def test_vgg_equals_keras_applications_with_its_own_preprocessing(layer, keras_l
     hr = picture(48, 32).astype("float32")[np.newaxis]
     expected = keras.Model(reference.input, reference.get_layer(keras_layer).output)(
         keras.applications.vgg19.preprocess_input(hr.copy()))
-    features = model.get_VGG(layer, weights)(hr / 127.5 - 1)
+    features = weights.get_VGG(layer, weights)(hr / 127.5 - 1)
     np.testing.assert_allclose(features, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
-    assert not model.get_VGG(layer, weights).trainable_weights
+    assert not weights.get_VGG(layer, weights).trainable_weights
 
 
 def test_vgg_refuses_what_is_not_vgg():
-    with pytest.raises(model.WeightsError, match="conv9_9"):
-        model.get_VGG("conv9_9", {})
-    with pytest.raises(model.WeightsError, match="lacks the array conv1_1/kernel"):
-        model.get_VGG("pool4", {})
+    with pytest.raises(weights.WeightsError, match="conv9_9"):
+        weights.get_VGG("conv9_9", {})
+    with pytest.raises(weights.WeightsError, match="lacks the array conv1_1/kernel"):
+        weights.get_VGG("pool4", {})
 
 
 def test_losses_are_those_of_the_article():

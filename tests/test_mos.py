@@ -18,6 +18,7 @@ from easydict import EasyDict
 from PIL import Image
 from scipy import stats
 
+import images
 import mos
 import utils
 
@@ -34,8 +35,8 @@ def evaluate(folder, images, generators=("srresnet", "srgan")):
     folder.mkdir(parents=True, exist_ok=True)
     for name, hr in images.items():
         height, width = hr.shape[:2]
-        lr = utils.resize(hr, height // 4, width // 4)
-        bicubic = utils.resize(lr, height, width)
+        lr = images.resize(hr, height // 4, width // 4)
+        bicubic = images.resize(lr, height, width)
         pictures = {"hr": hr, "lr": lr, "bicubic": bicubic}
         for i, generator in enumerate(generators, 1):
             noise = np.random.default_rng(i).integers(0, 9, hr.shape)
@@ -99,10 +100,10 @@ def test_pictures_are_what_the_key_says(built, evaluated):
         shown = np.asarray(Image.open(folder / f"{name}.png"))
         image, method = version["image"], version["method"]
         if method in ("nearest", "lanczos"):
-            lr = utils.read_image(evaluated / "evaluate" / f"{image}_lr.png")
-            expected = lr.repeat(4, 0).repeat(4, 1) if method == "nearest" else utils.resize(lr, 96, 120, "lanczos3")
+            lr = images.read_image(evaluated / "evaluate" / f"{image}_lr.png")
+            expected = lr.repeat(4, 0).repeat(4, 1) if method == "nearest" else images.resize(lr, 96, 120, "lanczos3")
         else:
-            expected = utils.read_image(evaluated / "evaluate" / f"{image}_{'gen' if method == 'srgan' else method}.png")
+            expected = images.read_image(evaluated / "evaluate" / f"{image}_{'gen' if method == 'srgan' else method}.png")
         np.testing.assert_array_equal(shown, expected)
     for repeat, name in key["repeats"].items():
         assert (folder / f"{repeat}.png").read_bytes() == (folder / f"{name}.png").read_bytes()
@@ -152,8 +153,8 @@ def test_names_and_order_differ_from_study_to_study(evaluated, tmp_path):
 def test_three_sets_with_results_of_other_programs(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(utils, "progress", mock.MagicMock())  # it gives back the stdout of before capsys
     sets = {"Set5": crops(5, 48, 64), "Set14": crops(6, 64, 48), "BSD100": crops(11, 48, 48)}
-    for name, images in sets.items():
-        evaluate(tmp_path / name, images, generators=("srgan",) if name == "Set5" else ("srresnet", "srgan"))
+    for name, crops_of_set in sets.items():
+        evaluate(tmp_path / name, crops_of_set, generators=("srgan",) if name == "Set5" else ("srresnet", "srgan"))
     for name in ("Set5", "Set14"):  # a folder for each set, BSD100 not rated
         (tmp_path / "other" / name).mkdir(parents=True)
         for image, hr in sets[name].items():
@@ -663,7 +664,7 @@ def test_a_known_rule_gives_its_mos(study, tmp_path, capsys):
     assert json.loads((tmp_path / "mos" / "mos.json").read_text()) == found
     rows = list(csv.DictReader(open(tmp_path / "mos" / "mos.csv", encoding="utf-8")))
     assert [(row["set"], row["method"]) for row in rows] == [("A", m) for m in expected] and float(rows[1]["mos"]) == 3.5
-    picture = utils.read_image(tmp_path / "mos" / "mos.png")
+    picture = images.read_image(tmp_path / "mos" / "mos.png")
     assert picture.std() > 10
     drawn = mos.figure(found).axes[0]
     assert [label.get_text() for label in drawn.get_xticklabels()] == list(expected)

@@ -448,7 +448,7 @@ ABUSES = {
 
 @pytest.mark.parametrize("abuse", ABUSES)
 def test_abuse_of_what_is_allowed(tmp_path, abuse):
-    before = {cls: dict(vars(cls)) for cls in (utils._Call, utils._Unpickler)}
+    before = {cls: dict(vars(cls)) for cls in (weights._Call, weights._Unpickler)}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     refused(crafted(tmp_path, ABUSES[abuse]))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 100_000  # kilobytes
