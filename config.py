@@ -208,9 +208,9 @@ def resolve(cfg):
             raise _wrong_kind(key, value)
     if cfg.TRAIN.img_path:
         cfg.TRAIN.hr_img_path = cfg.TRAIN.img_path
-    for part, hr, lr in ((cfg.TRAIN, DIV2K_TRAIN_HR, DIV2K_TRAIN_LR), (cfg.VALID, DIV2K_VALID_HR, DIV2K_VALID_LR)):
-        if part.hr_img_path != hr and part.lr_img_path == lr:
-            part.lr_img_path = ""  # DIV2K's partners do not belong to another folder's photos
+    for part in (cfg.TRAIN, cfg.VALID):
+        if is_div2k(part.lr_img_path) and not is_div2k(part.hr_img_path):
+            part.lr_img_path = ""  # another folder's photos have no partners in DIV2K
     flat = flatten(cfg)
     for key, choices in {**CHOICES, "TRAIN.loss": tuple(cfg.LOSS)}.items():
         if flat[key] not in choices:
@@ -223,6 +223,11 @@ def resolve(cfg):
         raise ConfigError(f"TRAIN.hr_patch_size is {cfg.TRAIN.hr_patch_size}; it must be a multiple of 4, at least 16.")
     if not (cfg.TRAIN.ema_decay < 1 and cfg.TRAIN.beta1 < 1):
         raise ConfigError("TRAIN.ema_decay and TRAIN.beta1 must be below 1, such as 0.999 and 0.9.")
+
+
+def is_div2k(path: str) -> bool:
+    """Whether a path is one of those that DIV2K is unpacked to, which are the default ones."""
+    return any(Path(path) == Path(folder) for folder in (DIV2K_TRAIN_HR, DIV2K_TRAIN_LR, DIV2K_VALID_HR, DIV2K_VALID_LR))
 
 
 def log_config(filename, cfg):

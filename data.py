@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import importlib.util
+import math
 import mmap
 import os
 import re
@@ -13,16 +14,18 @@ import sys
 import time
 import zipfile
 import zlib
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import requests
 import tensorflow as tf
+from easydict import EasyDict
 
 import images
 import utils
-from config import DIV2K_TRAIN_HR, DIV2K_TRAIN_LR, DIV2K_VALID_HR, DIV2K_VALID_LR, config
+from config import is_div2k
 from utils import UserError
 
 
@@ -34,18 +37,23 @@ PACKAGED = {  # photos that scikit-image and scikit-learn ship
 }
 
 
-def packaged_photos(which):
+def packaged_photos(which: str) -> list[Path]:
+    """Photos of scikit-image and scikit-learn: "train" or "valid"."""
     return [Path(importlib.util.find_spec(name.split("/")[0]).origin).parent.parent / name for name in PACKAGED[which]]
 
 
-def is_demo():
-    """Whether training has to do with the photos that come with the packages, as nothing was downloaded or set."""
-    return (config.TRAIN.dataset == "folder" and config.TRAIN.hr_img_path == DIV2K_TRAIN_HR
-            and not Path(DIV2K_TRAIN_HR).is_dir())
+def is_demo(config: EasyDict) -> bool:
+    """Whether to train on the bundled photos because no dataset was downloaded or configured."""
+    return config.TRAIN.dataset == "folder" and _falls_back(config.TRAIN)
 
 
-def find_images(folder, setting):
-    """The image files of a folder that a setting names; raises UserError where it does not exist or holds none."""
+def _falls_back(part):
+    """Whether the photos of a part of the settings, TRAIN or VALID, are DIV2K, which was not downloaded."""
+    return is_div2k(part.hr_img_path) and not os.path.isdir(part.hr_img_path)
+
+
+def find_images(folder: str | Path, setting: str) -> list[Path]:
+    """Image files of the folder that a setting names. Raises UserError if it does not exist or holds none."""
     if not os.path.isdir(folder):
         raise UserError(f"{setting} is {folder}, which is not a folder; set it to a folder of photos.")
     try:
@@ -57,28 +65,31 @@ def find_images(folder, setting):
     return files
 
 
-def training_photos():
-    """Image files and the folder of their LR partners, as `config.TRAIN` says."""
-    if is_demo():
+def training_photos(config: EasyDict) -> tuple[list[Path], str]:
+    """Image files and the folder of their LR partners, "" if there is none, as `config.TRAIN` says. Raises UserError."""
+    if is_demo(config):
         return packaged_photos("train"), ""
     if config.TRAIN.dataset == "flickr25k":
         return find_images(flickr25k(), "TRAIN.dataset flickr25k"), ""
-    if config.TRAIN.lr_img_path not in ("", DIV2K_TRAIN_LR):
-        find_images(config.TRAIN.lr_img_path, "TRAIN.lr_img_path")
-    return find_images(config.TRAIN.hr_img_path, "TRAIN.hr_img_path"), config.TRAIN.lr_img_path
+    return _configured_photos(config.TRAIN, "TRAIN")
 
 
-def validation_pairs():
-    """HR files and their LR files, None where the LR is to be made, as `config.VALID` says."""
-    if config.VALID.hr_img_path == DIV2K_VALID_HR and not Path(DIV2K_VALID_HR).is_dir():
-        print(f"{DIV2K_VALID_HR} is not there; measuring on two photos that scikit-image and scikit-learn ship. "
+def validation_pairs(config: EasyDict) -> list[tuple[Path, Path | None]]:
+    """HR files and their LR files, None where LR is to be made, as `config.VALID` says. Raises UserError."""
+    if _falls_back(config.VALID):
+        print(f"{config.VALID.hr_img_path} is not there; measuring on two photos that scikit-image and scikit-learn ship. "
               "For DIV2K: python main.py --mode=download; for your own: config.VALID.hr_img_path.")
         files, lr_folder = packaged_photos("valid"), ""
     else:
-        files, lr_folder = find_images(config.VALID.hr_img_path, "VALID.hr_img_path"), config.VALID.lr_img_path
-        if lr_folder not in ("", DIV2K_VALID_LR):
-            find_images(lr_folder, "VALID.lr_img_path")
-    return list(zip(files, find_partners(files, lr_folder)))
+        files, lr_folder = _configured_photos(config.VALID, "VALID")
+    return list(zip(files, find_partners(files, lr_folder), strict=True))
+
+
+def _configured_photos(part, name):
+    """HR files and the LR folder of a part of the settings, TRAIN or VALID. DIV2K's LR folder may be missing."""
+    if part.lr_img_path and not is_div2k(part.lr_img_path):
+        find_images(part.lr_img_path, f"{name}.lr_img_path")
+    return find_images(part.hr_img_path, f"{name}.hr_img_path"), part.lr_img_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,71 +255,84 @@ def _digest(*parts):
     return hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()[:24]
 
 
-def steps_per_epoch(photos, batch_size, patches_per_image):
-    """Steps in which every photo gives its patches once; the last batch is filled up with some of them again."""
-    return -(-len(photos) * patches_per_image // batch_size)
+class Patches:
+    """Training batches of random patches, a function of phase and step alone, so that a run can be resumed.
+
+    photos: of `cache_photos`; seed: an integer; patch_size: of HR, a multiple of 4; patches_per_image: how many patches
+    a photo gives per epoch.
+    """
+
+    def __init__(self, photos: list[Photo], seed: int, batch_size: int, patch_size: int, patches_per_image: int):
+        self.photos, self.seed, self.batch_size = photos, seed, batch_size
+        self.patch_size, self.patches_per_image = patch_size, patches_per_image
+        self.error = None  # the UserError that ended `dataset`
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in which every photo gives its patches once; the last batch is filled up with some of them again."""
+        return math.ceil(len(self.photos) * self.patches_per_image / self.batch_size)
+
+    def batch(self, phase: int, step: int, share: int = 0, n_shares: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """The batch of a step, or share number `share` of `n_shares`, which must divide the batch size.
+
+        Each item is a random crop, flipped at random and rotated by a random multiple of 90 degrees. Returns uint8
+        LR (N, patch_size / 4, patch_size / 4, 3) and HR (N, patch_size, patch_size, 3), N = batch_size / n_shares.
+        Raises UserError if the cache can't be read.
+        """
+        epoch, position = divmod(step, self.steps_per_epoch)
+        order = _shuffle(self.seed, phase, epoch, len(self.photos), self.patches_per_image)
+        chosen = np.take(order, range(position * self.batch_size, (position + 1) * self.batch_size), mode="wrap")
+        rng = np.random.default_rng([self.seed, phase, epoch, position])
+        items = list(zip(chosen, rng.random((self.batch_size, 2)), rng.integers(2, size=self.batch_size),
+                         rng.integers(4, size=self.batch_size), strict=True))
+        size = self.patch_size // utils.SCALE
+        pairs = []
+        for index, (y, x), flip, turns in items[share * self.batch_size // n_shares:][:self.batch_size // n_shares]:
+            photo = self.photos[index]
+            rows, columns = photo.height // utils.SCALE - size + 1, photo.width // utils.SCALE - size + 1
+            pair = photo.crop(int(y * rows), int(x * columns), size)
+            pairs.append([np.rot90(image[:, ::-1] if flip else image, turns) for image in pair])
+        lr, hr = zip(*pairs, strict=True)
+        return np.stack(lr), np.stack(hr)
+
+    def dataset(self, phase: int, start: int, stop: int, shares: Sequence[int] = (0,), n_shares: int = 1) -> tf.data.Dataset:
+        """`batch` for the steps [start, stop), each step as one element per share, read ahead in the background.
+
+        Iterate over it within `user_errors`.
+        """
+
+        def load(number):
+            step, share = divmod(int(number), len(shares))
+            try:
+                return self.batch(phase, step, shares[share], n_shares)
+            except UserError as error:
+                self.error = error
+                raise
+
+        def with_shape(lr, hr):
+            n, size = self.batch_size // n_shares, self.patch_size // utils.SCALE
+            return tf.ensure_shape(lr, (n, size, size, 3)), tf.ensure_shape(hr, (n, self.patch_size, self.patch_size, 3))
+
+        numbers = tf.data.Dataset.range(start * len(shares), stop * len(shares))
+        loaded = numbers.map(lambda number: tf.numpy_function(load, [number], [tf.uint8, tf.uint8], stateful=False))
+        options = tf.data.Options()
+        options.autotune.enabled = False  # nothing to tune, and waiting for its thread to end takes up to 8 s
+        return loaded.map(with_shape).prefetch(4 * len(shares)).with_options(options)
+
+    @contextlib.contextmanager
+    def user_errors(self) -> Iterator[None]:
+        """Raise the UserError of `batch` where TensorFlow raises an error of its own because of it."""
+        try:
+            yield
+        except tf.errors.OpError:
+            if self.error:
+                raise self.error from None
+            raise
 
 
 @functools.lru_cache(maxsize=2)
-def _order(seed, epoch, n_photos, patches_per_image):
-    return np.random.default_rng([*seed, epoch]).permutation(n_photos * patches_per_image) % n_photos
-
-
-def batch(photos, seed, step, batch_size, patch_size, patches_per_image, share=0, n_shares=1):
-    """The batch of step `step`, from the seed (a tuple of integers) and the step alone, so that a run can be resumed.
-
-    Each item is a random crop, flipped or not and turned by a random quarter. With n_shares, which must divide
-    batch_size, only the share of that number, so that N = batch_size / n_shares. Returns uint8
-    LR (N, patch_size / 4, patch_size / 4, 3) and HR (N, patch_size, patch_size, 3).
-    """
-    epoch, position = divmod(step, steps_per_epoch(photos, batch_size, patches_per_image))
-    order = _order(seed, epoch, len(photos), patches_per_image)
-    chosen = np.take(order, range(position * batch_size, (position + 1) * batch_size), mode="wrap")
-    rng = np.random.default_rng([*seed, epoch, position])
-    size = patch_size // utils.SCALE
-    pairs = []
-    items = zip(chosen, rng.random((batch_size, 2)), rng.integers(2, size=batch_size), rng.integers(4, size=batch_size))
-    for index, (y, x), flip, turns in list(items)[share * batch_size // n_shares:(share + 1) * batch_size // n_shares]:
-        photo = photos[index]
-        rows, columns = photo.height // utils.SCALE - size + 1, photo.width // utils.SCALE - size + 1
-        pair = photo.crop(int(y * rows), int(x * columns), size)
-        pairs.append([np.rot90(image[:, ::-1] if flip else image, turns) for image in pair])
-    lr, hr = zip(*pairs)
-    return np.stack(lr), np.stack(hr)
-
-
-def batches(photos, seed, start, stop, batch_size, patch_size, patches_per_image, shares=range(1), n_shares=1):
-    """`batch` of the steps from `start` to before `stop`, of each the `shares`, as a tf.data.Dataset that reads ahead.
-
-    See `user_errors`.
-    """
-
-    def load(number):
-        step, share = divmod(int(number), len(shares))
-        return batch(photos, seed, step, batch_size, patch_size, patches_per_image, shares[share], n_shares)
-
-    def shape(lr, hr):
-        size = patch_size // utils.SCALE
-        return (tf.ensure_shape(lr, (batch_size // n_shares, size, size, 3)),
-                tf.ensure_shape(hr, (batch_size // n_shares, patch_size, patch_size, 3)))
-
-    numbers = tf.data.Dataset.range(start * len(shares), stop * len(shares))
-    loaded = numbers.map(lambda number: tf.numpy_function(load, [number], [tf.uint8, tf.uint8], stateful=False))
-    options = tf.data.Options()
-    options.autotune.enabled = False  # there is nothing to tune, and the end of its thread is waited for, up to 8 s
-    return loaded.map(shape).prefetch(4 * len(shares)).with_options(options)
-
-
-@contextlib.contextmanager
-def user_errors():
-    """Raise the UserError of a batch that can't be read as such; TensorFlow makes an error of its own out of it."""
-    try:
-        yield
-    except tf.errors.OpError as error:
-        sentence = re.search(rf"{UserError.__name__}: (.*)", error.message)
-        if not sentence:
-            raise
-        raise UserError(sentence[1]) from error
+def _shuffle(seed, phase, epoch, n_photos, patches_per_image):
+    return np.random.default_rng([seed, phase, epoch]).permutation(n_photos * patches_per_image) % n_photos
 
 
 FLICKR25K_URL = "https://press.liacs.nl/mirflickr/mirflickr25k.v3b/"

@@ -153,7 +153,7 @@ def score(output, upscalers):
     upscalers: of each device {method: what maps LR to SR}.
     """
     make_writable(output)
-    pairs = data.validation_pairs()
+    pairs = data.validation_pairs(config)
     names = dict(zip([hr for hr, _ in pairs], images.output_names([hr for hr, _ in pairs])))
     generators = list(upscalers[0])
     methods = ["bicubic", "lanczos", *generators]

@@ -26,7 +26,7 @@ import images
 import model
 import utils
 import weights
-from config import DIV2K_TRAIN_HR, config, flatten, log_config, override
+from config import config, flatten, is_div2k, log_config, override
 from utils import UserError
 
 
@@ -41,8 +41,8 @@ class Trainer:
         """photos: of `data.cache_photos`; recipe, vgg: of `load_loss`; weights: file to start from, or None."""
         train = config.TRAIN
         self.strategy, self.is_chief = strategy, devices.is_chief(strategy)
-        self.photos, self.recipe, self.vgg = photos, recipe, vgg
-        self.steps = data.steps_per_epoch(photos, train.batch_size, train.patches_per_image)
+        self.patches = data.Patches(photos, train.seed, train.batch_size, train.hr_patch_size, train.patches_per_image)
+        self.recipe, self.vgg, self.steps = recipe, vgg, self.patches.steps_per_epoch
         self.folder = Path(train.checkpoint_path)
         with strategy.scope(), devices.precision():
             self.generator = weights.load_generator(weights) if weights else model.get_G(train.architecture)
@@ -150,11 +150,11 @@ class Trainer:
     def run(self):
         """Train from where the state is to the end of phase 2, saving on the way."""
         if self.is_chief:
-            self.pairs = [(hr, lr) for _, hr, lr in data.read_pairs(data.validation_pairs()[:config.VALID.n_quick])]
+            self.pairs = [(hr, lr) for _, hr, lr in data.read_pairs(data.validation_pairs(config)[:config.VALID.n_quick])]
             self.bicubic = None
             self.upscaler = model.Upscaler(self.averaged)
             self.writer = tf.summary.create_file_writer(str(self.folder / "logs"))
-        with catch_signals(self), data.user_errors():
+        with catch_signals(self), self.patches.user_errors():
             if int(self.phase) == 1:
                 self.run_phase(1, config.TRAIN.n_epoch_init, self.init_step, [self.init_optimizer])
                 if not self.stopped_by:  # phase 2 begins with the weights that phase 1 wrote
@@ -201,13 +201,10 @@ class Trainer:
 
     def batches(self, phase, start, stop):
         """The batches of a phase's steps from `start` to before `stop`, of each the shares of this process's devices."""
-        train = config.TRAIN
-
         def shares_of_a_process(context):
             n_devices = context.num_replicas_in_sync // context.num_input_pipelines
             first = context.input_pipeline_id * n_devices
-            return data.batches(self.photos, (train.seed, phase), start, stop, train.batch_size, train.hr_patch_size,
-                                 train.patches_per_image, range(first, first + n_devices), context.num_replicas_in_sync)
+            return self.patches.dataset(phase, start, stop, range(first, first + n_devices), context.num_replicas_in_sync)
 
         return self.strategy.distribute_datasets_from_function(shares_of_a_process)
 
@@ -234,7 +231,7 @@ class Trainer:
         """
         settings = {key: value for key, value in flatten(config).items()
                     if key.startswith("TRAIN.") and not key.endswith(("path", "devices"))}
-        sizes = [(photo.height, photo.width) for photo in self.photos]
+        sizes = [(photo.height, photo.width) for photo in self.patches.photos]
         numbers = {key: zlib.crc32(json.dumps(value).encode())
                    for key, value in {**settings, "config.LOSS": self.recipe, "the photos": sizes}.items()}
         different = [key for key, number in numbers.items()
@@ -302,7 +299,7 @@ class Trainer:
     def write_samples(self, phase):
         """The same training patches each time: a column a patch, from above bicubic, SR and HR."""
         train = config.TRAIN
-        lrs, hrs = data.batch(self.photos, (train.seed, 0), 0, 8, train.hr_patch_size, 1)
+        lrs, hrs = data.Patches(self.patches.photos, train.seed, 8, train.hr_patch_size, 1).batch(0, 0)
         grid = np.hstack([np.vstack([images.resize(lr, *hr.shape[:2]), self.upscaler(lr), hr]) for lr, hr in zip(lrs, hrs)])
         folder = Path(train.sample_path) / ("srgan_ginit" if phase == 1 else "srgan_gan")
         images.write_image(folder / f"train_{'g_init' if phase == 1 else 'g'}_{int(self.epoch)}.png", grid)
@@ -450,8 +447,8 @@ def compare_with_last_run(folder, demo):
         if before.get(key, now[key]) != now[key]:
             raise UserError(f"The training in {folder}/ has {key}={before[key]}, now it is {now[key]}; set it back, or begin "
                             "anew with --restart.")
-    photos = before.get("TRAIN.hr_img_path", DIV2K_TRAIN_HR)
-    if demo and photos != DIV2K_TRAIN_HR:
+    photos = before.get("TRAIN.hr_img_path", now["TRAIN.hr_img_path"])
+    if demo and not is_div2k(photos):
         raise UserError(f"{folder}/ holds a training on {photos}; to go on with it give the same --set as then "
                         f"(TRAIN.hr_img_path={photos} ...), or begin anew with --restart.")
     changed = [f"{key} {before[key]} -> {now[key]}" for key in now if before.get(key, now[key]) != now[key]]
@@ -485,11 +482,11 @@ def make_trainer(strategy, arguments, files, lr_folder, demo):
 
 def train(arguments):
     """Train, or go on with the training in the checkpoint folder. Returns the exit code."""
-    demo = data.is_demo()
+    demo = data.is_demo(config)
     if demo:
         given = {setting.partition("=")[0] for setting in arguments.set}
         override(config, [f"TRAIN.{key}={value}" for key, value in config.DEMO.items() if f"TRAIN.{key}" not in given])
-    files, lr_folder = data.training_photos()
+    files, lr_folder = data.training_photos(config)
     if config.TRAIN.deterministic:
         tf.config.experimental.enable_op_determinism()
         # TensorFlow's graph optimizer would sum the gradients of three losses in the order in which they happen to be ready.
@@ -507,7 +504,7 @@ def train(arguments):
             if any(folder.glob("state-*")) or (folder / "checkpoint").exists():
                 utils.move_aside(folder, "training") if arguments.restart else compare_with_last_run(folder, demo)
             if demo:
-                print(f"{DIV2K_TRAIN_HR} is not there: a demonstration of some minutes on the photos that scikit-image and "
+                print(f"{config.TRAIN.hr_img_path} is not there: a demonstration of some minutes on the photos that scikit-image and "
                       "scikit-learn ship. For real training: python main.py --mode=download fetches DIV2K; for your own photos "
                       "set config.TRAIN.hr_img_path.")
             if n_devices > 1:

@@ -313,7 +313,7 @@ def bench_step(what, target, step, trainer, batch, installed, n_runs):
 
 def bench_training(photos, installed, quick):
     batch_size, n_runs = (4, 1) if quick else (BATCH, 5)
-    batch = next(iter(data.batches(photos, (0, 1), 0, 1, batch_size, PATCH, 8)))
+    batch = next(iter(data.Patches(photos, 0, batch_size, PATCH, 8).dataset(1, 0, 1)))
     size = f"batch {batch_size}, HR {PATCH}"
     for architecture in ("paper",) if quick else ("paper", "tensorlayer"):
         trainer = make_trainer(photos, architecture)
@@ -337,7 +337,7 @@ def bench_devices():
 
 def bench_data(trainer, n_steps):
     """Rows for the input pipeline: alone, and while phase 1 trains."""
-    batches = iter(data.batches(trainer.photos, (0, 1), 0, 10 ** 6, BATCH, PATCH, 8))
+    batches = iter(data.Patches(trainer.patches.photos, 0, BATCH, PATCH, 8).dataset(1, 0, 10 ** 6))
     for _ in range(10):
         next(batches)
     began = time.perf_counter()
