@@ -32,3 +32,27 @@ def no_bar(monkeypatch):
     import utils
 
     monkeypatch.setattr(utils, "progress", mock.MagicMock())
+
+
+@pytest.fixture
+def good(tmp_path):
+    import pictures
+
+    (tmp_path / "good").mkdir()
+    return pictures.good(tmp_path / "good")
+
+
+@pytest.fixture
+def lossy(tmp_path):
+    import pictures
+
+    (tmp_path / "lossy").mkdir()
+    return pictures.lossy(tmp_path / "lossy")
+
+
+@pytest.fixture
+def bad(tmp_path):
+    import pictures
+
+    (tmp_path / "bad").mkdir()
+    return pictures.bad(tmp_path / "bad")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import skimage
+import tensorflow as tf
 import tifffile
 from PIL import Image, ImageCms
 
@@ -29,6 +30,12 @@ def png_bytes(pixels, bits=None, size=None, chunks=b""):
     rows = b"".join(b"\0" + row.tobytes() for row in pixels.astype(pixels.dtype.newbyteorder(">")))
     return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunks + chunk(b"IDAT", zlib.compress(rows))
             + chunk(b"IEND", b""))
+
+
+def read_png(path):
+    """A PNG as TensorFlow reads it, at its depth."""
+    data = path.read_bytes()
+    return tf.io.decode_png(data, dtype=tf.uint16 if data[24] == 16 else tf.uint8).numpy()
 
 
 def good(folder):
