@@ -28,7 +28,6 @@ import utils
 from config import is_div2k
 from utils import UserError
 
-
 PACKAGED = {  # photos that scikit-image and scikit-learn ship
     "train": ("skimage/data/astronaut.png", "skimage/data/coffee.png", "skimage/data/rocket.jpg",
               "skimage/data/motorcycle_left.png", "skimage/data/hubble_deep_field.jpg", "skimage/data/grass.png",
@@ -132,7 +131,7 @@ def find_partners(files, lr_folder):
         return [None] * len(files)
     by_stem = {path.stem: path for path in images.list_images(lr_folder)} if Path(lr_folder).is_dir() else {}
     partners = [by_stem.get(f"{path.stem}x{utils.SCALE}", by_stem.get(path.stem)) for path in files]
-    missing = [path.name for path, partner in zip(files, partners) if partner is None]
+    missing = [path.name for path, partner in zip(files, partners, strict=True) if partner is None]
     if missing:
         print(f"{len(missing)} of {len(files)} photos have no partner in {lr_folder}, their LR is made from them: "
               f"{', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}")
@@ -185,7 +184,7 @@ def cache_photos(files, lr_folder, cache_path, patch_size):
     Raises UserError where none is left.
     """
     files = [Path(path).absolute() for path in files]
-    pairs = dict(zip(files, find_partners(files, lr_folder)))
+    pairs = dict(zip(files, find_partners(files, lr_folder), strict=True))
     # The key changes with either file, so that a changed photo is decoded anew.
     keys = {hr: _digest(*(_state(path) for path in (hr, lr) if path)) for hr, lr in pairs.items()}
     folder = Path(cache_path) / _digest(*sorted({str(path.parent) for path in files}), str(lr_folder))

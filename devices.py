@@ -66,7 +66,7 @@ def make_strategy():
     with utils.quiet():
         choose_devices()
     if place:
-        task, addresses = place["task"], sum(place["cluster"].values(), [])
+        task, addresses = place["task"], [address for group in place["cluster"].values() for address in group]
         print(f"This is {task['type']} {task['index']}, one of {len(addresses)} processes; it waits until all are started, each with "
               f"an index of its own, from 0 on: {', '.join(addresses)}.", flush=True)
         handler = signal.signal(signal.SIGINT, signal.SIG_DFL)  # or Ctrl-C would have to wait too

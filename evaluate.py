@@ -41,7 +41,7 @@ def find_generators(weights):
                     "by --weights.")
 
 
-def evaluate(arguments):
+def evaluate(arguments, config):
     output = Path(arguments.output or Path(config.TRAIN.sample_path) / "evaluate")
     paths = find_generators(arguments.weights)
     if arguments.input:  # looked at before some seconds go into the weights
@@ -53,7 +53,7 @@ def evaluate(arguments):
     upscalers = [{} for _ in found]
     for method, path in paths.items():
         generator = weights.load_generator(path)
-        for device, of_device in zip(found, upscalers):
+        for device, of_device in zip(found, upscalers, strict=True):
             of_device[method] = model.Upscaler(generator, config.VALID.memory_mb, device.name)
         print(f"{method}: {path}")
     if not arguments.input:
@@ -78,7 +78,7 @@ def share_out(work, items, workers):
         return
     running = collections.deque()
     with ThreadPoolExecutor(len(workers)) as pool:
-        for worker, item in zip(itertools.cycle(workers), items):
+        for worker, item in zip(itertools.cycle(workers), items, strict=False):
             if len(running) == len(workers):
                 yield running.popleft().result()
             running.append(pool.submit(work, worker, item))
@@ -118,7 +118,7 @@ def restore(files, output, upscalers):
         return True, f"{path} {lr.shape[1]}x{lr.shape[0]} -> {target} {4 * lr.shape[1]}x{4 * lr.shape[0]}"
 
     n_failed = 0
-    for restored, line in share_out(restore_one, zip(files, images.output_names(files)), upscalers):
+    for restored, line in share_out(restore_one, zip(files, images.output_names(files), strict=True), upscalers):
         print(line, file=sys.stdout if restored else sys.stderr)
         n_failed += not restored
     if n_failed:
@@ -154,7 +154,7 @@ def score(output, upscalers):
     """
     make_writable(output)
     pairs = data.validation_pairs(config)
-    names = dict(zip([hr for hr, _ in pairs], images.output_names([hr for hr, _ in pairs])))
+    names = dict(zip([hr for hr, _ in pairs], images.output_names([hr for hr, _ in pairs]), strict=True))
     generators = list(upscalers[0])
     methods = ["bicubic", "lanczos", *generators]
     print(" " * 20 + "".join(f"{method:>18}" for method in methods))
@@ -168,7 +168,7 @@ def score(output, upscalers):
                  **{method: results[method] for method in generators[:-1]}}
         for kind, image in kinds.items():
             images.write_image(output / f"{names[hr_path]}_{kind}.png", image)
-        row = {method: dict(zip(("psnr", "ssim"), images.psnr_ssim(sr, hr))) for method, sr in results.items()}
+        row = {method: dict(zip(("psnr", "ssim"), images.psnr_ssim(sr, hr), strict=True)) for method, sr in results.items()}
         return names[hr_path], {**results, "original": hr}, row
 
     with utils.progress("Image", len(pairs)) as bar:

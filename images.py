@@ -15,10 +15,10 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageCms, TiffImagePlugin
 
-warnings.filterwarnings("ignore", module="PIL")  # of metadata and palettes; what matters is raised
 import utils
 from utils import UserError
 
+warnings.filterwarnings("ignore", module="PIL")  # of metadata and palettes; what matters is raised
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # Pillow's others run programs or read what no photo is in
@@ -39,7 +39,7 @@ def output_names(paths):
     count = collections.Counter(stem.lower() for stem in stems)  # on Windows and macOS A.png is a.png
     taken = set(count)
     names = []
-    for path, name in zip(paths, stems):
+    for path, name in zip(paths, stems, strict=True):
         if count[name.lower()] > 1:
             name += f"_{Path(path).suffix[1:]}"
             while name.lower() in taken:

@@ -4,6 +4,7 @@ After Ledig et al., Photo-Realistic Single Image Super-Resolution Using a Genera
 https://arxiv.org/abs/1609.04802. Settings are in config.py.
 """
 import argparse
+import importlib
 import signal
 import sys
 
@@ -63,17 +64,16 @@ def main(arguments):
     """Run the mode of the command line. Returns the exit code: 0, 1 if some photos failed, 2 for a user's mistake."""
     try:
         with quiet():  # each mode imports TensorFlow
-            import data
-            import evaluate
-            import mos
-            import train
+            mode = importlib.import_module({"srgan": "train", "download": "data"}.get(arguments.mode, arguments.mode))
+        if arguments.mode == "evaluate":
+            return mode.evaluate(arguments, config)
         if arguments.mode == "mos":
-            mos.analyse(config, arguments.input) if arguments.input else mos.build(config, arguments.restart)
+            mode.analyse(config, arguments.input) if arguments.input else mode.build(config, arguments.restart)
             return 0
         if arguments.mode == "download":
             archives = {name: archive for name, archive in config.DOWNLOAD.items() if name != "url"}
-            return data.download(archives, config.DOWNLOAD.url) or 0
-        return evaluate.evaluate(arguments) if arguments.mode == "evaluate" else train.train(arguments)
+            return mode.download(archives, config.DOWNLOAD.url) or 0
+        return mode.train(arguments, config)
     except (ConfigError, UserError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -4,6 +4,8 @@ Two architectures: `paper`, figure 4 of the article, and `tensorlayer`, whose we
 Networks take and give float32 NHWC; HR and SR are in [-1, 1].
 """
 
+import itertools
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -288,7 +290,7 @@ def tiles(y, y_stop, x, x_stop, size):
     def cut(start, stop):
         n_parts = -(-(stop - start) // size)
         edges = [start + (stop - start) * part // n_parts for part in range(n_parts + 1)]
-        return list(zip(edges, edges[1:]))
+        return list(itertools.pairwise(edges))
 
     return [rows + columns for rows in cut(y, y_stop) for columns in cut(x, x_stop)]
 

@@ -436,7 +436,7 @@ def _scores(ratings, key):
 def _time(text):
     try:
         time = datetime.datetime.fromisoformat(text)
-        return time.astimezone(datetime.timezone.utc)
+        return time.astimezone(datetime.UTC)
     except (TypeError, ValueError, OverflowError):
         raise ValueError("it doesn't say when it was saved") from None
 
@@ -566,7 +566,7 @@ def _degrees_of_freedom(x):
     means = [x[~np.isnan(x).all(1)], x.T[~np.isnan(x).all(0)]]
     means = [np.nanmean(part, axis=1) for part in means]
     variances = [part.var(ddof=1) / len(part) for part in means]
-    weights = sum(v ** 2 / (len(part) - 1) for v, part in zip(variances, means))
+    weights = sum(v ** 2 / (len(part) - 1) for v, part in zip(variances, means, strict=True))
     return sum(variances) ** 2 / weights if weights else np.inf
 
 
@@ -756,7 +756,7 @@ def figure(found):
     panels = drawing.subplots(rows, columns, squeeze=False).flat
     for panel in panels[len(sets):]:
         panel.remove()
-    for panel, (name, methods) in zip(panels, sets.items()):
+    for panel, (name, methods) in zip(panels, sets.items(), strict=True):
         counts = np.array([rated["distribution"] for rated in methods.values()], float)
         image = panel.imshow(100 * (counts / counts.sum(1, keepdims=True)).T, origin="lower", aspect="auto", cmap="YlGnBu",
                              vmin=0, vmax=100, extent=(-0.5, len(methods) - 0.5, SCORES[0] - 0.5, SCORES[-1] + 0.5))

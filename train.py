@@ -54,7 +54,7 @@ class Trainer:
             self.discriminator = model.get_D(train.architecture, train.hr_patch_size)
             # With loss scaling in any case, so that a training can go on with or without mixed precision.
             scaled = [keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(beta_1=train.beta1)) for _ in range(3)]
-            for optimizer, network in zip(scaled, (self.generator, self.generator, self.discriminator)):
+            for optimizer, network in zip(scaled, (self.generator, self.generator, self.discriminator), strict=True):
                 optimizer.build(network.trainable_variables)
             self.total_step = tf.Variable(0, dtype=tf.int64)
         self.optimizers = scaled if train.mixed_precision else [optimizer.inner_optimizer for optimizer in scaled]
@@ -118,7 +118,7 @@ class Trainer:
             bad = tf.reduce_any([tf.reduce_any(~tf.math.is_finite(gradient)) for gradient in gradients])
             n_bad = tf.distribute.get_replica_context().all_reduce("SUM", tf.cast(bad, tf.float32))
             gradients[0] += tf.where(n_bad > 0, np.nan, 0.0)
-        optimizer.apply_gradients(zip(gradients, variables))
+        optimizer.apply_gradients(zip(gradients, variables, strict=True))
 
     @staticmethod
     def of_all_devices(losses):
@@ -129,7 +129,7 @@ class Trainer:
         """Move the averaged weights towards the generator's; fast at first, so that they forget the beginning."""
         count = tf.cast(self.total_step.assign_add(1), tf.float32)
         decay = tf.minimum(config.TRAIN.ema_decay, count / (count + 9))
-        for mean, weight in zip(self.averaged.weights, self.generator.weights):
+        for mean, weight in zip(self.averaged.weights, self.generator.weights, strict=True):
             mean.assign(decay * mean + (1 - decay) * weight)
 
     def learning_rate(self):
@@ -300,7 +300,7 @@ class Trainer:
         """The same training patches each time: a column a patch, from above bicubic, SR and HR."""
         train = config.TRAIN
         lrs, hrs = data.Patches(self.patches.photos, train.seed, 8, train.hr_patch_size, 1).batch(0, 0)
-        grid = np.hstack([np.vstack([images.resize(lr, *hr.shape[:2]), self.upscaler(lr), hr]) for lr, hr in zip(lrs, hrs)])
+        grid = np.hstack([np.vstack([images.resize(lr, *hr.shape[:2]), self.upscaler(lr), hr]) for lr, hr in zip(lrs, hrs, strict=True)])
         folder = Path(train.sample_path) / ("srgan_ginit" if phase == 1 else "srgan_gan")
         images.write_image(folder / f"train_{'g_init' if phase == 1 else 'g'}_{int(self.epoch)}.png", grid)
         self.write_events({}, grid)
@@ -416,7 +416,7 @@ def locked(folder):
     """Hold a training's folder for this process alone; the lock of a killed one is free. Raises UserError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / "lock", "a+")
+        file = open(folder / "lock", "a+")  # noqa: SIM115 (entered below, outside of this try)
     except OSError as error:
         raise UserError(f"{folder}/ (TRAIN.checkpoint_path) can't be written: {error.strerror}; name another folder.") from error
     with file:
@@ -467,9 +467,8 @@ def make_trainer(strategy, arguments, files, lr_folder, demo):
     if not demo and trainer.steps < 25:  # half of DIV2K's
         print(f"{len(photos)} photos make epochs of only {trainer.steps} steps, where DIV2K's have 50: for as long a training "
               f"set TRAIN.patches_per_image to about {-(-50 * config.TRAIN.batch_size // len(photos))}.")
-    if trainer.is_chief:
-        if trainer.resume() and arguments.weights:
-            print(f"--weights {arguments.weights} is not used, as a training is gone on with.")
+    if trainer.is_chief and trainer.resume() and arguments.weights:
+        print(f"--weights {arguments.weights} is not used, as a training is gone on with.")
     if strategy.cluster_resolver:
         trainer.join()
     if trainer.is_chief:
@@ -480,7 +479,7 @@ def make_trainer(strategy, arguments, files, lr_folder, demo):
     return trainer
 
 
-def train(arguments):
+def train(arguments, config):
     """Train, or go on with the training in the checkpoint folder. Returns the exit code."""
     demo = data.is_demo(config)
     if demo:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-
 SCALE = 4  # the article's upscaling factor, everywhere
 
 

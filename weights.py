@@ -3,6 +3,7 @@ import io
 import os
 import pickle
 import re
+import typing
 import zipfile
 
 import h5py
@@ -13,7 +14,6 @@ from keras import layers
 import model
 import utils
 from utils import UserError
-
 
 WEIGHTS_LIMIT = 2 ** 30  # bytes that a weights file may unpack to; the largest there is, vgg19.npy, has 575 MB
 BATCH_NORM = {"beta": 1, "gamma": 2, "moving_mean": 3, "moving_var": 4, "moving_variance": 4}  # their order in a layer
@@ -63,7 +63,7 @@ def generator_from(arrays):
             raise WeightsError(f"has {(len(arrays) - 13) // 10} residual blocks, not {model.N_BLOCKS}")
         if len(arrays) != len(names):
             raise WeightsError(f"holds {len(arrays)} arrays; a generator has {len(names)}")
-        arrays = dict(zip(names, arrays.values()))
+        arrays = dict(zip(names, arrays.values(), strict=True))
     surplus = sorted(set(arrays) - set(names))
     if surplus:
         raise WeightsError(f"holds {len(surplus)} arrays that no generator has, such as {surplus[0]}")
@@ -79,7 +79,7 @@ def _file_order(layer):
 
 
 def _assign(variables, names, arrays):
-    for variable, name in zip(variables, names):
+    for variable, name in zip(variables, names, strict=True):
         if name not in arrays:
             raise WeightsError(f"lacks the array {name}")
         array = arrays[name]
@@ -128,7 +128,7 @@ def load_arrays(path):
     an object, or points outside of itself.
     """
     try:
-        file = open(path, "rb")
+        file = open(path, "rb")  # noqa: SIM115 (entered below, outside of this try)
     except OSError as error:
         raise UserError(f"{path} can't be opened ({error.strerror}); name a weights file that is there.") from error
     with file:
@@ -252,7 +252,7 @@ def _read_pickle(file):
     if not isinstance(items[0], list):
         yield from ((str(number), item.array()) for number, item in enumerate(items))
         return
-    for layer, weights in sorted(zip(map(_text, items[0][::2]), items[0][1::2]), key=lambda item: utils.natural_key(item[0])):
+    for layer, weights in sorted(zip(map(_text, items[0][::2]), items[0][1::2], strict=False), key=lambda item: utils.natural_key(item[0])):
         if not layer.startswith("fc"):
             for name, weight in zip(("kernel", "bias"), weights, strict=True):
                 yield f"{layer}/{name}", weight.array()
@@ -269,7 +269,7 @@ class _Unpickler(pickle._Unpickler):
         value, key = self.stack.pop(), self.stack.pop()
         self.stack[-1].extend((key, value))
 
-    dispatch = {code: load for code, load in pickle._Unpickler.dispatch.items() if code not in PICKLE_UNUSED}
+    dispatch: typing.ClassVar[dict] = {code: load for code, load in pickle._Unpickler.dispatch.items() if code not in PICKLE_UNUSED}
     dispatch |= {pickle.EMPTY_DICT[0]: dispatch[pickle.EMPTY_LIST[0]], pickle.DICT[0]: dispatch[pickle.LIST[0]],
                  pickle.SETITEMS[0]: dispatch[pickle.APPENDS[0]], pickle.SETITEM[0]: load_setitem}
 

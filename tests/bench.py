@@ -7,6 +7,7 @@ fastest and the slowest run behind it; a ratio is that of two medians. Nothing i
 """
 import argparse
 import contextlib
+import functools
 import importlib
 import os
 import platform
@@ -22,17 +23,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+from PIL import Image  # noqa: E402
+
 import data  # noqa: E402
 import devices  # noqa: E402
 import images  # noqa: E402
-import train  # noqa: E402
-import weights  # noqa: E402
 import model  # noqa: E402
-import numpy as np  # noqa: E402
-import tensorflow as tf  # noqa: E402
+import train  # noqa: E402
 import utils  # noqa: E402
+import weights  # noqa: E402
 from config import config, resolve  # noqa: E402
-from PIL import Image  # noqa: E402
 
 PEERS = {"torch": "PyTorch", "onnx": "ONNX", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 BATCH, PATCH = 16, 96
@@ -423,7 +425,7 @@ def bench_upscaling(photos, generator, installed, quick):
         sr = upscaler(lr)
         for name, peer in peers.items():
             check_same(f"The picture of {name}", sr / 127.5 - 1, peer()[0], 0.6 / 127.5)  # ours is rounded to 8 bits
-        seconds = take_turns({"ours": lambda: upscaler(lr), **peers}, 2 if quick else 7)
+        seconds = take_turns({"ours": functools.partial(upscaler, lr), **peers}, 2 if quick else 7)
         steady.append(statistics.median(seconds["ours"]))
         compare(f"upscaling {width}x{height}", "1.0", seconds)
     return steady[0]
@@ -470,7 +472,7 @@ def describe_machine():
             installed[name] = importlib.import_module(name).__version__.split("-")[0]
         except ImportError:
             print(f"{PEERS[name]} is not installed; it is left out.")
-    processor = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")),
+    processor = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")),
                      platform.processor()) if Path("/proc/cpuinfo").exists() else platform.processor()
     print(f"{processor}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; Python {platform.python_version()}, TensorFlow "
           f"{tf.__version__}, " + ", ".join(f"{PEERS[name]} {version}" for name, version in installed.items()))

@@ -24,7 +24,7 @@ PATCH, SEED = 32, (0, 1)
 def cubic(x):
     """Keys' kernel with a = -0.5, as MATLAB's imresize has it."""
     x = np.abs(x)
-    return (1.5 * x ** 3 - 2.5 * x ** 2 + 1) * (x <= 1) + (-0.5 * x ** 3 + 2.5 * x ** 2 - 4 * x + 2) * ((1 < x) & (x <= 2))
+    return (1.5 * x ** 3 - 2.5 * x ** 2 + 1) * (x <= 1) + (-0.5 * x ** 3 + 2.5 * x ** 2 - 4 * x + 2) * ((x > 1) & (x <= 2))
 
 
 def imresize(image, scale):
@@ -103,14 +103,14 @@ def test_sides_are_cut_at_right_and_bottom_to_multiples_of_4(tmp_path, height, w
 def test_a_photo_of_less_than_4_pixels_is_named(tmp_path):
     for shape in ((1, 1, 3), (1, 500, 3), (3, 5, 3)):
         path = save(tmp_path / "tiny.png", np.zeros(shape, np.uint8))
-        with pytest.raises(utils.UserError, match="tiny.png is smaller than 4x4"):
+        with pytest.raises(utils.UserError, match=r"tiny.png is smaller than 4x4"):
             data.read_pair(path)
 
 
 def test_partners_of_another_size_are_named_with_both_sizes(tmp_path):
     hr = save(tmp_path / "hr.png", np.zeros((40, 48, 3), np.uint8))
     lr = save(tmp_path / "lr.png", np.zeros((12, 10, 3), np.uint8))
-    with pytest.raises(utils.UserError, match="lr.png is 10x12, not a quarter of .*hr.png .12x10."):
+    with pytest.raises(utils.UserError, match=r"lr.png is 10x12, not a quarter of .*hr.png .12x10."):
         data.read_pair(hr, lr)
 
 
@@ -139,7 +139,7 @@ def test_lr_and_hr_of_a_patch_show_the_same_place_in_the_same_attitude(tmp_path,
     data = cache(tmp_path / "hr", tmp_path, tmp_path / "lr" if partner else "")
     attitudes, places = set(), set()
     for step in range(60):
-        for lr_patch, hr_patch in zip(*data.batch(data, SEED, step, 8, PATCH, 1)):
+        for lr_patch, hr_patch in zip(*data.batch(data, SEED, step, 8, PATCH, 1), strict=True):
             mean = hr_patch[4:-4, 4:-4, :2].reshape(6, 4, 6, 4, 2).mean((1, 3))
             np.testing.assert_allclose(lr_patch[1:-1, 1:-1, :2], mean, atol=1)
             corner = tuple(map(int, hr_patch[0, :2, 2])), int(hr_patch[1, 0, 2])
@@ -151,7 +151,7 @@ def test_lr_and_hr_of_a_patch_show_the_same_place_in_the_same_attitude(tmp_path,
             if partner:
                 assert set(lr_patch[:, :, 2].ravel()) == {0}  # from its file, not made from HR
     assert len(attitudes) == 8  # flips and turns, all of them
-    rows, columns = zip(*places)
+    rows, columns = zip(*places, strict=True)
     assert min(rows) == min(columns) == 0 and max(rows) == 30 - 8 and max(columns) == 50 - 8
 
 
@@ -189,9 +189,9 @@ def test_fewer_photos_than_a_batch_still_give_a_step(photos, tmp_path):
 
 def test_the_batch_of_a_step_is_the_same_wherever_a_run_begins_and_in_another_process(photos, tmp_path):
     data = cache(photos, tmp_path)
-    from_0 = [pair for pair, _ in zip(data.batches(data, SEED, 0, 8, 3, PATCH, 1), range(9))]
-    from_5 = [pair for pair, _ in zip(data.batches(data, SEED, 5, 8, 3, PATCH, 1), range(9))]
-    for one, other in zip(from_0[5:], from_5):
+    from_0 = [pair for pair, _ in zip(data.batches(data, SEED, 0, 8, 3, PATCH, 1), range(9), strict=False)]
+    from_5 = [pair for pair, _ in zip(data.batches(data, SEED, 5, 8, 3, PATCH, 1), range(9), strict=False)]
+    for one, other in zip(from_0[5:], from_5, strict=True):
         np.testing.assert_array_equal(one[0], other[0])
         np.testing.assert_array_equal(one[1], other[1])
     assert len({hr.numpy().tobytes() for _, hr in from_0}) == 8
@@ -300,7 +300,7 @@ def test_a_cached_photo_that_became_shorter_is_said_and_made_anew(photos, tmp_pa
     first = cache(photos, tmp_path)
     decoded.clear()
     os.truncate(first[3].path, 1000)
-    with pytest.raises(utils.UserError, match="it is shorter than it was.* makes them anew"):
+    with pytest.raises(utils.UserError, match=r"it is shorter than it was.* makes them anew"):
         first[3].crop(0, 0, 8)
     assert cache(photos, tmp_path) == first and decoded == ["3.png"]
     first[3].crop(0, 0, 8)
@@ -335,8 +335,8 @@ def test_a_killed_run_leaves_nothing_in_the_cache_that_is_taken_for_whole(tmp_pa
     assert 0 < len(left) < 40
     assert all(path.stat().st_size == 600 * 800 * 3 * 17 // 16 for path in left)
     data = cache(tmp_path / "photos", tmp_path)
-    lr, hr = zip(*(photo.crop(0, 0, 150) for photo in data))
-    for number, (path, pixels) in enumerate(zip(images.list_images(tmp_path / "photos"), hr)):
+    hr = [photo.crop(0, 0, 150)[1] for photo in data]
+    for number, (path, pixels) in enumerate(zip(images.list_images(tmp_path / "photos"), hr, strict=True)):
         np.testing.assert_array_equal(pixels, np.asarray(Image.open(path))[:600, :600], str(number))
 
 

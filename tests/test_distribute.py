@@ -7,10 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import devices
 import numpy as np
 import pytest
 import skimage
+
+import devices
 from utils import UserError
 
 SMALL = Path(__file__).parent / "small.py"
@@ -29,7 +30,7 @@ def start(folder, *settings, place=None):
 
 def finish(*processes):
     outputs = [process.communicate(timeout=300)[0] for process in processes]
-    for process, output in zip(processes, outputs):
+    for process, output in zip(processes, outputs, strict=True):
         assert process.returncode == 0, output
     return outputs
 

@@ -159,7 +159,7 @@ def test_downloads_go_over_https_by_default():
 
 def test_all_of_div2k_is_unpacked_once(server, tmp_path, capsys):
     data.download(settings(ARCHIVES), server.url)
-    for folder, inner, side in FOLDERS.values():
+    for folder, _, side in FOLDERS.values():
         assert [Image.open(path).width for path in images.list_images(folder)] == [side, side]
     assert [path for path, _ in server.asked] == [f"/{name}.zip" for name in ARCHIVES]
     shutil.rmtree("DIV2K/DIV2K_valid_HR")
@@ -212,7 +212,7 @@ def test_a_server_that_is_not_there_is_said(tmp_path, monkeypatch):
         url = f"http://127.0.0.1:{closed.server_port}/"
     with pytest.raises(utils.UserError, match="no connection"):
         data.download(settings(ARCHIVES), url)
-    with pytest.raises(utils.UserError, match="config.DOWNLOAD.url"):
+    with pytest.raises(utils.UserError, match=r"config.DOWNLOAD.url"):
         data.download(settings(ARCHIVES), "no address/")
     assert files(tmp_path) == []
 
@@ -304,7 +304,7 @@ def test_mirflickr_is_fetched_by_tensorlayer_whole_or_not_at_all_and_once(server
         {"mirflickr/im1.jpg": photo, "mirflickr/im2.jpg": photo, "mirflickr/meta/tags/tags1.txt": b"sky"})
     for answer in (missing, cut_off, page):
         server.answer = answer
-        with pytest.raises(utils.UserError, match="MIRFLICKR-25k could not be downloaded .*mirflickr25k.zip"):
+        with pytest.raises(utils.UserError, match=r"MIRFLICKR-25k could not be downloaded .*mirflickr25k.zip"):
             data.flickr25k()
         assert files(tmp_path) == []
     server.answer = whole

@@ -21,7 +21,6 @@ from PIL import Image, ImageCms
 import images
 import utils
 
-
 # -------------------------------------------------------------------------------------------------------- reading
 
 
@@ -74,7 +73,7 @@ def test_a_file_that_may_not_be_read_is_named():
         if user == 0:
             os.seteuid(65534)  # nobody; root may read everything
         try:
-            with pytest.raises(utils.UserError, match="secret.png can't be read as an image .Permission denied."):
+            with pytest.raises(utils.UserError, match=r"secret.png can't be read as an image .Permission denied."):
                 images.read_image(path)
         finally:
             os.seteuid(user)

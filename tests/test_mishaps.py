@@ -12,8 +12,8 @@ import small
 from PIL import Image
 from test_train import SCHEDULE, SMALL, contents, read_until, start
 
-import train
 import main
+import train
 
 SHORT = tuple(setting for setting in SCHEDULE if setting != "TRAIN.deterministic=true")
 ONE_PHASE = ("TRAIN.n_epoch=0", "TRAIN.n_epoch_init=2")

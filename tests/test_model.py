@@ -1,11 +1,13 @@
 """The networks against the article's figures, TensorLayer's own layers and keras.applications."""
+import itertools
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-import weights
 import model
+import weights
 
 
 def randomize(network, seed=0):
@@ -42,7 +44,7 @@ def test_paper_networks_have_the_weights_of_figure_4():
                  + 2 * (3 * 3 * 64 * 256 + 256 + 64) + (9 * 9 * 64 * 3 + 3))
     assert sum(int(np.prod(w.shape)) for w in model.get_G("paper").trainable_weights) == generator
     channels = [64, 64, 128, 128, 256, 256, 512, 512]
-    convolutions = 3 * 3 * 3 * 64 + 64 + sum(9 * a * b + 2 * b for a, b in zip(channels, channels[1:]))
+    convolutions = 3 * 3 * 3 * 64 + 64 + sum(9 * a * b + 2 * b for a, b in itertools.pairwise(channels))
     dense = (6 * 6 * 512 * 1024 + 1024) + (1024 + 1)
     discriminator = model.get_D("paper", 96)
     assert sum(int(np.prod(w.shape)) for w in discriminator.trainable_weights) == convolutions + dense
@@ -97,7 +99,7 @@ def assign_in_order(tl_network, network):
     """Give TensorLayer's network our weights, in the order of its files."""
     by_layer = [weight for layer in network.layers for weight in weights._file_order(layer)]
     assert [tuple(w.shape) for w in tl_network.all_weights] == [tuple(w.shape) for w in by_layer]
-    for theirs, ours in zip(tl_network.all_weights, by_layer):
+    for theirs, ours in zip(tl_network.all_weights, by_layer, strict=True):
         theirs.assign(ours.value)
 
 
@@ -151,7 +153,7 @@ def test_half_resolution_tail_equals_the_9x9_convolution():
     gradient = tape.gradient(loss, tail.kernel.value)
     kernel = tf.Variable(tail.kernel.value)
     with tf.GradientTape() as tape:
-        plain = tf.nn.conv2d(tf.nn.depth_to_space(x, 2), kernel, 1, "SAME") + [0.1, -0.2, 0.3]
+        plain = tf.nn.conv2d(tf.nn.depth_to_space(x, 2), kernel, 1, "SAME") + tf.constant([0.1, -0.2, 0.3])
         loss = tf.reduce_sum(plain ** 2)
     np.testing.assert_allclose(y, plain, atol=1e-4)
     np.testing.assert_allclose(gradient, tape.gradient(loss, kernel), rtol=1e-3, atol=1e-2)
@@ -171,7 +173,7 @@ def test_prelu_before_the_shuffle_is_keras_prelu_behind_it():
             result = y()
         by_x, by_slopes = tape.gradient(result, [x, layer.alpha], output_gradients=upstream)
         results.append((result, by_x, tf.reshape(by_slopes, [64])))
-    for a, b in zip(*results):
+    for a, b in zip(*results, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
@@ -185,7 +187,7 @@ def test_folded_generator_equals_the_unfolded(generator):
 def test_weights_come_back_by_name(generator):
     arrays = weights.to_arrays(generator)
     again = weights.generator_from(dict(reversed(arrays.items())))
-    for weight, other in zip(generator.weights, again.weights):
+    for weight, other in zip(generator.weights, again.weights, strict=True):
         np.testing.assert_array_equal(weight, other)
 
 

@@ -4,6 +4,7 @@ import datetime
 import functools
 import http.server
 import io
+import itertools
 import json
 import re
 import shutil
@@ -124,7 +125,7 @@ def test_nothing_tells_the_method(built):
     assert names == sorted(names) and all(re.fullmatch("[0-9a-f]{12}", name) for name in names)
     assert data["calibration"] == sorted(data["calibration"])
     assert sorted(file.name for file in study.rglob("*")) == sorted(
-        ["index.html", "pictures", *(f"{name}.png" for name in names + sum(data["calibration"], []))])
+        ["index.html", "pictures", *(f"{name}.png" for name in [*names, *itertools.chain(*data["calibration"])])])
     assert len({file.stat().st_mtime_ns for file in [study, *study.rglob("*")]}) == 1
     sizes = set()
     for file in study.glob("pictures/*.png"):
@@ -356,7 +357,7 @@ class Page:
         return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
 
 
-RULE = dict(zip(METHODS, (1, 2, 3, 4, 4, 5)))
+RULE = dict(zip(METHODS, (1, 2, 3, 4, 4, 5), strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -389,7 +390,7 @@ def check_order(key, pictures):
     """Every picture once, and never the same image twice in a row."""
     assert sorted(pictures) == sorted([*key["pictures"], *key["repeats"]])
     images = [key["pictures"][key["repeats"].get(picture, picture)]["image"] for picture in pictures]
-    assert all(a != b for a, b in zip(images, images[1:]))
+    assert all(a != b for a, b in itertools.pairwise(images))
 
 
 def downloaded(page, tmp_path, name):
@@ -510,7 +511,7 @@ def test_a_screen_of_360x640(browse, small, url):
     assert [right - left, bottom - top] == large["natural"] == [420, 500]
     assert large["scrolls"][0] == 60 and large["scrolls"][1] > 0 and "Scroll" in page.text("#prompt")
     for left, top, right, bottom in large["buttons"]:
-        assert 0 <= left and right <= 360 and bottom <= 640 and right - left >= 44 and bottom - top >= 44
+        assert left >= 0 and right <= 360 and bottom <= 640 and right - left >= 44 and bottom - top >= 44
     assert large["stage"][3] - large["stage"][1] > 0.65 * 640
     page.press("\ue014" * 3)  # arrow right: the picture is scrolled by keyboard as well
     page.wait(lambda: page.driver.execute_script("return document.getElementById('stage').scrollLeft") == 60)
@@ -543,7 +544,7 @@ def test_each_rater_gets_an_order_of_their_own(browse, small, url):
     sizes = {"a": 6, "b": 3, "c": 2}  # the most that can be kept apart
     hardest = [[f"{image}{i}", image] for image, n in sizes.items() for i in range(n)]
     orders = page.driver.execute_script("return Array.from({length: 50}, () => drawOrder(arguments[0]));", hardest)
-    assert all(a[0] != b[0] for order in orders for a, b in zip(order, order[1:]))
+    assert all(a[0] != b[0] for order in orders for a, b in itertools.pairwise(order))
     many = [[f"{image}.{i}", image] for image in range(20) for i in range(6)]
     order = page.driver.execute_script("return drawOrder(arguments[0]);", many)
     images = [picture.split(".")[0] for picture in order]
@@ -649,7 +650,7 @@ def test_a_known_rule_gives_its_mos(study, tmp_path, capsys):
     config, key, folder = study
     for i in range(4):  # a strict, two fair and a kind rater; and images of two kinds
         leniency = (-1, 0, 0, 1)[i]
-        write_ratings(folder, key, f"r{i}", lambda d: int(np.clip(by_method(d) + leniency - int(d["image"]) % 2, 1, 5)))
+        write_ratings(folder, key, f"r{i}", lambda d, leniency=leniency: int(np.clip(by_method(d) + leniency - int(d["image"]) % 2, 1, 5)))
     found = mos.analyse(config, folder)
     methods = found["sets"]["A"]["methods"]
     expected = {"nearest": [1, 1, 1, 2, 1, 1, 1, 1], "srgan": [3, 4, 4, 5, 2, 3, 3, 4], "hr": [4, 5, 5, 5, 3, 4, 4, 5]}
@@ -662,7 +663,7 @@ def test_a_known_rule_gives_its_mos(study, tmp_path, capsys):
     screen = capsys.readouterr().out
     assert re.search(r"srgan\s+3\.50\s+\d\.\d\d to \d\.\d\d\s+0\.0\s+12\.5\s+37\.5\s+37\.5\s+12\.5\s+24", screen)
     assert json.loads((tmp_path / "mos" / "mos.json").read_text()) == found
-    rows = list(csv.DictReader(open(tmp_path / "mos" / "mos.csv", encoding="utf-8")))
+    rows = list(csv.DictReader((tmp_path / "mos" / "mos.csv").read_text(encoding="utf-8").splitlines()))
     assert [(row["set"], row["method"]) for row in rows] == [("A", m) for m in expected] and float(rows[1]["mos"]) == 3.5
     picture = images.read_image(tmp_path / "mos" / "mos.png")
     assert picture.std() > 10
@@ -814,7 +815,7 @@ def test_a_missing_or_damaged_key(study):
         with pytest.raises(utils.UserError, match="is not the key of a study"):
             mos.analyse(config, folder)
     file.unlink()
-    with pytest.raises(utils.UserError, match="MOS.path"):
+    with pytest.raises(utils.UserError, match=r"MOS\.path"):
         mos.analyse(config, folder)
 
 
@@ -887,7 +888,7 @@ def test_a_file_that_is_no_ratings_at_all(study, content, reason):
 
 def test_a_rater_with_several_files_counts_once_with_the_newest(study):
     config, key, folder = study
-    day = datetime.datetime(2026, 1, 1, 12, tzinfo=datetime.timezone.utc)
+    day = datetime.datetime(2026, 1, 1, 12, tzinfo=datetime.UTC)
     for i, (rater, score) in enumerate((("Anna", 1), ("anna ", 5), ("ANNA", 3))):
         saved = day + datetime.timedelta(hours=(0, 2, 1)[i])
         write_ratings(folder, key, rater, lambda d, s=score: s, saved=saved.isoformat(), name=f"{i}.json")

@@ -81,7 +81,7 @@ def test_what_is_killed_at_twenty_random_moments_ends_with_the_same_weights_and_
     assert Counter(ends) == {("SIGKILL", "-9"): 20, ("SIGINT", "130"): 1, ("SIGTERM", "143"): 1, ("None", "0"): 1}, output
     runs = output.split("Ended by ")[:-1]
     assert sum("Phase 1 of 2" in run for run in runs) >= 5 and sum("Phase 2 of 2" in run for run in runs) >= 5
-    stopped = [run for run, (number, _) in zip(runs, ends) if number in ("SIGINT", "SIGTERM")]
+    stopped = [run for run, (number, _) in zip(runs, ends, strict=True) if number in ("SIGINT", "SIGTERM")]
     assert all("Stopped and saved in checkpoint/; the same command goes on from here." in run for run in stopped)
     assert "Traceback" not in output and "is damaged" not in output
     assert len(re.findall("^While saving: .*(partial|_temp)", output, re.MULTILINE)) >= 3
