@@ -157,6 +157,8 @@ def score(output, upscalers):
     names = dict(zip([hr for hr, _ in pairs], images.output_names([hr for hr, _ in pairs]), strict=True))
     generators = list(upscalers[0])
     methods = ["bicubic", "lanczos", *generators]
+    # How the pictures' names end. `_gen` is tensorlayer/srgan's name of the result, that of the last generator.
+    suffixes = {kind: kind for kind in ("lr", "bicubic", *generators, "hr")} | {generators[-1]: "gen"}
     print(" " * 20 + "".join(f"{method:>18}" for method in methods))
     rows, shown = [], []
 
@@ -164,10 +166,9 @@ def score(output, upscalers):
         hr_path, hr, lr = pair
         results = {"bicubic": images.resize(lr, *hr.shape[:2]), "lanczos": images.resize(lr, *hr.shape[:2], "lanczos3"),
                    **{method: upscaler(lr) for method, upscaler in of_device.items()}}
-        kinds = {"lr": lr, "bicubic": results["bicubic"], "hr": hr, "gen": results[generators[-1]],
-                 **{method: results[method] for method in generators[:-1]}}
-        for kind, image in kinds.items():
-            images.write_image(output / f"{names[hr_path]}_{kind}.png", image)
+        for kind, image in {**results, "lr": lr, "hr": hr}.items():
+            if kind in suffixes:
+                images.write_image(output / f"{names[hr_path]}_{suffixes[kind]}.png", image)
         row = {method: dict(zip(("psnr", "ssim"), images.psnr_ssim(sr, hr), strict=True)) for method, sr in results.items()}
         return names[hr_path], {**results, "original": hr}, row
 
@@ -182,7 +183,7 @@ def score(output, upscalers):
     mean = {method: {metric: float(np.mean([row[method][metric] for row in rows])) for metric in ("psnr", "ssim")}
             for method in methods}
     print_row("mean", mean)
-    write_metrics(output, mean, rows)
+    write_metrics(output, mean, rows, suffixes)
     if shown:
         draw_comparison(output / "comparison.png", shown, ["bicubic", *generators, "original"])
     print(f"PSNR in dB / SSIM, on Y with 4 border pixels cut, of {len(rows)} images; table, images and comparison.png "
@@ -194,9 +195,9 @@ def print_row(name, row):
     print(f"{name[:20]:20}" + "".join(f"{value['psnr']:9.2f} / {value['ssim']:.4f}" for value in row.values()))
 
 
-def write_metrics(output, mean, images):
+def write_metrics(output, mean, images, suffixes):
     with utils.atomic_write(output / "metrics.json") as partial:
-        partial.write_text(json.dumps({"mean": mean, "images": images}, indent=2) + "\n")
+        partial.write_text(json.dumps({"mean": mean, "images": images, "suffixes": suffixes}, indent=2) + "\n")
     with utils.atomic_write(output / "metrics.csv") as partial, open(
             partial, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         table = csv.writer(file)

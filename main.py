@@ -63,12 +63,16 @@ def configure(settings):
 def main(arguments):
     """Run the mode of the command line. Returns the exit code: 0, 1 if some photos failed, 2 for a user's mistake."""
     try:
-        with quiet():  # each mode imports TensorFlow
+        if arguments.mode == "mos" and arguments.input:
+            import ratings  # no TensorFlow, so it answers at once
+            ratings.analyse(config, arguments.input)
+            return 0
+        with quiet():  # each other mode imports TensorFlow
             mode = importlib.import_module({"srgan": "train", "download": "data"}.get(arguments.mode, arguments.mode))
         if arguments.mode == "evaluate":
             return mode.evaluate(arguments, config)
         if arguments.mode == "mos":
-            mode.analyse(config, arguments.input) if arguments.input else mode.build(config, arguments.restart)
+            mode.build(config, arguments.restart)
             return 0
         if arguments.mode == "download":
             archives = {name: archive for name, archive in config.DOWNLOAD.items() if name != "url"}

@@ -82,6 +82,17 @@ def natural_key(path):
     return [int(part) if part.isdecimal() else part.lower() for part in re.split(r"(\d+)", name)], name
 
 
+def listing(items, most=6):
+    """The first items of a list for a message: "a, b, c and 4 more"."""
+    items = list(items)
+    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
+
+
+def plural(n, noun):
+    """A number with its noun: "1 image", "1,241 images"."""
+    return f"{n:,} {noun}" + ("s" if n != 1 else "")
+
+
 @contextlib.contextmanager
 def quiet():
     """Keep the start-up notes of TensorFlow's libraries off stderr; anything else that was written there follows."""

@@ -52,6 +52,8 @@ def test_a_validation_folder_of_every_kind_is_scored_and_what_can_not_be_is_said
     assert len(left_out) == len(err.splitlines()) == len(bad) + len(small)
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert len(metrics["images"]) == len(good) + 2 - len(small)
+    assert all((tmp_path / "out" / f"{image['name']}_{suffix}.png").is_file()
+               for image in metrics["images"] for suffix in metrics["suffixes"].values())
     # rgb.png, rgb.bmp and so on each have a result of their own.
     assert len(list((tmp_path / "out").glob("*_gen.png"))) == len(metrics["images"])
     assert f"of {len(good) + 2 - len(small)} images" in out

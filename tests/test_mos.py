@@ -1,6 +1,4 @@
-"""The MOS study: that it is blind, that its page works in a browser, and that the analysis is right."""
-import csv
-import datetime
+"""Building a MOS study: that nothing tells the method, and that its page works in a browser."""
 import functools
 import http.server
 import io
@@ -17,10 +15,10 @@ import pytest
 import skimage.data
 from easydict import EasyDict
 from PIL import Image
-from scipy import stats
 
 import images
 import mos
+import ratings
 import utils
 
 METHODS = ("nearest", "bicubic", "lanczos", "srresnet", "srgan", "hr")
@@ -31,21 +29,23 @@ def crops(n, height, width):
     return {f"photo{i}": photo[40 * i:40 * i + height, 30 * i:30 * i + width] for i in range(n)}
 
 
-def evaluate(folder, images, generators=("srresnet", "srgan")):
-    """What --mode=evaluate writes; a generator's picture is bicubic with noise of its own."""
+def evaluate(folder, originals, generators=("srresnet", "srgan")):
+    """Write what --mode=evaluate writes; a generator's picture is bicubic plus its own noise."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, hr in images.items():
+    for name, hr in originals.items():
         height, width = hr.shape[:2]
         lr = images.resize(hr, height // 4, width // 4)
         bicubic = images.resize(lr, height, width)
         pictures = {"hr": hr, "lr": lr, "bicubic": bicubic}
         for i, generator in enumerate(generators, 1):
             noise = np.random.default_rng(i).integers(0, 9, hr.shape)
-            pictures["gen" if generator == generators[-1] else generator] = np.clip(bicubic + noise, 0, 255).astype(np.uint8)
+            pictures[generator] = np.clip(bicubic + noise, 0, 255).astype(np.uint8)
+        suffixes = {kind: kind for kind in pictures} | {generators[-1]: "gen"}
         for kind, picture in pictures.items():
-            Image.fromarray(picture).save(folder / f"{name}_{kind}.png")
+            Image.fromarray(picture).save(folder / f"{name}_{suffixes[kind]}.png")
     metrics = {method: {"psnr": 30.0, "ssim": 0.9} for method in ("bicubic", "lanczos", *generators)}
-    (folder / "metrics.json").write_text(json.dumps({"mean": metrics, "images": [{"name": name, **metrics} for name in images]}))
+    (folder / "metrics.json").write_text(json.dumps({"mean": metrics, "images": [{"name": name, **metrics} for name in originals],
+                                                    "suffixes": suffixes}))
 
 
 def settings(folder, **changes):
@@ -83,7 +83,7 @@ def built(evaluated):
 # ------------------------------------------------------------------------------------------------- making a study
 
 
-def test_every_version_is_rated_once_and_a_tenth_twice(built):
+def test_every_version_is_rated_once_and_a_tenth_of_them_twice(built):
     key, study = key_of(built), study_of(built)
     versions = [tuple(v.values()) for v in key["pictures"].values()]
     assert len(versions) == len(set(versions)) == 4 * 6  # one of the five images is for the calibration
@@ -95,7 +95,7 @@ def test_every_version_is_rated_once_and_a_tenth_twice(built):
     assert files == set(key["pictures"]) | set(key["repeats"]) | set(key["calibration"])
 
 
-def test_pictures_are_what_the_key_says(built, evaluated):
+def test_pictures_match_the_key(built, evaluated):
     key, folder = key_of(built), mos.Path(built.MOS.path) / "study" / "pictures"
     for name, version in {**key["pictures"], **key["calibration"]}.items():
         shown = np.asarray(Image.open(folder / f"{name}.png"))
@@ -110,7 +110,7 @@ def test_pictures_are_what_the_key_says(built, evaluated):
         assert (folder / f"{repeat}.png").read_bytes() == (folder / f"{name}.png").read_bytes()
 
 
-def test_calibration_shows_nearest_as_1_and_hr_as_5_of_images_that_are_not_rated(built):
+def test_calibration_shows_nearest_as_1_and_hr_as_5_of_an_image_that_is_not_rated(built):
     key, study = key_of(built), study_of(built)
     (one, five), = study["calibration"]
     assert (key["calibration"][one]["method"], key["calibration"][five]["method"]) == ("nearest", "hr")
@@ -118,7 +118,7 @@ def test_calibration_shows_nearest_as_1_and_hr_as_5_of_images_that_are_not_rated
     assert key["calibration"][one]["image"] not in {v["image"] for v in key["pictures"].values()}
 
 
-def test_nothing_tells_the_method(built):
+def test_nothing_in_the_study_tells_the_method(built):
     study, page, data = mos.Path(built.MOS.path) / "study", page_of(built), study_of(built)
     assert not re.search(r"\b(nearest|bicubic|lanczos|srresnet|srgan|hr|lr|gen|photo\d|evaluate)\b", page, re.IGNORECASE)
     names = [name for name, _ in data["pictures"]]
@@ -151,8 +151,8 @@ def test_names_and_order_differ_from_study_to_study(evaluated, tmp_path):
     assert not pictures[0] & pictures[1]
 
 
-def test_three_sets_with_results_of_other_programs(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(utils, "progress", mock.MagicMock())  # it gives back the stdout of before capsys
+def test_three_sets_with_results_of_another_program(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(utils, "progress", mock.MagicMock())
     sets = {"Set5": crops(5, 48, 64), "Set14": crops(6, 64, 48), "BSD100": crops(11, 48, 48)}
     for name, crops_of_set in sets.items():
         evaluate(tmp_path / name, crops_of_set, generators=("srgan",) if name == "Set5" else ("srresnet", "srgan"))
@@ -168,7 +168,7 @@ def test_three_sets_with_results_of_other_programs(tmp_path, capsys, monkeypatch
     versions = {name: {v["method"] for v in key["pictures"].values() if v["set"] == name} for name in sets}
     assert {name: len(methods) for name, methods in versions.items()} == {"Set5": 6, "Set14": 7, "BSD100": 6}
     assert "bicubic++" not in versions["BSD100"]
-    assert "BSD100: 11 images, 6 versions each: nearest, bicubic, lanczos, srresnet, srgan, hr (without bicubic++" in (
+    assert "BSD100: 11 images, 6 versions each: nearest, bicubic, lanczos, srresnet, srgan, hr (no pictures of bicubic++)" in (
         capsys.readouterr().out)
     assert len(key["calibration"]) == 2 * 4  # a fifth of the images, those of the largest set
     assert {v["set"] for v in key["calibration"].values()} == {"BSD100"}
@@ -176,7 +176,7 @@ def test_three_sets_with_results_of_other_programs(tmp_path, capsys, monkeypatch
     assert max(map(repeated.count, repeated)) - min(map(repeated.count, key["methods"])) <= 1
 
 
-def test_calibration_on_photos_of_their_own(evaluated, tmp_path):
+def test_calibration_on_separate_photos(evaluated, tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
     for i in range(3):
@@ -205,7 +205,7 @@ def error_of(config, **options):
     return sentence
 
 
-def test_what_is_missing_or_of_another_size_is_named(tmp_path):
+def test_missing_damaged_and_mismatched_pictures_are_named(tmp_path):
     folder = tmp_path / "evaluate"
     assert "run --mode=evaluate" in error_of(settings(tmp_path))
     evaluate(folder, crops(4, 48, 64))
@@ -218,11 +218,11 @@ def test_what_is_missing_or_of_another_size_is_named(tmp_path):
     (folder / "photo3_srresnet.png").write_bytes(b"no picture")
     assert "photo3_srresnet.png can't be read" in error_of(settings(tmp_path))
     (folder / "metrics.json").write_text('{"mean": {}}')
-    assert "metrics.json can't be read" in error_of(settings(tmp_path))
+    assert "metrics.json can't be read or is of an earlier version" in error_of(settings(tmp_path))
     assert not (tmp_path / "mos").exists()
 
 
-def test_results_of_other_programs_that_do_not_fit(evaluated, tmp_path):
+def test_unusable_results_of_other_programs_are_named(evaluated, tmp_path):
     other = tmp_path / "other"
     with_other = functools.partial(settings, evaluated, path=str(tmp_path / "mos"))
     assert "does not exist" in error_of(with_other(methods={"A": str(other)}))
@@ -237,13 +237,13 @@ def test_results_of_other_programs_that_do_not_fit(evaluated, tmp_path):
     assert "are called srgan" in error_of(with_other(methods={"srgan": str(other)}))
 
 
-def test_too_few_images(tmp_path):
+def test_too_few_images_are_an_error(tmp_path):
     evaluate(tmp_path / "evaluate", crops(2, 48, 48))
-    assert "too few" in error_of(settings(tmp_path))
+    assert "too few images to rate, 1, " in error_of(settings(tmp_path))
     mos.build(settings(tmp_path, n_calibration=0))
 
 
-def test_a_study_is_not_overwritten(evaluated, tmp_path):
+def test_a_study_is_moved_aside_rather_than_overwritten(evaluated, tmp_path):
     config = settings(evaluated, path=str(tmp_path / "mos"))
     mos.build(config)
     key = key_of(config)
@@ -264,7 +264,7 @@ DRIVER = shutil.which("chromedriver")
 
 @pytest.fixture
 def browse(tmp_path):
-    """Opens headless browsers: `browse(url, size=..., language=..., profile=..., touch=...)`."""
+    """Open headless browsers: `browse(url, size=..., language=..., profile=..., touch=...)`."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="the page is not tested: pip install selenium")
     if not (BROWSER and DRIVER):
         pytest.skip("the page is not tested: no browser (Debian: apt-get install chromium chromium-driver)")
@@ -293,7 +293,7 @@ def browse(tmp_path):
 
 
 class Page:
-    """The page as a rater meets it: what is seen, read, pressed and touched."""
+    """The page as a rater uses it: what is seen, read, pressed and touched."""
 
     def __init__(self, driver):
         self.driver = driver
@@ -311,10 +311,10 @@ class Page:
             if found:
                 return found
             time.sleep(0.02)
-        raise AssertionError(f"waited {seconds} s in vain; the page shows: {self.text('body')}")
+        raise AssertionError(f"nothing after {seconds} s; the page shows: {self.text('body')}")
 
     def picture(self, other_than=None):
-        """The name of the picture on the stage, as soon as there is one (other than the one before, where given)."""
+        """Wait for a picture on the stage (another one than `other_than`) and return its name."""
         script = "const shown = document.querySelector('#stage img'); return shown && shown.src;"
         source = self.wait(lambda: (s := self.driver.execute_script(script)) and s != other_than and s)
         return source.rsplit("/", 1)[1].removesuffix(".png")
@@ -336,14 +336,14 @@ class Page:
         self.find("#rater").send_keys(rater)
 
     def calibrate(self, act):
-        """Goes through the examples; `act(score)` gives the score that the prompt asks for."""
+        """Go through the examples; `act(score)` enters the score that the prompt asks for."""
         while self.find("#stage").is_displayed():
             self.picture()
             act(int(re.search(r"\d", self.text("#prompt"))[0]))
             time.sleep(0.05)
 
     def rate(self, score_of, act, most=None):
-        """Rates until the end, or `most` pictures; `act(score)` gives a score. Returns [(picture, score)]."""
+        """Rate until the end, or `most` pictures; `act(score)` enters a score. Returns [(picture, score)]."""
         given = []
         while self.find("#stage").is_displayed() and len(given) != most:
             picture = self.picture()
@@ -362,11 +362,10 @@ RULE = dict(zip(METHODS, (1, 2, 3, 4, 4, 5), strict=True))
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """A study of three images to rate, one of them larger than a phone, and one for the calibration."""
+    """A study of three images to rate, one of them larger than a phone's screen, and one calibration photo."""
     folder = tmp_path_factory.mktemp("small")
-    images = crops(2, 96, 120)
-    images["large"] = skimage.data.astronaut()[:500, :420]
-    evaluate(folder / "evaluate", images, generators=("srgan",))
+    originals = {**crops(2, 96, 120), "large": skimage.data.astronaut()[:500, :420]}
+    evaluate(folder / "evaluate", originals, generators=("srgan",))
     (folder / "photos").mkdir()
     Image.fromarray(skimage.data.astronaut()[200:300, 200:300]).save(folder / "photos" / "a.png")
     config = settings(folder, calibration_path=str(folder / "photos"), n_calibration=1)
@@ -399,14 +398,14 @@ def downloaded(page, tmp_path, name):
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def test_a_whole_study_by_keyboard_closed_and_reopened(browse, small, url, score_of, tmp_path):
+def test_a_whole_study_by_keyboard_with_a_break(browse, small, url, score_of, tmp_path):
     key = key_of(small)
     total = len(key["pictures"]) + len(key["repeats"])
     page = browse(url)
     page.begin("Анна K.\n")
     assert page.picture() in key["calibration"]
     assert "stands for 1, bad" in page.text("#prompt") and page.text("#progress") == "Example 1 of 2"
-    page.press("3")  # not what an example stands for
+    page.press("3")  # not the score of this example
     assert page.text("#progress") == "Example 1 of 2"
     page.calibrate(lambda score: page.press(str(score)))
     assert f"Now score {total} pictures" in page.text("#between")
@@ -415,7 +414,7 @@ def test_a_whole_study_by_keyboard_closed_and_reopened(browse, small, url, score
     assert page.text("#progress").startswith(f"1 of {total}, about ")
     rated = page.rate(score_of, lambda score: page.press(str(score)), most=5)
 
-    # The last one is rated wrongly, then corrected.
+    # A wrong score is corrected.
     wrong = page.picture()
     page.press("1" if score_of(wrong) != 1 else "5")
     page.wait(lambda: page.picture() != wrong)
@@ -427,7 +426,7 @@ def test_a_whole_study_by_keyboard_closed_and_reopened(browse, small, url, score
     rated += page.rate(score_of, lambda score: page.press(str(score)), most=1)
     page.wait(lambda: page.text("#progress").startswith("7 of"))
 
-    # The part so far can be saved; then the browser is closed, and goes on where it was.
+    # A part is saved, the browser is closed and opened again: it continues where it stopped.
     page.click("#save")
     part = downloaded(page, tmp_path, "ratings_Анна_K_.json")
     assert not part["complete"] and [(r["picture"], r["score"]) for r in part["ratings"]] == rated
@@ -439,15 +438,15 @@ def test_a_whole_study_by_keyboard_closed_and_reopened(browse, small, url, score
     assert page.picture() == next_picture and page.text("#progress").startswith("7 of")
     rated += page.rate(score_of, lambda score: page.press(str(score)))
     assert "ratings_Анна_K_.json" in page.text("#end")
-    ratings = downloaded(page, tmp_path, "ratings_Анна_K_.json")
-    assert ratings["complete"] and ratings["rater"] == "Анна K." and ratings["study"] == key["study"]
-    assert [(r["picture"], r["score"]) for r in ratings["ratings"]] == rated
+    saved = downloaded(page, tmp_path, "ratings_Анна_K_.json")
+    assert saved["complete"] and saved["rater"] == "Анна K." and saved["study"] == key["study"]
+    assert [(r["picture"], r["score"]) for r in saved["ratings"]] == rated
     check_order(key, [picture for picture, _ in rated])
     assert not page.errors()
 
     shutil.move(tmp_path / "part.json", tmp_path / "downloads" / "ratings_part.json")
-    found = mos.analyse(small, tmp_path / "downloads")
-    assert found["left_out"] == ["ratings_part.json is left out: Анна K. is in ratings_Анна_K_.json too, which is newer."]
+    found = ratings.analyse(small, tmp_path / "downloads")
+    assert found["left_out"] == ["ratings_part.json is left out: ratings_Анна_K_.json of Анна K. is newer."]
     methods = found["sets"]["evaluate"]["methods"]
     assert {method: rated["mos"] for method, rated in methods.items()} == {m: RULE[m] for m in METHODS if m != "srresnet"}
     assert found["reliability"]["repeats"]["equal"] == 1
@@ -469,8 +468,8 @@ def test_a_whole_study_by_touch_on_a_phone(browse, small, url, score_of, tmp_pat
     rated += page.rate(score_of, lambda score: page.touch(f"#scale [data-score='{score}']"))
     assert "Готово" in page.text("#end")
     check_order(key_of(small), [picture for picture, _ in rated])
-    ratings = downloaded(page, tmp_path, "ratings_t.json")
-    assert [(r["picture"], r["score"]) for r in ratings["ratings"]] == rated and not page.errors()
+    saved = downloaded(page, tmp_path, "ratings_t.json")
+    assert [(r["picture"], r["score"]) for r in saved["ratings"]] == rated and not page.errors()
     page.touch("#another")
     page.wait(lambda: page.driver.switch_to.alert).accept()
     assert page.find("#start").is_displayed() and page.find("#rater").get_attribute("value") == ""
@@ -494,7 +493,7 @@ def start_rating(page, rater="r"):
 
 
 def show_large(page, key):
-    """Rates until the large picture is on the stage."""
+    """Rate until the large picture is on the stage; return the geometry."""
     versions = {**key["pictures"], **{repeat: key["pictures"][name] for repeat, name in key["repeats"].items()}}
     while versions[page.picture()]["image"] != "large":
         page.press("3")
@@ -502,7 +501,7 @@ def show_large(page, key):
     return page.driver.execute_script(GEOMETRY)
 
 
-def test_a_screen_of_360x640(browse, small, url):
+def test_everything_fits_a_screen_of_360x640(browse, small, url):
     page = browse(url, size=(360, 640), touch=True)
     start_rating(page)
     large = show_large(page, key_of(small))
@@ -513,7 +512,7 @@ def test_a_screen_of_360x640(browse, small, url):
     for left, top, right, bottom in large["buttons"]:
         assert left >= 0 and right <= 360 and bottom <= 640 and right - left >= 44 and bottom - top >= 44
     assert large["stage"][3] - large["stage"][1] > 0.65 * 640
-    page.press("\ue014" * 3)  # arrow right: the picture is scrolled by keyboard as well
+    page.press("\ue014" * 3)  # arrow right scrolls the picture
     page.wait(lambda: page.driver.execute_script("return document.getElementById('stage').scrollLeft") == 60)
 
 
@@ -533,7 +532,7 @@ def test_a_picture_is_shown_pixel_by_pixel_on_mid_gray(browse, small, url, densi
     assert (around == 128).all()
 
 
-def test_each_rater_gets_an_order_of_their_own(browse, small, url):
+def test_each_rater_gets_another_order_that_keeps_images_apart(browse, small, url):
     page = browse(url)
     key = key_of(small)
     draw = "return Array.from({length: 50}, () => drawOrder(study.pictures));"
@@ -541,7 +540,7 @@ def test_each_rater_gets_an_order_of_their_own(browse, small, url):
     for order in orders:
         check_order(key, order)
     assert len(set(map(tuple, orders))) == 50 and len({order[0] for order in orders}) > 5
-    sizes = {"a": 6, "b": 3, "c": 2}  # the most that can be kept apart
+    sizes = {"a": 6, "b": 3, "c": 2}  # no more than can be kept apart
     hardest = [[f"{image}{i}", image] for image, n in sizes.items() for i in range(n)]
     orders = page.driver.execute_script("return Array.from({length: 50}, () => drawOrder(arguments[0]));", hardest)
     assert all(a[0] != b[0] for order in orders for a, b in itertools.pairwise(order))
@@ -551,7 +550,7 @@ def test_each_rater_gets_an_order_of_their_own(browse, small, url):
     assert np.mean([image in images[max(0, i - 5):i] for i, image in enumerate(images)]) < 0.1
 
 
-def test_languages_names_and_screen_reader(browse, small, url):
+def test_languages_and_labels_for_screen_readers(browse, small, url):
     page = browse(url)
     page.click("#language")
     assert "Насколько хорошо" in page.text("h1") and page.driver.title == "Оценка картинок"
@@ -568,16 +567,16 @@ def test_languages_names_and_screen_reader(browse, small, url):
     assert labels == ["1, bad", "2, poor", "3, fair", "4, good", "5, excellent"]
     assert page.find("#stage").accessible_name and page.find("#back").accessible_name
     first = page.picture()
-    page.press("\t")  # on the first button, seen by its outline
+    page.press("\t")  # to the first button, which gets an outline
     focused = page.driver.switch_to.active_element
     assert focused.accessible_name == "1, bad" and focused.value_of_css_property("outline-style") == "solid"
     focused.send_keys(" ")
     page.wait(lambda: page.picture() != first)
-    page.driver.refresh()  # nothing is lost by it
+    page.driver.refresh()  # loses nothing
     assert page.text("#progress").startswith("2 of")
 
 
-def test_from_a_web_server_nothing_else_is_fetched_and_a_missing_picture_is_said(browse, small, tmp_path):
+def test_a_served_study_fetches_only_itself_and_reports_a_missing_picture(browse, small, tmp_path):
     study = tmp_path / "study"
     shutil.copytree(mos.Path(small.MOS.path) / "study", study)
     requests = []
@@ -605,320 +604,8 @@ def test_from_a_web_server_nothing_else_is_fetched_and_a_missing_picture_is_said
         server.server_close()
 
 
-def test_the_template_itself_says_what_it_is(browse):
+def test_the_bare_template_explains_itself(browse):
     page = browse((mos.Path(mos.__file__).parent / "mos.html").as_uri())
     assert "python main.py --mode=mos" in page.text("p[role=alert]") and not page.errors()
 
 
-# ------------------------------------------------------------------------------------------------ reading ratings
-
-
-def make_key(n_images=6, methods=("nearest", "srgan", "hr"), sets=("A",), repeats=4):
-    pictures = {f"{s}-{i}-{m}": {"set": s, "image": str(i), "method": m} for s in sets for i in range(n_images) for m in methods}
-    return {"format": "mos-key", "version": 1, "study": "abc", "methods": list(methods), "sets": list(sets), "pictures": pictures,
-            "repeats": {f"again-{name}": name for name in list(pictures)[:repeats]}, "calibration": {}}
-
-
-def write_ratings(folder, key, rater, score, saved="2026-01-01T10:00:00.000Z", name=None, changes=None):
-    """score: a function of the picture's description; a repeat is rated as its first."""
-    pictures = {**key["pictures"], **{repeat: key["pictures"][first] for repeat, first in key["repeats"].items()}}
-    content = {"format": "mos-ratings", "version": 1, "study": key["study"], "rater": rater, "saved": saved, "complete": True,
-               "ratings": [{"picture": p, "score": score(d)} for p, d in pictures.items()], **(changes or {})}
-    folder.mkdir(exist_ok=True)
-    file = folder / (name or f"ratings_{rater}.json")
-    file.write_text(json.dumps(content), encoding="utf-8")
-    return file
-
-
-@pytest.fixture
-def study(tmp_path):
-    """A built study, without its pictures."""
-    key = make_key()
-    (tmp_path / "mos").mkdir()
-    (tmp_path / "mos" / "key.json").write_text(json.dumps(key))
-    return settings(tmp_path), key, tmp_path / "ratings"
-
-
-BY_METHOD = {"nearest": 1, "srgan": 4, "hr": 5}
-
-
-def by_method(described):
-    return BY_METHOD[described["method"]]
-
-
-def test_a_known_rule_gives_its_mos(study, tmp_path, capsys):
-    config, key, folder = study
-    for i in range(4):  # a strict, two fair and a kind rater; and images of two kinds
-        leniency = (-1, 0, 0, 1)[i]
-        write_ratings(folder, key, f"r{i}", lambda d, leniency=leniency: int(np.clip(by_method(d) + leniency - int(d["image"]) % 2, 1, 5)))
-    found = mos.analyse(config, folder)
-    methods = found["sets"]["A"]["methods"]
-    expected = {"nearest": [1, 1, 1, 2, 1, 1, 1, 1], "srgan": [3, 4, 4, 5, 2, 3, 3, 4], "hr": [4, 5, 5, 5, 3, 4, 4, 5]}
-    for method, scores in expected.items():
-        assert methods[method]["mos"] == pytest.approx(np.mean(scores))
-        assert methods[method]["distribution"] == [3 * scores.count(s) for s in range(1, 6)]
-        low, high = methods[method]["interval"]
-        assert low <= methods[method]["mos"] <= high
-    assert found["sets"]["A"]["images"] == 6 and found["left_out"] == []
-    screen = capsys.readouterr().out
-    assert re.search(r"srgan\s+3\.50\s+\d\.\d\d to \d\.\d\d\s+0\.0\s+12\.5\s+37\.5\s+37\.5\s+12\.5\s+24", screen)
-    assert json.loads((tmp_path / "mos" / "mos.json").read_text()) == found
-    rows = list(csv.DictReader((tmp_path / "mos" / "mos.csv").read_text(encoding="utf-8").splitlines()))
-    assert [(row["set"], row["method"]) for row in rows] == [("A", m) for m in expected] and float(rows[1]["mos"]) == 3.5
-    picture = images.read_image(tmp_path / "mos" / "mos.png")
-    assert picture.std() > 10
-    drawn = mos.figure(found).axes[0]
-    assert [label.get_text() for label in drawn.get_xticklabels()] == list(expected)
-    np.testing.assert_allclose(drawn.images[0].get_array()[:, 1], [0, 12.5, 37.5, 37.5, 12.5])
-    means = [line.get_ydata()[0] for line in drawn.lines if line.get_marker() == "o"]
-    np.testing.assert_allclose(means, [rated["mos"] for rated in methods.values()])
-
-
-def test_sets_are_told_apart_and_summed_over_methods_that_all_have():
-    key = make_key(sets=("A", "B"), repeats=0)
-    key["pictures"] = {name: d for name, d in key["pictures"].items() if (d["set"], d["method"]) != ("B", "srgan")}
-    rater = {"rater": "r", "file": "f", "ratings": [(name, by_method(d) - (d["set"] == "B" and d["method"] == "hr"))
-                                                    for name, d in key["pictures"].items()]}
-    sets = mos.results(key, [rater])["sets"]
-    assert {name: {m: r["mos"] for m, r in part["methods"].items()} for name, part in sets.items()} == {
-        "A": {"nearest": 1, "srgan": 4, "hr": 5}, "B": {"nearest": 1, "hr": 4}, "all sets": {"nearest": 1, "hr": 4.5}}
-
-
-def test_the_first_rating_of_a_repeated_picture_counts():
-    key = make_key(n_images=2, repeats=1)
-    rater = {"rater": "r", "file": "f", "ratings": [("again-A-0-nearest", 3), ("A-1-nearest", 1), ("A-0-nearest", 2)]}
-    found = mos.results(key, [rater])
-    assert found["sets"]["A"]["methods"]["nearest"]["mos"] == 2  # of 3 and 1
-    repeats = found["reliability"]["repeats"]
-    assert repeats == {"pairs": 1, "difference": -1, "absolute": 1, "equal": 0, "within_one": 1, "p": None}
-
-
-def simulated(rng, n_raters, n_images, means, rater=0.4, image=0.5, rest=0.7):
-    """Scores (raters, images, methods): a mean for each method, leniency, difficulty and noise, rounded to 1 to 5."""
-    shape = (n_raters, n_images, len(means))
-    x = means + rng.normal(0, rater, (n_raters, 1, 1)) + rng.normal(0, image, (1, n_images, 1)) + rng.normal(0, rest, shape)
-    return np.clip(np.round(x), 1, 5)
-
-
-def test_intervals_cover_the_truth_in_200_simulated_studies():
-    rng = np.random.default_rng(0)
-    means = np.array([1.6, 3.2, 4.3])
-    spread = np.sqrt(0.4 ** 2 + 0.5 ** 2 + 0.7 ** 2)
-    truth = 5 - stats.norm.cdf((np.array([1.5, 2.5, 3.5, 4.5])[:, None] - means) / spread).sum(0)
-    for n_raters, n_images in ((12, 14), (26, 5)):
-        covered = []
-        for _ in range(200):
-            intervals = np.array(mos.bootstrap(simulated(rng, n_raters, n_images, means), rng, n=2000))
-            covered.append((intervals[:, 0] <= truth) & (truth <= intervals[:, 1]))
-        assert 0.92 <= np.mean(covered) <= 0.99, (n_raters, n_images, np.mean(covered, 0))
-
-
-def test_equal_methods_are_seldom_told_apart_and_different_ones_mostly():
-    rng = np.random.default_rng(0)
-    pairs = [mos.compare(simulated(rng, 10, 14, np.array([3.0, 3.0, 3.6])), "abc") for _ in range(200)]
-    assert np.mean([p[0]["p"] < 0.05 for p in pairs]) < 0.08
-    assert np.mean([p[1]["p_holm"] < 0.05 for p in pairs]) > 0.95
-    assert all((p[1]["a"], p[1]["b"], p[1]["raters"]) == ("a", "c", 10) and p[1]["difference"] > 0 for p in pairs)
-
-
-def test_signed_rank_is_scipys_also_with_ties():
-    rng = np.random.default_rng(0)
-    for n in (2, 5, 8, 20, 60):
-        for digits in (1, 8):
-            d = np.round(rng.normal(0.2, 0.5, n), digits)
-            assert mos.signed_rank(d) == pytest.approx(stats.wilcoxon(d[d != 0]).pvalue)
-    assert mos.signed_rank(np.zeros(9)) is None and mos.signed_rank(np.array([0.5])) is None
-
-
-def test_holm_on_a_worked_example(monkeypatch):
-    """Of p 0.01, 0.04, 0.03 the corrected ones are 0.03, 0.06, 0.06 (R: p.adjust(c(0.01, 0.04, 0.03), "holm"))."""
-    given = iter((0.01, 0.04, 0.03))
-    monkeypatch.setattr(mos, "signed_rank", lambda differences: next(given))
-    assert [pair["p_holm"] for pair in mos.compare(np.ones((3, 2, 3)), "abc")] == pytest.approx([0.03, 0.06, 0.06])
-
-
-def test_icc_of_shrout_and_fleiss():
-    """Their table 2; the results of ICC(2,1) and ICC(2,4) are in table 4 (Psychological Bulletin 86, 1979)."""
-    x = np.array([[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]], float)
-    found = mos.icc(x)
-    assert (round(found["single"], 2), round(found["average"], 2), found["raters"]) == (0.29, 0.62, 4)
-
-
-def test_icc_with_missing_ratings_is_unbiased():
-    rng = np.random.default_rng(0)
-    estimates = []
-    for _ in range(200):
-        x = rng.normal(0, 1, (40, 1)) + rng.normal(0, 0.5, (1, 12)) + rng.normal(0, 1, (40, 12))
-        x[rng.random(x.shape) < np.linspace(0, 0.9, 12)] = np.nan  # some raters stopped early
-        estimates.append(mos.icc(x)["single"])
-    assert np.mean(estimates) == pytest.approx(1 / 2.25, abs=0.02)
-
-
-def test_what_a_single_rater_cannot_tell(study, capsys):
-    config, key, folder = study
-    write_ratings(folder, key, "only", by_method)
-    found = mos.analyse(config, folder)
-    assert found["sets"]["A"]["methods"]["srgan"]["mos"] == 4
-    assert all(rated["interval"] is None for rated in found["sets"]["A"]["methods"].values())
-    assert all(pair["p"] is None and pair["p_holm"] is None for pair in found["sets"]["A"]["pairs"])
-    assert found["reliability"]["icc"]["single"] is None and found["reliability"]["repeats"]["pairs"] == 4
-    assert "There is one rater: intervals, tests between methods and the agreement of raters can't" in capsys.readouterr().out
-
-
-def test_what_a_tied_study_cannot_tell(study, capsys):
-    config, key, folder = study
-    for rater in "abcdefgh":
-        write_ratings(folder, key, rater, lambda described: 3)
-    found = mos.analyse(config, folder)
-    assert {rated["mos"] for rated in found["sets"]["A"]["methods"].values()} == {3}
-    assert all(rated["interval"] is None for rated in found["sets"]["A"]["methods"].values())
-    assert all(pair["p"] is None for pair in found["sets"]["A"]["pairs"])
-    screen = capsys.readouterr().out
-    assert "A: all ratings of nearest, srgan, hr are alike, of which no interval can be told." in screen
-    assert "A: no test of nearest and srgan, nearest and hr, srgan and hr" in screen
-    assert "The agreement of raters can't be told" in screen
-
-
-def test_few_raters_and_unfinished_ones_are_said(study, capsys):
-    config, key, folder = study
-    for i, rater in enumerate("abc"):
-        write_ratings(folder, key, rater, lambda d, i=i: max(1, by_method(d) - (i + int(d["image"])) % 2))
-    content = json.loads((folder / "ratings_c.json").read_text())
-    content["ratings"] = content["ratings"][:5]
-    (folder / "ratings_c.json").write_text(json.dumps(content))
-    found = mos.analyse(config, folder)
-    screen = capsys.readouterr().out
-    assert "1 of 3 raters did not rate everything; they count with what they rated." in screen
-    assert "A: to tell 3 pairs of methods apart takes at least 7 raters." in screen
-    assert [r["ratings"] for r in found["raters"]] == [22, 22, 5]
-
-
-def test_an_empty_study(study):
-    config, key, folder = study
-    with pytest.raises(utils.UserError, match="does not exist"):
-        mos.analyse(config, folder)
-    folder.mkdir()
-    with pytest.raises(utils.UserError, match="holds no rating file"):
-        mos.analyse(config, folder)
-    write_ratings(folder, key, "a", by_method, changes={"ratings": []})
-    with pytest.raises(utils.UserError, match="holds no rating file"):
-        mos.analyse(config, folder)
-    assert not (mos.Path(config.MOS.path) / "mos.json").exists()
-
-
-def test_a_missing_or_damaged_key(study):
-    config, key, folder = study
-    write_ratings(folder, key, "a", by_method)
-    file = mos.Path(config.MOS.path) / "key.json"
-    for content in ("{", "[]", '{"format": "mos-key"}'):
-        file.write_text(content)
-        with pytest.raises(utils.UserError, match="is not the key of a study"):
-            mos.analyse(config, folder)
-    file.unlink()
-    with pytest.raises(utils.UserError, match=r"MOS\.path"):
-        mos.analyse(config, folder)
-
-
-def ratings(*pairs):
-    return {"ratings": [{"picture": picture, "score": score} for picture, score in pairs]}
-
-
-@pytest.mark.parametrize("changes, reason", [
-    ({"study": "xyz"}, r"it belongs to another study \(xyz, not abc\)"),
-    ({"study": ["abc"]}, "it belongs to another study"),
-    ({"format": "else"}, "it is not a rating file of this program"),
-    ({"version": 2}, "it is not a rating file of this program"),
-    ({"rater": ""}, "its rater has no proper name"),
-    ({"rater": 7}, "its rater has no proper name"),
-    ({"rater": "x" * 41}, "its rater has no proper name"),
-    ({"rater": " \t"}, "its rater has no proper name"),
-    ({"saved": "yesterday"}, "it doesn't say when it was saved"),
-    ({"saved": 5}, "it doesn't say when it was saved"),
-    ({"ratings": []}, "it rates nothing"),
-    ({"ratings": {"A-0-hr": 5}}, "it rates nothing"),
-    ({"ratings": ["A-0-hr"]}, "not pairs of picture and score"),
-    ({"ratings": [{"picture": "A-0-hr"}]}, "not pairs of picture and score"),
-    ({"ratings": [{"picture": ["A-0-hr"], "score": 5}]}, "not pairs of picture and score"),
-    (ratings(("B-0-hr", 5)), r"a picture that this study does not have \(B-0-hr\)"),
-    (ratings(("\x1b[2J" * 50, 5)), r"a picture that this study does not have \(\?\[2J"),
-    (ratings(("A-0-hr", 0)), "the score 0, which is no whole number from 1 to 5"),
-    (ratings(("A-0-hr", 6)), "the score 6"),
-    (ratings(("A-0-hr", True)), "the score True"),
-    (ratings(("A-0-hr", 4.0)), "the score 4.0"),
-    (ratings(("A-0-hr", "5")), "the score 5"),
-    (ratings(("A-0-hr", None)), "the score None"),
-    (ratings(("A-0-hr", [5])), "the score"),
-    (ratings(("A-0-hr", float("nan"))), "NaN is no number"),
-    (ratings(("A-0-hr", float("inf"))), "Infinity is no number"),
-    (ratings(("A-0-hr", 5), ("A-0-hr", 5)), "it rates A-0-hr twice"),
-])
-def test_a_file_that_is_wrong_is_refused_by_name_and_the_rest_counts(study, changes, reason, capsys):
-    config, key, folder = study
-    write_ratings(folder, key, "good", by_method)
-    write_ratings(folder, key, "bad", by_method, name="bad.json", changes=changes)
-    found = mos.analyse(config, folder)
-    sentence, = found["left_out"]
-    assert re.match(rf"bad\.json is left out: .*{reason}", sentence) and sentence.endswith(".") and sentence.isprintable()
-    assert sentence in capsys.readouterr().out
-    assert [r["rater"] for r in found["raters"]] == ["good"]
-
-
-@pytest.mark.parametrize("content, reason", [
-    (b"", "it is damaged"),
-    (b"\xff\xfe\x00", "it is damaged"),
-    (b'{"format": "mos-ratings"', "it is damaged"),
-    (b"[" * 100000, "it is damaged"),
-    (b'{"a": ' + b"9" * 5000 + b"}", "it is damaged"),
-    (b'{"rater": "a", "rater": "b"}', "a key stands twice"),
-    (b" " * (5 << 20), "it is larger than 4 MiB"),
-    (b"null", "it is not a rating file"),
-    (b"[]", "it is not a rating file"),
-])
-def test_a_file_that_is_no_ratings_at_all(study, content, reason):
-    config, key, folder = study
-    write_ratings(folder, key, "good", by_method)
-    (folder / "bad.json").write_bytes(content)
-    (folder / "notes.txt").write_text("hello")
-    (folder / "folder.json").mkdir()
-    (folder / ".DS_Store").write_bytes(b"")
-    left_out = mos.analyse(config, folder)["left_out"]
-    assert [sentence.split(" is left out: ")[0] for sentence in left_out] == ["bad.json", "folder.json", "notes.txt"]
-    assert reason in left_out[0] and "it is not a .json file" in left_out[1] and "it is not a .json file" in left_out[2]
-
-
-def test_a_rater_with_several_files_counts_once_with_the_newest(study):
-    config, key, folder = study
-    day = datetime.datetime(2026, 1, 1, 12, tzinfo=datetime.UTC)
-    for i, (rater, score) in enumerate((("Anna", 1), ("anna ", 5), ("ANNA", 3))):
-        saved = day + datetime.timedelta(hours=(0, 2, 1)[i])
-        write_ratings(folder, key, rater, lambda d, s=score: s, saved=saved.isoformat(), name=f"{i}.json")
-    write_ratings(folder, key, "Боря", lambda d: 2)
-    write_ratings(folder, key, "\x1b[2J\ud800", lambda d: 2, name="strange.json")
-    found = mos.analyse(config, folder)
-    assert found["left_out"] == ["0.json is left out: Anna is in 1.json too, which is newer.",
-                                 "2.json is left out: ANNA is in 1.json too, which is newer."]
-    assert found["sets"]["A"]["methods"]["hr"]["mos"] == 3
-    assert sorted(r["rater"] for r in found["raters"]) == ["?[2J?", "anna", "Боря"]
-    assert mos.analyse(config, folder / "0.json")["sets"]["A"]["methods"]["hr"]["mos"] == 1  # one file alone
-
-
-def test_the_articles_size_takes_seconds(tmp_path):
-    rng = np.random.default_rng(0)
-    methods = [f"m{i}" for i in range(12)]
-    key = make_key(methods=methods, repeats=0)
-    key["sets"] = ["Set5", "Set14", "BSD100"]
-    sizes = (("Set5", 5, 12), ("Set14", 14, 12), ("BSD100", 100, 9))
-    key["pictures"] = {rng.bytes(6).hex(): {"set": s, "image": str(i), "method": m}
-                       for s, n_images, n_methods in sizes for i in range(n_images) for m in methods[:n_methods]}
-    assert len(key["pictures"]) == 1128
-    key["repeats"] = {rng.bytes(6).hex(): name for name in list(key["pictures"])[::10]}
-    config = settings(tmp_path)
-    (tmp_path / "mos").mkdir()
-    (tmp_path / "mos" / "key.json").write_text(json.dumps(key))
-    for i in range(30):
-        write_ratings(tmp_path / "ratings", key, f"r{i}",
-                      lambda d: int(np.clip(rng.normal(1 + int(d["method"][1:]) / 3, 1), 1, 5)))
-    start = time.monotonic()
-    found = mos.analyse(config, tmp_path / "ratings")
-    assert time.monotonic() - start < 20  # 3 s on two idle cores
-    assert len(found["sets"]) == 4 and len(found["sets"]["Set14"]["pairs"]) == 66
