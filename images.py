@@ -3,25 +3,33 @@ import collections
 import contextlib
 import functools
 import io
+import itertools
+import logging
 import os
-import struct
-import sys
-import threading
 import warnings
 from pathlib import Path
 
-import cv2
+import imagecodecs
+import imageio.v3 as iio
 import numpy as np
 import tensorflow as tf
-from PIL import Image, ImageCms, TiffImagePlugin
+import tifffile
+from PIL import Image, ImageCms
+from tifffile import EXTRASAMPLE, PHOTOMETRIC
 
 import utils
 from utils import UserError
 
 warnings.filterwarnings("ignore", module="PIL")  # of metadata and palettes; what matters is raised
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # Pillow's others run programs or read what no photo is in
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # Pillow's others run programs or don't hold photos
+TIFF_BEGINNINGS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+COLOURS = {PHOTOMETRIC.RGB: 3, PHOTOMETRIC.YCBCR: 3, PHOTOMETRIC.CIELAB: 3, PHOTOMETRIC.SEPARATED: 4}  # bands; else 1
+READ_BY_TIFFFILE = (PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE,
+                    PHOTOMETRIC.SEPARATED)
+ALPHA = (EXTRASAMPLE.ASSOCALPHA, EXTRASAMPLE.UNASSALPHA)
 
 
 def list_images(folder):
@@ -80,38 +88,18 @@ def _decode(path):
     if os.path.exists(path) and not os.path.isfile(path):
         raise ValueError("a folder or a device")  # to open a pipe would wait for ever
     with open(path, "rb") as file:
-        head = file.read(4)
+        is_tiff = file.read(4) in TIFF_BEGINNINGS
         file.seek(0)
-        if head not in TiffImagePlugin.PREFIXES:
+        if not is_tiff:
             return _decode_by_pillow(file)
-        with _stderr_muted():
-            tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(16 if b"+" in head else 8))
-            file.seek(tags.next)
-            tags.load(file)
-            file.seek(0)
-            return _decode_deep_tiff(file, tags) if max(tags.get(258, (1,))) > 8 else _decode_by_pillow(file)
-
-
-_stderr_lock = threading.Lock()
-
-
-@contextlib.contextmanager
-def _stderr_muted():
-    """libtiff writes of damage straight to stderr, besides the error that it returns; Pillow has no switch for it."""
-    with _stderr_lock, open(os.devnull, "wb") as nowhere:
-        sys.stderr.flush()
-        screen = os.dup(2)
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(screen, 2)
-            os.close(screen)
+        # libtiff reports damage on stderr itself, besides the error that it returns; Pillow has no switch for it.
+        with open(os.devnull, "wb") as nowhere, utils.redirect_stderr(nowhere):
+            return _decode_tiff(file)
 
 
 def _decode_by_pillow(file):
     with Image.open(file, formats=IMAGE_FORMATS) as image:
-        if image.format != "MPO" and getattr(image, "is_animated", False):  # MPO: a phone's JPEG with a second picture
+        if image.format not in ("MPO", "TIFF") and getattr(image, "is_animated", False):  # MPO: JPEG with a second picture
             _say_once(f"{file.name} holds several frames; the first is taken.")
         profile = image.info.get("icc_profile")
         image.load()
@@ -120,18 +108,16 @@ def _decode_by_pillow(file):
             orientation = image.getexif().get(0x0112)  # after load, which turns TIFF itself
         if image.format == "PNG" and _png_bits(file) == 16:  # Pillow cuts 16-bit colour to 8
             file.seek(0)
-            clear = "transparency" in image.info  # one colour (tRNS), which TensorFlow drops unless it is asked for alpha
-            pixels = tf.io.decode_png(file.read(), 4 if clear else 0, tf.uint16).numpy()
-            if clear and image.mode == "I;16":
-                pixels = pixels[:, :, [0, 3]]
-            return _upright(_deep_to_srgb(pixels, profile), orientation)
-        mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
-        colours = image if image.mode == "CMYK" else image.convert(mode)
-        if profile:
-            colours = _to_srgb(colours, profile)
-        planes = [np.asarray(colours.convert(mode))]
-        if image.has_transparency_data:
-            planes.append(np.asarray(image.convert("RGBA").getchannel("A")))
+            pixels = imagecodecs.png_decode(file.read())
+            pixels = pixels.reshape(*pixels.shape[:2], -1)
+            n_colours = 1 if pixels.shape[2] < 3 else 3
+            planes = [pixels[:, :, :n_colours], pixels[:, :, n_colours:]]
+        else:
+            mode = "L" if image.mode in ("1", "L", "LA") else "CMYK" if image.mode == "CMYK" else "RGB"
+            planes = [np.atleast_3d(image.convert(mode))]
+            if image.has_transparency_data:
+                planes.append(np.asarray(image.convert("RGBA").getchannel("A")))
+    planes[0] = _to_srgb(planes[0], profile)
     return _upright(np.dstack(planes), orientation)
 
 
@@ -145,76 +131,107 @@ def _png_bits(file):
     return file.read(1)[0]
 
 
-def _decode_deep_tiff(file, tags):
-    """uint16 (H, W, C) of a TIFF of more than 8 bits; Pillow cuts them to 8, or does not open it. OpenCV turns it upright."""
-    n_pixels, channels, bits = tags.get(256, 0) * tags.get(257, 0), tags.get(277, 1), tags[258][0]
-    if n_pixels > 2 * Image.MAX_IMAGE_PIXELS:
-        raise Image.DecompressionBombError
-    # Gray, RGB or RGBA in one plane, alpha not multiplied in: of others OpenCV makes something else without a word.
-    plain = ((tags.get(262), channels) in ((1, 1), (2, 3), (2, 4)) and bits in (16, 32, 64) and tags.get(284, 1) == 1
-             and tags.get(338) != (1,))
-    pixels = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED) if plain else None
-    if pixels is None or pixels.size != n_pixels * channels or pixels.itemsize * 8 != bits:
-        raise ValueError(f"a damaged TIFF, or a rare kind of {bits} bits")
-    pixels = pixels.reshape(*pixels.shape[:2], channels)
-    if channels >= 3:
-        pixels = pixels[:, :, [2, 1, 0, 3][:channels]]
+def _decode_tiff(file):
+    """(H, W, C) of a TIFF's first page, by Pillow if it holds 8 bits or less, as most do, otherwise by tifffile."""
+    with tifffile.TiffFile(file) as tiff:
+        page = _first_page(tiff, file.name)
+        if page.imagewidth * page.imagelength > 2 * Image.MAX_IMAGE_PIXELS:
+            raise Image.DecompressionBombError
+        n_colours = COLOURS.get(page.photometric, 1)
+        n_extras = page.samplesperpixel - n_colours
+        alpha = next((i for i, extra in enumerate(page.extrasamples) if extra in ALPHA), None)
+        if n_extras > (alpha is not None):
+            _say_once(f"{file.name} holds {utils.plural(n_extras, 'band')} besides its colours; what is not alpha is left out.")
+        if (page is tiff.pages.first and page.sampleformat == 1 and page.bitspersample in (1, 2, 4, 8)
+                and page.extrasamples in ((), (EXTRASAMPLE.UNASSALPHA,))):
+            file.seek(0)
+            with contextlib.suppress(Image.UnidentifiedImageError, ValueError):  # rare kinds, such as 8 bits in planes
+                return _decode_by_pillow(file)
+        if page.photometric not in READ_BY_TIFFFILE or page.imagedepth > 1 or n_extras < 0:
+            kind = getattr(page.photometric, "name", page.photometric)
+            raise ValueError(f"a rare kind of TIFF: {page.samplesperpixel} times {page.bitspersample} bits of {kind}")
+        try:
+            pixels = page.asarray()
+        except (RuntimeError, ValueError, OSError) as error:
+            raise ValueError(f"a damaged TIFF: {error}") from error
+        pixels = np.moveaxis(pixels, 0, 2) if page.axes == "SYX" else np.atleast_3d(pixels)
+        if page.photometric == PHOTOMETRIC.PALETTE:
+            planes = [page.colormap.T[pixels[:, :, 0]]]
+        else:
+            kept = [*range(n_colours), *([] if alpha is None else [n_colours + alpha])]
+            planes = np.split(_to_8_or_16_bits(pixels[:, :, kept], page.bitspersample), [n_colours], axis=2)
+        white = np.iinfo(planes[0].dtype).max
+        if page.photometric == PHOTOMETRIC.MINISWHITE:
+            planes[0] = white - planes[0]
+        if alpha is not None and page.extrasamples[alpha] == EXTRASAMPLE.ASSOCALPHA:  # colours are multiplied by alpha
+            planes[0] = np.rint(planes[0] * (white / np.maximum(planes[1], 1.0))).clip(0, white).astype(planes[0].dtype)
+        planes[0] = _to_srgb(planes[0], page.iccprofile)
+        return _upright(np.dstack(planes), page.tags.valueof(0x0112))
+
+
+def _first_page(tiff, name):
+    """The first page that is not a preview or a mask; says where there are more. Raises ValueError for a raw photo."""
+    pages = list(itertools.islice(tiff.pages, 16))
+    inner = [page for parent in pages for page in parent.pages or ()]
+    if any(page.is_dng or page.photometric in (PHOTOMETRIC.CFA, PHOTOMETRIC.LINEAR_RAW) for page in [*pages, *inner]):
+        raise ValueError("a raw photo; develop it first, to TIFF, PNG or JPEG")
+    whole = [page for page in pages if not (page.is_reduced or page.is_mask)]
+    if len(whole) > 1:
+        _say_once(f"{name} holds several pages; the first is taken.")
+    return [*whole, *(page for page in inner if not (page.is_reduced or page.is_mask)), *pages][0]
+
+
+def _to_8_or_16_bits(pixels, bits):
+    """Pixels of a TIFF as uint8 or uint16, scaled by the range of their type; the lowest signed integer is black.
+
+    Integers of 32 and 64 bits that use no more than 16 of them are taken as 16 bits, or 8 where 8 are enough: programs
+    write so what they compute in NumPy's default integers, and by the range of the type it would be black.
+    """
     if pixels.dtype.kind == "f":
+        pixels = pixels.astype(np.promote_types(pixels.dtype, np.float32), copy=False)
         pixels = np.nan_to_num(pixels, nan=0.0, posinf=0.0, neginf=0.0).clip(0, 65535)
         # Float TIFF has no fixed white: 1, 255 and 65535 are in use; the mean, as a highlight may be above white.
         white = next((w for w in (1.0, 255.0) if pixels.mean() <= w), 65535.0)
-        pixels = np.rint(pixels * (65535.0 / white))
-    return _deep_to_srgb(np.clip(pixels, 0, 65535).astype(np.uint16), tags.get(34675))
+        return np.rint((pixels * (65535.0 / white)).clip(0, 65535)).astype(np.uint16)
+    if pixels.dtype.kind not in "biu":
+        raise ValueError(f"a TIFF of {pixels.dtype} numbers")
+    if bits > 16 and pixels.min() >= 0 and pixels.max() <= 65535:
+        bits = 8 if pixels.max() <= 255 else 16
+    elif pixels.dtype.kind == "i":
+        pixels = (pixels ^ np.iinfo(pixels.dtype).min).astype(f"u{pixels.itemsize}")
+    if bits > 16:
+        pixels, bits = pixels >> (bits - 16), 16
+    dtype = np.uint8 if bits <= 8 else np.uint16
+    return pixels.astype(dtype) if bits in (8, 16) else np.rint(pixels * (np.iinfo(dtype).max / (2 ** bits - 1))).astype(dtype)
 
 
 _SRGB = ImageCms.createProfile("sRGB")
+_SRGB_BYTES = ImageCms.ImageCmsProfile(_SRGB).tobytes()
 
 
-def _to_srgb(image, profile):
-    """An image L, RGB or CMYK in sRGB, L or RGB; as it is where the profile is damaged, no reason to lose the photo."""
-    try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        converted = ImageCms.profileToProfile(image, source, _SRGB, outputMode="RGB")
-    except (ImageCms.PyCMSError, OSError):
-        return image
-    return converted.getchannel("G") if image.mode == "L" else converted
+def _to_srgb(colours, profile):
+    """Gray, RGB or CMYK (H, W, 1, 3 or 4), uint8 or uint16, as gray or RGB of sRGB.
 
-
-def _deep_to_srgb(pixels, profile):
-    """As `_to_srgb`, uint16 (H, W, C); Pillow's colour management has 8 bits. For profiles of curves and a matrix."""
-    n_colours = 1 if pixels.shape[2] < 3 else 3
-    names = (b"kTRC",) if n_colours == 1 else (b"rTRC", b"gTRC", b"bTRC")
-    try:
-        linear = np.dstack([_tone_curve(profile, name)[pixels[:, :, i]] for i, name in enumerate(names)])
-        if n_colours == 3:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile)).profile
-            linear = linear @ (np.linalg.inv(_colorants(_SRGB)) @ _colorants(source)).T.astype(np.float32)
-    except (KeyError, TypeError, ValueError, struct.error, OSError):  # no profile, a damaged one, or one of tables
-        return pixels
-    linear = linear.clip(0, 1)
-    encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return np.dstack([np.rint(65535 * encoded).astype(np.uint16), pixels[:, :, n_colours:]])
-
-
-def _colorants(profile):
-    return np.array([colorant[0] for colorant in (profile.red_colorant, profile.green_colorant, profile.blue_colorant)]).T
-
-
-def _tone_curve(profile, name):
-    """Linear light, float32 in [0, 1], of the 65536 values, by a curve of an ICC profile (ICC.1:2022, 10.6 and 10.18)."""
-    count, = struct.unpack_from(">I", profile, 128)
-    tags = dict(struct.unpack_from(">4sI", profile, 132 + 12 * i) for i in range(count))
-    kind, n = struct.unpack_from(">4s4xI", profile, tags[name])
-    x = np.linspace(0, 1, 65536)
-    if kind == b"curv" and n > 1:
-        y = np.interp(x, np.linspace(0, 1, n), np.frombuffer(profile, ">u2", n, tags[name] + 12) / 65535)
-    elif kind == b"curv":
-        y = x ** (np.frombuffer(profile, ">u2", n, tags[name] + 12) / 256) if n else x
-    else:
-        given = np.frombuffer(profile, ">i4", {0: 1, 3 << 16: 5, 4 << 16: 7}[n], tags[name] + 12) / 65536
-        g, a, b, c, d, e, f = [*given, *(1, 1, 0, 0, 0, 0, 0)[len(given):]]
-        y = np.where(x >= d, np.maximum(a * x + b, 0) ** g + e, c * x + f)
-    return y.astype(np.float32)
+    Where the profile is damaged, as without one: no reason to lose the photo.
+    """
+    channels = colours.shape[2]
+    converted = None
+    with contextlib.suppress(ImageCms.PyCMSError, imagecodecs.CmsError, OSError):
+        if profile and colours.dtype == np.uint8:
+            image = Image.fromarray(colours.squeeze(2) if channels == 1 else colours, "CMYK" if channels == 4 else None)
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            converted = np.asarray(ImageCms.profileToProfile(image, source, _SRGB, outputMode="RGB"))
+        elif profile:  # Pillow converts 8 bits only
+            converted = imagecodecs.cms_transform(
+                np.ascontiguousarray(colours.squeeze(2) if channels == 1 else colours), profile, _SRGB_BYTES,
+                colorspace={1: "gray", 3: "rgb", 4: "cmyk"}[channels], outcolorspace="rgb")
+    if converted is not None:
+        return converted[:, :, 1:2] if channels == 1 else converted
+    if channels < 4:
+        return colours
+    white = np.iinfo(colours.dtype).max
+    ink, black = colours[:, :, :3], colours[:, :, 3:]
+    return np.rint((white - ink) * ((white - black) / white)).astype(colours.dtype)
 
 
 def _upright(pixels, orientation):
@@ -231,10 +248,10 @@ def _upright(pixels, orientation):
 def write_image(path, image):
     """The one way out for images: (H, W, C) as `read_image` gives it, as PNG, whole or not at all; raises UserError."""
     with utils.atomic_write(path) as partial:
-        if image.dtype == np.uint16:  # Pillow writes 16 bits for gray alone
-            partial.write_bytes(tf.io.encode_png(image).numpy())
+        if image.dtype == np.uint16:  # Pillow writes 16 bits for gray only
+            partial.write_bytes(imagecodecs.png_encode(image))
         else:
-            Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(partial)
+            iio.imwrite(partial, image[:, :, 0] if image.shape[2] == 1 else image, plugin="pillow")
 
 
 def resize(image, height, width, method="bicubic"):

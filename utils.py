@@ -6,6 +6,7 @@ import secrets
 import shutil
 import sys
 import tempfile
+import threading
 from datetime import datetime
 from pathlib import Path
 
@@ -93,6 +94,24 @@ def plural(n, noun):
     return f"{n:,} {noun}" + ("s" if n != 1 else "")
 
 
+_stderr_lock = threading.RLock()
+
+
+@contextlib.contextmanager
+def redirect_stderr(file):
+    """Send what is written to file descriptor 2, by any thread or library, to a file."""
+    with _stderr_lock:
+        sys.stderr.flush()
+        screen = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(screen, 2)
+            os.close(screen)
+
+
 @contextlib.contextmanager
 def quiet():
     """Keep the start-up notes of TensorFlow's libraries off stderr; anything else that was written there follows."""
@@ -100,16 +119,11 @@ def quiet():
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3" if {"TF_CONFIG", "SLURM_STEP_NUM_TASKS"} & set(os.environ) else "2")
     noise = re.compile(rb"[IW]\d{4} |\d{4}-\d\d-\d\d .*: [IW] |WARNING: All log messages|To enable the following"
                        rb"|.*cuInit.*303|\s*StreamExecutor")
-    sys.stderr.flush()
-    screen = os.dup(2)
     with tempfile.TemporaryFile() as kept:
-        os.dup2(kept.fileno(), 2)
         try:
-            yield
+            with redirect_stderr(kept):
+                yield
         finally:
-            sys.stderr.flush()
-            os.dup2(screen, 2)
-            os.close(screen)
             kept.seek(0)
             for line in kept:
                 if line.strip() and not noise.match(line):

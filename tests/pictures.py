@@ -101,6 +101,22 @@ def good(folder):
     tiff("rgb_float_to_255.tif", np.float32(RGB), np.uint16(257) * RGB)
     tiff("rgb_float_to_65535.tif", np.float32(RGB16), RGB16)
 
+    tiff("planes.tif", np.moveaxis(RGB, 2, 0), RGB, planarconfig="separate")
+    tiff("planes16.tif", np.moveaxis(RGB16, 2, 0), RGB16, planarconfig="separate")
+    half = np.float16(RGB / 256)
+    tiff("half_float.tif", half, np.uint16(np.rint(np.float64(half) * 65535)))
+    for bits in (9, 10, 12, 14):
+        coarse = RGB16 >> (16 - bits)
+        tiff(f"rgb{bits}.tif", coarse, np.uint16(np.rint(coarse / (2 ** bits - 1) * 65535)), bitspersample=bits)
+    tiff("rgb24.tif", RGB16 * np.uint32(256) + 77, RGB16, bitspersample=24)
+    for name, byteorder in (("white_is_zero", "<"), ("white_is_zero_big_endian", ">")):
+        tifffile.imwrite(folder / f"{name}.tif", 65535 - GRAY16[:, :, 0], photometric="miniswhite", byteorder=byteorder,
+                         bigtiff=True)
+        made[folder / f"{name}.tif"] = GRAY16
+    tifffile.imwrite(folder / "palette16.tif", GRAY16[:, :, 0], photometric="palette",
+                     colormap=np.stack([np.arange(65536), np.arange(65536)[::-1], np.full(65536, 7)]).astype(np.uint16))
+    made[folder / "palette16.tif"] = np.dstack([GRAY16, 65535 - GRAY16, np.full_like(GRAY16, 7)])
+
     frames = [Image.fromarray(np.roll(RGB, shift, 1)) for shift in (0, 5, 10)]
     frames[0].save(folder / "moving.webp", save_all=True, append_images=frames[1:], lossless=True)
     made[folder / "moving.webp"] = np.dstack([RGB, np.full_like(ALPHA, 255)])
@@ -171,8 +187,8 @@ def bad(folder):
     tifffile.imwrite(folder / "cut16.tif", np.tile(RGB16, (8, 8, 1)), photometric="rgb", compression="zlib", rowsperstrip=8)
     data = (folder / "cut16.tif").read_bytes()
     put("cut16.tif", data[:len(data) * 2 // 3], "TIFF")
-    tifffile.imwrite(folder / "planes16.tif", np.moveaxis(RGB16, 2, 0), photometric="rgb", planarconfig="separate")
-    words[folder / "planes16.tif"] = "rare kind"
+    tifffile.imwrite(folder / "complex.tif", np.complex64(GRAY16[:, :, 0]))
+    words[folder / "complex.tif"] = "complex64"
     for bits in (8, 16):
         put(f"huge{bits}.png", png_bytes(RGB, bits, (100_000, 100_000)), "million pixels")
         tifffile.imwrite(folder / f"huge{bits}.tif", np.zeros((8, 8, 3), f"uint{bits}"), photometric="rgb")
