@@ -1,45 +1,83 @@
 """The networks and the losses of the article (Ledig et al., https://arxiv.org/abs/1609.04802). Knows no files.
 
 Two architectures: `paper`, figure 4 of the article, and `tensorlayer`, whose weights tensorlayer/srgan published.
-Networks take and give float32 NHWC; HR and SR are in [-1, 1].
+Networks map float32 NHWC to float32 NHWC; HR and SR are in [-1, 1]. Each carries what its weights rely on:
+`.architecture` and `.bn_epsilon`.
 """
 
 import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers
 
-N_BLOCKS = 16  # residual blocks of the generator, B in figure 4
+from utils import SCALE, UserError
 
-# The batch norm of both architectures' authors; Keras's own defaults would break loaded weights.
-BN_MOMENTUM, BN_EPSILON = 0.9, 1e-5
+BN_MOMENTUM = 0.9  # of both architectures' authors, as is the epsilon; Keras's defaults differ
+BN_EPSILON = 1e-5  # of weights that do not say otherwise
 
-# How far an output pixel sees to each side, in LR pixels. The trunk's: the head (9x9: 4; 3x3: 1), 32 times 3x3 in the
-# residual blocks and 3x3 at its end, 1 each. The upsampling's, going back from an SR pixel: the tail (9x9: 4 SR pixels,
-# so 2 of half the resolution; 1x1: none) and 3x3 there, 3 or 1 of half the resolution, which lie in 2 or 1 LR pixels, and
-# 3x3 there.
-TRUNK_FIELD = {"paper": 4 + 2 * N_BLOCKS + 1, "tensorlayer": 1 + 2 * N_BLOCKS + 1}
-UPSAMPLING_FIELD = {"paper": 2 + 1, "tensorlayer": 1 + 1}
+Tensor = keras.KerasTensor | tf.Tensor
+
+
+# -------------------------------------------------------------------------------------------------- architectures
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What distinguishes one family of networks from another.
+
+    discriminator: maps (x, architecture, bn_epsilon) to the features that the last dense layer sees.
+    init_stddev: of the initial kernels and gammas; None: Glorot uniform, and residual blocks that start as the identity.
+    """
+
+    name: str
+    lr_range: tuple[float, float]  # of the generator's input
+    head_size: int  # of the generator's first kernel
+    tail_size: int  # of its last kernel: 1 or 9
+    activation: str  # of the generator: "prelu" or "relu"
+    init_stddev: float | None
+    discriminator: Callable
+    n_blocks: int = 16  # residual blocks of the generator, B in figure 4
+
+    @property
+    def trunk_field(self) -> int:
+        """How far an output of the trunk sees to each side, in LR pixels: the head, 2 a block and the trunk's end."""
+        return self.head_size // 2 + 2 * self.n_blocks + 1
+
+    @property
+    def upsampling_field(self) -> int:
+        """How far an SR pixel sees to each side in the trunk's output, in LR pixels.
+
+        Going back from SR: the tail, then a 3x3 convolution at each of the two lower resolutions.
+        """
+        half = -(-(self.tail_size // 2) // 2) + 1
+        return -(-half // 2) + 1
+
+    @property
+    def field(self) -> int:
+        """How far an SR pixel sees to each side, in LR pixels."""
+        return self.trunk_field + self.upsampling_field
 
 
 # --------------------------------------------------------------------------------------------------------- ranges
 
 
-def normalize_lr(lr, architecture):
-    """uint8 or uint16 LR to float32 in the range the generator was made for: [0, 1] `paper`, [-1, 1] `tensorlayer`."""
+def normalize_lr(lr, architecture: Architecture) -> tf.Tensor:
+    """uint8 or uint16 LR to float32 in the range of the architecture's input."""
     lr = tf.convert_to_tensor(lr)
-    lr = tf.cast(lr, tf.float32) / lr.dtype.max
-    return lr if architecture == "paper" else 2 * lr - 1
+    low, high = architecture.lr_range
+    return low + (high - low) * (tf.cast(lr, tf.float32) / lr.dtype.max)
 
 
-def normalize_hr(hr):
+def normalize_hr(hr) -> tf.Tensor:
     """uint8 HR to float32 in [-1, 1] (article, section 4)."""
     return tf.cast(hr, tf.float32) / 127.5 - 1
 
 
-def quantize(sr, dtype=tf.uint8):
+def quantize(sr: tf.Tensor, dtype=tf.uint8) -> tf.Tensor:
     """SR in [-1, 1] to uint8 or uint16, rounded and clipped."""
     return tf.saturate_cast(tf.round((sr + 1) * (dtype.max / 2)), dtype)
 
@@ -50,13 +88,13 @@ def quantize(sr, dtype=tf.uint8):
 class PReLU(layers.Layer):
     """PReLU with one slope per channel, 0.25 at first (https://arxiv.org/abs/1502.01852).
 
-    Before a `depth_to_space` the slopes repeat for each of its four sub-pixels, so that the result is that of a
-    PReLU of `channels` slopes behind it. Not keras.layers.PReLU, which is slower; `inference` saves two more passes over
-    the memory where, as nearly always, no slope is above 1.
+    Before a `depth_to_space` the slopes repeat for each of its four sub-pixels, which equals a PReLU of `channels`
+    slopes after it. Faster than keras.layers.PReLU; `inference` saves two more passes over the memory where, as nearly
+    always, no slope is above 1.
     """
 
-    def __init__(self, channels, name, inference=False):
-        super().__init__(name=name)
+    def __init__(self, channels, name, inference=False, dtype=None):
+        super().__init__(name=name, dtype=dtype)
         self.channels, self.inference = channels, inference
 
     def build(self, input_shape):
@@ -66,7 +104,8 @@ class PReLU(layers.Layer):
     def call(self, x):
         alpha = tf.tile(tf.convert_to_tensor(self.alpha), [x.shape[-1] // self.channels])
         if self.inference:
-            return tf.cond(tf.reduce_all(alpha <= 1), lambda: tf.maximum(x, alpha * x), lambda: _prelu(x, alpha))
+            slope = tf.cast(alpha, x.dtype)
+            return tf.cond(tf.reduce_all(alpha <= 1), lambda: tf.maximum(x, slope * x), lambda: _prelu(x, alpha))
         return _prelu(x, alpha)
 
 
@@ -74,17 +113,17 @@ class PReLU(layers.Layer):
 def _prelu(x, alpha):
     slope = tf.cast(alpha, x.dtype)
 
-    def gradient(dy):  # in half the passes over the memory that TensorFlow's own makes; the sum not in float16
+    def gradient(dy):  # half the memory passes of TensorFlow's own; the sum is never in float16
         return tf.where(x > 0, dy, slope * dy), tf.reduce_sum(tf.cast(dy * tf.minimum(x, 0), alpha.dtype), [0, 1, 2])
 
     return tf.maximum(x, 0) + slope * tf.minimum(x, 0), gradient
 
 
 class BatchNorm(layers.BatchNormalization):
-    """keras.layers.BatchNormalization; in training faster, and over the batches of all devices together.
+    """keras.layers.BatchNormalization, faster in training and synchronized over all devices.
 
-    On one device by TensorFlow's fused kernel (https://www.tensorflow.org/api_docs/python/tf/compat/v1/nn/fused_batch_norm).
-    On several the mean goes first: Keras's `synchronized=True`, E[x^2] - E[x]^2, loses digits where it is far from 0.
+    One device uses TensorFlow's fused kernel, https://www.tensorflow.org/api_docs/python/tf/compat/v1/nn/fused_batch_norm.
+    Several subtract the mean first: Keras's `synchronized=True`, E[x^2] - E[x]^2, loses digits where it is far from 0.
     """
 
     def call(self, x, training=None):
@@ -113,8 +152,8 @@ class SubpixelConv9x9(layers.Layer):
     (N, H, W, 4 C) to (N, 2 H, 2 W, filters).
     """
 
-    def __init__(self, filters, name):
-        super().__init__(name=name)
+    def __init__(self, filters, name, dtype=None):
+        super().__init__(name=name, dtype=dtype)
         self.filters = filters
 
     def build(self, input_shape):
@@ -134,109 +173,52 @@ class SubpixelConv9x9(layers.Layer):
         return tf.nn.depth_to_space(y, 2) + tf.convert_to_tensor(self.bias)
 
 
-def conv(x, filters, size, name, architecture, strides=1, use_bias=True):
-    kernel = keras.initializers.RandomNormal(stddev=0.02) if architecture == "tensorlayer" else "glorot_uniform"
-    return layers.Conv2D(
-        filters, size, strides, padding="same", use_bias=use_bias, kernel_initializer=kernel, name=name)(x)
+def conv(x, filters, size, name, architecture, strides=1, use_bias=True, dtype=None):
+    return layers.Conv2D(filters, size, strides, padding="same", use_bias=use_bias,
+                         kernel_initializer=kernel_initializer(architecture), name=name, dtype=dtype)(x)
 
 
-def batch_norm(x, name, architecture, gamma="ones"):
-    if architecture == "tensorlayer":
-        gamma = keras.initializers.RandomNormal(1.0, 0.02)
-    return BatchNorm(momentum=BN_MOMENTUM, epsilon=BN_EPSILON, gamma_initializer=gamma, name=name)(x)
+def kernel_initializer(architecture):
+    if architecture.init_stddev is None:
+        return "glorot_uniform"
+    return keras.initializers.RandomNormal(stddev=architecture.init_stddev)
 
 
-def activation(x, name, architecture, inference):
-    return PReLU(64, name, inference)(x) if architecture == "paper" else layers.ReLU(name=name)(x)
+def batch_norm(x, name, architecture, epsilon, gamma="ones"):
+    if architecture.init_stddev is not None:
+        gamma = keras.initializers.RandomNormal(1.0, architecture.init_stddev)
+    return BatchNorm(momentum=BN_MOMENTUM, epsilon=epsilon, gamma_initializer=gamma, name=name)(x)
 
 
 def leaky_relu(x, name):
     return layers.LeakyReLU(negative_slope=0.2, name=name)(x)
 
 
-# ------------------------------------------------------------------------------------------------------ generator
-
-
-def get_G(architecture="paper", folded=False):
-    """The generator, SRResNet (article, section 2.1 and figure 4).
-
-    LR (N, H, W, 3) of any height and width, in the range of `normalize_lr`, to SR (N, 4 H, 4 W, 3) in [-1, 1].
-    `folded` leaves the batch norms out and gives their convolutions a bias instead, see `fold`.
-    """
-
-    def conv_norm(x, number, prefix, gamma="ones"):
-        x = conv(x, 64, 3, f"{prefix}_conv_{number}", architecture, use_bias=folded)
-        return x if folded else batch_norm(x, f"{prefix}_bn_{number}", architecture, gamma)
-
-    def act(x, prefix):
-        return activation(x, f"{prefix}_act", architecture, inference=folded)
-
-    def residual_block(x, prefix):
-        y = act(conv_norm(x, 1, prefix), prefix)
-        # Gamma 0 makes a block start as the identity: 2.5 dB after 500 steps.
-        return layers.Add(name=f"{prefix}_sum")([x, conv_norm(y, 2, prefix, gamma="zeros")])
-
-    paper = architecture == "paper"
-    lr = keras.Input((None, None, 3), name="lr")
-    x = head = act(conv(lr, 64, 9 if paper else 3, "head_conv", architecture), "head")
-    for block in range(1, N_BLOCKS + 1):
-        x = residual_block(x, f"block_{block}")
-    x = layers.Add(name="trunk_sum")([conv_norm(x, 1, "trunk"), head])
-
-    # The activation commutes with depth_to_space; before it, the second one can be left to the tail.
-    x = act(conv(x, 256, 3, "upsample_1_conv", architecture), "upsample_1")
-    x = layers.Lambda(tf.nn.depth_to_space, arguments={"block_size": 2}, name="upsample_1_shuffle")(x)
-    x = act(conv(x, 256, 3, "upsample_2_conv", architecture), "upsample_2")
-    if paper:
-        x = SubpixelConv9x9(3, name="tail_conv")(x)
-    else:
-        x = layers.Lambda(tf.nn.depth_to_space, arguments={"block_size": 2}, name="upsample_2_shuffle")(x)
-        x = conv(x, 3, 1, "tail_conv", architecture)
-    sr = layers.Activation("tanh", dtype="float32", name="sr")(x)
-    return keras.Model(lr, sr, name=f"{architecture}_generator")
-
-
-def fold(generator, folded):
-    """Give `folded`, of `get_G(..., folded=True)`, the weights of a generator: each batch norm goes into its convolution."""
-    for layer in folded.layers:
-        weights = generator.get_layer(layer.name).get_weights()
-        if len(layer.weights) > len(weights):
-            gamma, beta, mean, variance = generator.get_layer(layer.name.replace("conv", "bn")).get_weights()
-            factor = gamma / np.sqrt(variance + BN_EPSILON)
-            weights = [weights[0] * factor, beta - mean * factor]
-        layer.set_weights(weights)
+def _network(inputs, outputs, name, architecture, bn_epsilon):
+    network = keras.Model(inputs, outputs, name=name)
+    network.architecture, network.bn_epsilon = architecture, bn_epsilon
+    return network
 
 
 # -------------------------------------------------------------------------------------------------- discriminator
 
 
-def get_D(architecture="paper", patch_size=96):
-    """The discriminator (article, figure 4): HR or SR (N, patch_size, patch_size, 3) in [-1, 1] to logits (N, 1)."""
-    hr = keras.Input((patch_size, patch_size, 3), name="hr")
-    body = _paper_discriminator if architecture == "paper" else _tensorlayer_discriminator
-    x = layers.Dense(1, dtype="float32", name="logits", **_dense_initializer(architecture))(body(hr, architecture))
-    return keras.Model(hr, x, name=f"{architecture}_discriminator")
-
-
-def _dense_initializer(architecture):
-    if architecture == "tensorlayer":
-        return {"kernel_initializer": keras.initializers.RandomNormal(stddev=0.02)}
-    return {}
-
-
-def _paper_discriminator(x, architecture):
+def _paper_discriminator(x, architecture, bn_epsilon):
+    """Figure 4 of the article, up to the last dense layer."""
     x = leaky_relu(conv(x, 64, 3, "conv_1", architecture), "act_1")
     plan = [(64, 2), (128, 1), (128, 2), (256, 1), (256, 2), (512, 1), (512, 2)]
     for number, (filters, strides) in enumerate(plan, start=2):
         x = conv(x, filters, 3, f"conv_{number}", architecture, strides, use_bias=False)
-        x = leaky_relu(batch_norm(x, f"bn_{number}", architecture), f"act_{number}")
+        x = leaky_relu(batch_norm(x, f"bn_{number}", architecture, bn_epsilon), f"act_{number}")
     return leaky_relu(layers.Dense(1024, name="dense")(layers.Flatten(name="flatten")(x)), "dense_act")
 
 
-def _tensorlayer_discriminator(x, architecture):
+def _tensorlayer_discriminator(x, architecture, bn_epsilon):
+    """That of tensorlayer/srgan, up to the last dense layer."""
+
     def conv_norm(x, filters, size, number, strides=1):
         x = conv(x, filters, size, f"conv_{number}", architecture, strides, use_bias=False)
-        return batch_norm(x, f"bn_{number}", architecture)
+        return batch_norm(x, f"bn_{number}", architecture, bn_epsilon)
 
     x = leaky_relu(conv(x, 64, 4, "conv_1", architecture, strides=2), "act_1")
     plan = [(128, 4, 2), (256, 4, 2), (512, 4, 2), (1024, 4, 2), (2048, 4, 2), (1024, 1, 1)]
@@ -249,7 +231,105 @@ def _tensorlayer_discriminator(x, architecture):
     return layers.Flatten(name="flatten")(x)
 
 
+PAPER = Architecture("paper", (0, 1), 9, 9, "prelu", None, _paper_discriminator)  # [0, 1]: article, section 4
+TENSORLAYER = Architecture("tensorlayer", (-1, 1), 3, 1, "relu", 0.02, _tensorlayer_discriminator)
+ARCHITECTURES = {architecture.name: architecture for architecture in (PAPER, TENSORLAYER)}
+
+
+def get_D(architecture: Architecture = PAPER, patch_size: int = 96, bn_epsilon: float = BN_EPSILON) -> keras.Model:
+    """The discriminator (article, figure 4): HR or SR (N, patch_size, patch_size, 3) in [-1, 1] to logits (N, 1)."""
+    hr = keras.Input((patch_size, patch_size, 3), name="hr")
+    x = architecture.discriminator(hr, architecture, bn_epsilon)
+    logits = layers.Dense(1, dtype="float32", name="logits", kernel_initializer=kernel_initializer(architecture))(x)
+    return _network(hr, logits, "discriminator", architecture, bn_epsilon)
+
+
+# ------------------------------------------------------------------------------------------------------ generator
+
+
+def get_G(architecture: Architecture = PAPER, n_blocks: int | None = None, bn_epsilon: float = BN_EPSILON,
+          folded: bool = False, dtype: str | None = None) -> keras.Model:
+    """The generator, SRResNet (article, section 2.1 and figure 4).
+
+    LR (N, H, W, 3) of any height and width, in the range of `normalize_lr`, to SR (N, 4 H, 4 W, 3) in [-1, 1].
+    n_blocks: residual blocks, by default the architecture's. folded: leave the batch norms out and give their
+    convolutions a bias instead, see `fold`. dtype: a Keras dtype policy, by default the global one.
+    """
+    if n_blocks is not None:
+        architecture = replace(architecture, n_blocks=n_blocks)
+
+    def conv_norm(x, number, prefix, gamma="ones"):
+        x = conv(x, 64, 3, f"{prefix}_conv_{number}", architecture, use_bias=folded, dtype=dtype)
+        return x if folded else batch_norm(x, f"{prefix}_bn_{number}", architecture, bn_epsilon, gamma)
+
+    def act(x, prefix):
+        if architecture.activation == "relu":
+            return layers.ReLU(name=f"{prefix}_act", dtype=dtype)(x)
+        return PReLU(64, f"{prefix}_act", inference=folded, dtype=dtype)(x)
+
+    def add(x, y, name):
+        return layers.Add(name=name, dtype=dtype)([x, y])
+
+    def shuffle(x, name):
+        return layers.Lambda(tf.nn.depth_to_space, arguments={"block_size": 2}, name=name, dtype=dtype)(x)
+
+    def residual_block(x, prefix):
+        y = act(conv_norm(x, 1, prefix), prefix)
+        # Gamma 0 makes a block start as the identity: 2.5 dB after 500 steps.
+        return add(x, conv_norm(y, 2, prefix, gamma="zeros"), f"{prefix}_sum")
+
+    lr = keras.Input((None, None, 3), name="lr")
+    x = head = act(conv(lr, 64, architecture.head_size, "head_conv", architecture, dtype=dtype), "head")
+    for block in range(1, architecture.n_blocks + 1):
+        x = residual_block(x, f"block_{block}")
+    x = add(conv_norm(x, 1, "trunk"), head, "trunk_sum")
+
+    # The activation commutes with depth_to_space; before it, the second one can be left to the tail.
+    x = act(conv(x, 256, 3, "upsample_1_conv", architecture, dtype=dtype), "upsample_1")
+    x = shuffle(x, "upsample_1_shuffle")
+    x = act(conv(x, 256, 3, "upsample_2_conv", architecture, dtype=dtype), "upsample_2")
+    if architecture.tail_size == 9:
+        x = SubpixelConv9x9(3, "tail_conv", dtype)(x)
+    else:
+        x = conv(shuffle(x, "upsample_2_shuffle"), 3, architecture.tail_size, "tail_conv", architecture, dtype=dtype)
+    sr = layers.Activation("tanh", dtype="float32", name="sr")(x)
+    return _network(lr, sr, "generator", architecture, bn_epsilon)
+
+
+def fold(generator: keras.Model, folded: keras.Model) -> None:
+    """Give `folded`, made by `get_G(..., folded=True)`, the weights of a generator, batch norms folded into convolutions."""
+    for layer in folded.layers:
+        weights = generator.get_layer(layer.name).get_weights()
+        if len(layer.weights) > len(weights):
+            gamma, beta, mean, variance = generator.get_layer(layer.name.replace("conv", "bn")).get_weights()
+            factor = gamma / np.sqrt(variance + generator.bn_epsilon)
+            weights = [weights[0] * factor, beta - mean * factor]
+        layer.set_weights(weights)
+
+
 # ---------------------------------------------------------------------------------------------------------- VGG19
+
+
+def get_VGG(layer: str = "pool4", weights: str | None = None) -> keras.Model:
+    """Feature maps of VGG19 (article, section 2.2.1): RGB (N, H, W, 3) in [-1, 1] to the output of `layer`.
+
+    layer: `pool4`, `conv5_4` (after its ReLU) and the like. weights: as keras.applications.VGG19 takes them.
+    Raises UserError for a layer that does not exist.
+    """
+    names = {f"pool{block}": f"block{block}_pool" for block in range(1, 6)} | {
+        f"conv{block}_{number}": f"block{block}_conv{number}"
+        for block in range(1, 6) for number in range(1, 3 if block < 3 else 5)}
+    if layer not in names:
+        raise UserError(f"vgg_layer in config.LOSS is {layer!r}, which VGG19 does not have; name one of pool1 to pool5 or "
+                        "conv1_1 to conv5_4.")
+    vgg = keras.applications.VGG19(include_top=False, weights=weights, input_shape=(None, None, 3))
+    hr = keras.Input((None, None, 3), name="hr")
+    # The weights come from Caffe: BGR, with the mean of ImageNet subtracted, in that order.
+    bgr = (hr[..., ::-1] + 1) * 127.5 - np.array([103.939, 116.779, 123.68], "float32")
+    features = keras.Model(vgg.input, vgg.get_layer(names[layer]).output)(bgr)
+    extractor = keras.Model(hr, features, name="vgg19")
+    extractor.trainable = False
+    return extractor
 
 
 # --------------------------------------------------------------------------------------------------------- losses
@@ -258,33 +338,25 @@ _mean_squared_error = keras.losses.MeanSquaredError()
 _cross_entropy = keras.losses.BinaryCrossentropy(from_logits=True)
 
 
-def content_loss(hr, sr):
+def content_loss(hr: Tensor, sr: Tensor) -> Tensor:
     """Mean squared error of pixels or of feature maps, equations 4 and 5 of the article; a scalar."""
     return _mean_squared_error(hr, sr)
 
 
-def adversarial_loss(logits_sr):
+def adversarial_loss(logits_sr: Tensor) -> Tensor:
     """How far the discriminator is from taking SR for HR, equation 6 of the article; a scalar."""
     return _cross_entropy(tf.ones_like(logits_sr), logits_sr)
 
 
-def discriminator_loss(logits_hr, logits_sr):
+def discriminator_loss(logits_hr: Tensor, logits_sr: Tensor) -> Tensor:
     """How far the discriminator is from telling HR from SR, equation 2 of the article; a scalar."""
     return _cross_entropy(tf.ones_like(logits_hr), logits_hr) + _cross_entropy(tf.zeros_like(logits_sr), logits_sr)
-
-
-# ------------------------------------------------------------------------------------------------ weights by name
-
-
-def architecture_of(network):
-    """`paper` or `tensorlayer`."""
-    return network.name.split("_")[0]
 
 
 # ------------------------------------------------------------------------------------------------------ upscaling
 
 
-def tiles(y, y_stop, x, x_stop, size):
+def tiles(y: int, y_stop: int, x: int, x_stop: int, size: int) -> list[tuple[int, int, int, int]]:
     """Cut a rectangle into equal ones of at most `size` to a side, each again as (y, y_stop, x, x_stop)."""
 
     def cut(start, stop):
@@ -296,15 +368,15 @@ def tiles(y, y_stop, x, x_stop, size):
 
 
 class Upscaler:
-    """Upscales whole images by a generator, in tiles, so that memory does not grow with the image.
+    """Upscales whole images with a generator, in tiles, so that memory does not grow with the image.
 
-    Tiles overlap by all that their pixels see, so that the result is that of the whole image but for float32 rounding.
+    Tiles overlap by the receptive field, so that the result equals that of the whole image but for float32 rounding.
     The trunk sees far and needs little memory, the upsampling the reverse, so each trunk tile is upsampled in smaller ones.
     """
 
-    def __init__(self, generator, memory_mb=500, device=None):
-        """memory_mb: what the feature maps of a tile may take; device: a name as TensorFlow's, None where it likes."""
-        self.architecture, self.device = architecture_of(generator), device
+    def __init__(self, generator: keras.Model, memory_mb: int = 500, device: str | None = None):
+        """memory_mb: what the feature maps of a tile may take; device: TensorFlow's name of one, None for its choice."""
+        self.architecture, self.device = generator.architecture, device
         with tf.device(device):
             self.network = get_G(self.architecture, folded=True)
         self.refresh(generator)
@@ -316,16 +388,16 @@ class Upscaler:
         self._upsampling = tf.function(
             lambda features, dtype: quantize(upsampling(features), tf.as_dtype(dtype)), reduce_retracing=True)
         # Bytes of a pixel in the maps that are alive at once: 5 of 64 channels; 3 of 256 at twice the resolution.
-        margin = TRUNK_FIELD[self.architecture] + UPSAMPLING_FIELD[self.architecture]
+        margin = self.architecture.field
         self.trunk_tile = max(64, int((memory_mb * 2 ** 20 / (5 * 64 * 4)) ** 0.5) - 2 * margin)
         # A quarter is enough for the upsampling: its margin is narrow, larger tiles are hardly faster.
         self.upsampling_tile = max(32, int((memory_mb / 4 * 2 ** 20 / (3 * 4 * 256 * 4)) ** 0.5))
 
-    def refresh(self, generator):
-        """Take the weights of `generator` as they are now."""
+    def refresh(self, generator: keras.Model) -> None:
+        """Take over the current weights of `generator`."""
         fold(generator, self.network)
 
-    def __call__(self, lr, report=None):
+    def __call__(self, lr: np.ndarray, report: Callable[[int], None] | None = None) -> np.ndarray:
         """LR (H, W, 3) of any size, uint8 or uint16, to SR (4 H, 4 W, 3) of the same type.
 
         report: called with the number of LR pixels done, after each tile.
@@ -334,10 +406,9 @@ class Upscaler:
             return self._upscale(lr, report)
 
     def _upscale(self, lr, report):
-        inner = UPSAMPLING_FIELD[self.architecture]
-        outer = TRUNK_FIELD[self.architecture] + inner
+        inner, outer = self.architecture.upsampling_field, self.architecture.field
         height, width = lr.shape[:2]
-        sr = np.empty((4 * height, 4 * width, 3), lr.dtype)
+        sr = np.empty((SCALE * height, SCALE * width, 3), lr.dtype)
         done = 0
         for tile in tiles(0, height, 0, width, self.trunk_tile):
             y, y_stop, x, x_stop = tile
@@ -347,8 +418,8 @@ class Upscaler:
                 above, before = min(inner, v), min(inner, u)  # no margin at the image's own edges, which the network pads
                 part = self._upsampling(
                     features[:, v - above - top:v_stop + inner - top, u - before - left:u_stop + inner - left], sr.dtype)
-                sr[4 * v:4 * v_stop, 4 * u:4 * u_stop] = part[
-                    0, 4 * above:4 * (above + v_stop - v), 4 * before:4 * (before + u_stop - u)]
+                sr[SCALE * v:SCALE * v_stop, SCALE * u:SCALE * u_stop] = part[
+                    0, SCALE * above:SCALE * (above + v_stop - v), SCALE * before:SCALE * (before + u_stop - u)]
             done += (y_stop - y) * (x_stop - x)
             if report:
                 report(done)

@@ -37,21 +37,23 @@ class Trainer:
     are those of the whole batch, so that several devices train as one would.
     """
 
-    def __init__(self, strategy, photos, recipe, vgg, weights):
-        """photos: of `data.cache_photos`; recipe, vgg: of `load_loss`; weights: file to start from, or None."""
+    def __init__(self, strategy, photos, recipe, vgg, weights_file):
+        """photos: of `data.cache_photos`; recipe, vgg: of `load_loss`; weights_file: to start from, or None."""
         train = config.TRAIN
         self.strategy, self.is_chief = strategy, devices.is_chief(strategy)
         self.patches = data.Patches(photos, train.seed, train.batch_size, train.hr_patch_size, train.patches_per_image)
         self.recipe, self.vgg, self.steps = recipe, vgg, self.patches.steps_per_epoch
         self.folder = Path(train.checkpoint_path)
         with strategy.scope(), devices.precision():
-            self.generator = weights.load_generator(weights) if weights else model.get_G(train.architecture)
-            if model.architecture_of(self.generator) != train.architecture:
-                raise UserError(f"{weights} is for the architecture {model.architecture_of(self.generator)}; "
-                                f"train it with --set TRAIN.architecture={model.architecture_of(self.generator)}.")
-            self.averaged = model.get_G(train.architecture)
+            architecture = model.ARCHITECTURES[train.architecture]
+            self.generator = weights.load_generator(weights_file) if weights_file else model.get_G(architecture)
+            if self.generator.architecture.name != train.architecture:
+                raise UserError(f"{weights_file} is for the architecture {self.generator.architecture.name}; "
+                                f"train it with --set TRAIN.architecture={self.generator.architecture.name}.")
+            self.architecture, bn_epsilon = self.generator.architecture, self.generator.bn_epsilon
+            self.averaged = model.get_G(self.architecture, bn_epsilon=bn_epsilon)
             self.averaged.set_weights(self.generator.get_weights())
-            self.discriminator = model.get_D(train.architecture, train.hr_patch_size)
+            self.discriminator = model.get_D(self.architecture, train.hr_patch_size, bn_epsilon)
             # With loss scaling in any case, so that a training can go on with or without mixed precision.
             scaled = [keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(beta_1=train.beta1)) for _ in range(3)]
             for optimizer, network in zip(scaled, (self.generator, self.generator, self.discriminator), strict=True):
@@ -84,7 +86,7 @@ class Trainer:
 
     def init_step(self, lr, hr):
         """A step of phase 1: the generator by mean squared error."""
-        lr, hr = model.normalize_lr(lr, config.TRAIN.architecture), model.normalize_hr(hr)
+        lr, hr = model.normalize_lr(lr, self.architecture), model.normalize_hr(hr)
         with tf.GradientTape() as tape:
             loss = model.content_loss(hr, self.generator(lr, training=True))
         self.descend(self.generator, loss, tape, self.init_optimizer)
@@ -93,7 +95,7 @@ class Trainer:
 
     def gan_step(self, lr, hr):
         """A step of phase 2: discriminator and generator, both from the same SR, as the original does."""
-        lr, hr = model.normalize_lr(lr, config.TRAIN.architecture), model.normalize_hr(hr)
+        lr, hr = model.normalize_lr(lr, self.architecture), model.normalize_hr(hr)
         with tf.GradientTape(persistent=True) as tape:
             sr = self.generator(lr, training=True)
             logits_hr, logits_sr = self.discriminator(hr, training=True), self.discriminator(sr, training=True)
@@ -293,7 +295,7 @@ class Trainer:
         self.write_events({"psnr": psnr})
         if phase == 1 and psnr > float(self.best_psnr):
             self.best_psnr.assign(psnr)
-            weights.save_arrays(self.folder / "g_srgan_init_best.npz", weights.to_arrays(self.averaged))
+            weights.save_network(self.folder / "g_srgan_init_best.npz", self.averaged)
         return psnr
 
     def write_samples(self, phase):
@@ -317,9 +319,8 @@ class Trainer:
                 if not np.isfinite(variable).all():
                     step = int(self.epoch) * self.steps + int(self.step)
                     raise self.diverged(step, f"{variable.path} holds a value that is not a finite number")
-        weights.save_arrays(self.folder / ("g_srgan_init.npz" if int(self.phase) == 1 else "g_srgan.npz"),
-                          weights.to_arrays(self.averaged))
-        weights.save_arrays(self.folder / "d_srgan.npz", weights.to_arrays(self.discriminator))
+        weights.save_network(self.folder / ("g_srgan_init.npz" if int(self.phase) == 1 else "g_srgan.npz"), self.averaged)
+        weights.save_network(self.folder / "d_srgan.npz", self.discriminator)
         try:
             self.manager.save()
         except tf.errors.OpError as error:
@@ -386,29 +387,18 @@ def catch_signals(trainer):
             signal.signal(number, handler)
 
 
-VGG_URL = "https://media.githubusercontent.com/media/tensorlayer/pretrained-models/master/models/vgg19.npy"
-
-
 def load_loss(demo):
     """The recipe of the losses and the VGG19 that it needs, None if it needs none; raises UserError if it can't be had."""
     recipe, path = config.LOSS[config.TRAIN.loss], config.VGG.path
     if not (recipe.w_vgg and config.TRAIN.n_epoch):
         return recipe, None
     try:
-        if Path(path).exists():
-            return recipe, weights.get_VGG(recipe.vgg_layer, weights.load_arrays(path))
-        return recipe, weights.get_VGG(recipe.vgg_layer)
-    except weights.WeightsError as error:
-        raise UserError(f"{path} {error}.") from error
-    except UserError:
-        raise
-    except Exception as error:  # keras.utils.get_file raises no narrower class where the download fails
-        if demo:
-            print("VGG19 is not here and can't be downloaded; this demonstration trains SRGAN-MSE, without it.")
-            return config.LOSS.srgan_mse, None
-        raise UserError(
-            f"{path} (config.VGG.path) is not there, and Keras could not download its copy of VGG19: train without it by --set "
-            f"TRAIN.loss=srgan_mse, or get the file from {VGG_URL} (more in vgg19.npy.md; the reason: {error}).") from error
+        return recipe, weights.load_vgg(recipe.vgg_layer, path)
+    except weights.DownloadError:
+        if not demo:
+            raise
+        print("VGG19 is not here and can't be downloaded; this demonstration trains SRGAN-MSE, without it.")
+        return config.LOSS.srgan_mse, None
 
 
 @contextlib.contextmanager

@@ -5,81 +5,144 @@ import pickle
 import re
 import typing
 import zipfile
+from pathlib import Path
 
 import h5py
 import keras
 import numpy as np
-from keras import layers
 
 import model
 import utils
 from utils import UserError
 
 WEIGHTS_LIMIT = 2 ** 30  # bytes that a weights file may unpack to; the largest there is, vgg19.npy, has 575 MB
-BATCH_NORM = {"beta": 1, "gamma": 2, "moving_mean": 3, "moving_var": 4, "moving_variance": 4}  # their order in a layer
+# The order of a batch norm's arrays in all files without names, of any other layer's 0; TensorLayer writes moving_var.
+BATCH_NORM = {"beta": 1, "gamma": 2, "moving_mean": 3, "moving_var": 4, "moving_variance": 4}
 
-
-# All that a pickle of arrays asks for (NumPy 2 says numpy._core for numpy.core), and the opcodes that it has no use for.
+# All that a pickle of arrays asks for (NumPy 2 says numpy._core for numpy.core), and the opcodes that it never uses.
 PICKLE_NAMES = {"numpy.ndarray", "numpy.dtype", "numpy.core.multiarray._reconstruct", "numpy.core.multiarray.scalar",
                 "_codecs.encode"}
-
-
 PICKLE_UNUSED = (pickle.EXT1 + pickle.EXT2 + pickle.EXT4 + pickle.EMPTY_SET + pickle.ADDITEMS + pickle.FROZENSET
                  + pickle.BYTEARRAY8)
 
+Arrays = dict[str, np.ndarray]
 
-def load_generator(path):
-    """The generator in a weights file of ours or of TensorLayer; raises UserError."""
+
+class WeightsError(ValueError):
+    """Arrays that do not fit the network; the message continues a sentence that begins with the file's name."""
+
+
+# ------------------------------------------------------------------------------------------------------- networks
+
+
+def load_generator(path: str | Path) -> keras.Model:
+    """The generator whose weights are in a file of ours or of TensorLayer; raises UserError."""
+    arrays = load_arrays(path)
     try:
-        return generator_from(load_arrays(path))
+        return _network(arrays, "generator")
     except WeightsError as error:
         raise UserError(f"{path} {error}.") from error
 
 
-def to_arrays(network):
-    """All weights of a network by name, with its architecture and kind, as `generator_from` takes them."""
-    architecture, kind = network.name.split("_")
-    arrays = {weight.path: weight.numpy() for weight in network.weights}
-    return {"architecture": np.array(architecture), "network": np.array(kind), **arrays}
+def load_discriminator(path: str | Path, patch_size: int) -> keras.Model:
+    """The discriminator whose weights are in a file of ours, for patches of `patch_size`; raises UserError."""
+    arrays = load_arrays(path)
+    try:
+        return _network(arrays, "discriminator", patch_size)
+    except WeightsError as error:
+        raise UserError(f"{path} {error}.") from error
 
 
-def generator_from(arrays):
-    """The generator that `arrays` belong to, with these weights; the architecture is recognised from them.
+def load_vgg(layer: str, path: str | Path) -> keras.Model:
+    """`model.get_VGG(layer)` with the weights of the file `path`, or of keras.applications where there is none.
 
-    arrays: by name, as `to_arrays` gives them, or in the order of the layers (batch norm as beta, gamma, moving mean,
-    moving variance), as the files of tensorlayer/srgan hold them. Raises WeightsError.
+    Keras downloads its copy, the same numbers, once. Raises UserError for a file that is not VGG19's and for a layer that
+    does not exist, DownloadError where Keras can't download.
+    """
+    if not Path(path).exists():
+        try:
+            return model.get_VGG(layer, "imagenet")
+        except UserError:
+            raise
+        except Exception as error:  # keras.utils.get_file raises no narrower class where the download fails
+            raise DownloadError(
+                f"{path} (config.VGG.path) is not there, and Keras could not download its copy of VGG19: train without it by "
+                f"--set TRAIN.loss=srgan_mse, or get the file from {VGG_URL} (more in vgg19.npy.md; the reason: {error})."
+            ) from error
+    arrays = load_arrays(path)
+    extractor = model.get_VGG(layer)
+    variables = {re.sub(r"^block(\d)_conv(\d)/", r"conv\1_\2/", variable.path): variable for variable in extractor.weights}
+    try:
+        _assign(variables, arrays)
+    except WeightsError as error:
+        raise UserError(f"{path} {error}.") from error
+    return extractor
+
+
+VGG_URL = "https://media.githubusercontent.com/media/tensorlayer/pretrained-models/master/models/vgg19.npy"
+
+
+class DownloadError(UserError):
+    """VGG19 could not be downloaded."""
+
+
+def save_network(path: str | Path, network: keras.Model) -> None:
+    """Write all weights of a generator or discriminator as `.npz`, with its architecture, kind and batch norm's epsilon.
+
+    Raises UserError where `path` can't be written.
+    """
+    facts = {"architecture": network.architecture.name, "network": network.name, "bn_epsilon": network.bn_epsilon}
+    save_arrays(path, {name: np.array(fact) for name, fact in facts.items()}
+                | {weight.path: weight.numpy() for weight in network.weights})
+
+
+def _network(arrays, kind, patch_size=None):
+    """The network of a kind, "generator" or "discriminator", that `arrays` belong to, with these weights.
+
+    arrays: by name, as `save_network` writes them, or in the order of the layers, a batch norm in that of BATCH_NORM, as
+    in the files of tensorlayer/srgan. Raises WeightsError.
     """
     arrays = dict(arrays)
-    kind = str(arrays.pop("network", "generator"))
-    if kind != "generator":
-        raise WeightsError(f"holds a {kind}, not a generator; give a g_srgan.npz")
-    architecture = str(arrays.pop("architecture", "tensorlayer"))
-    if architecture not in model.TRUNK_FIELD:
-        raise WeightsError(f"is for an architecture {architecture!r} that is not known here")
-    generator = model.get_G(architecture)
-    names = [weight.path for layer in generator.layers for weight in _file_order(layer)]
-    if not set(names) & set(arrays):
-        if len(arrays) != len(names) and len(arrays) % 10 == len(names) % 10 and len(arrays) > 13:
-            raise WeightsError(f"has {(len(arrays) - 13) // 10} residual blocks, not {model.N_BLOCKS}")
-        if len(arrays) != len(names):
-            raise WeightsError(f"holds {len(arrays)} arrays; a generator has {len(names)}")
-        arrays = dict(zip(names, arrays.values(), strict=True))
-    surplus = sorted(set(arrays) - set(names))
+    found = str(arrays.pop("network", kind))
+    if found != kind:
+        raise WeightsError(f"holds a {found}, not a {kind}; give a {kind[0]}_srgan.npz")
+    name = str(arrays.pop("architecture", "tensorlayer"))
+    if name not in model.ARCHITECTURES:
+        raise WeightsError(f"is for the architecture {name:.80}; known are {' and '.join(model.ARCHITECTURES)}")
+    architecture = model.ARCHITECTURES[name]
+    bn_epsilon = np.asarray(arrays.pop("bn_epsilon", model.BN_EPSILON))
+    if bn_epsilon.shape or bn_epsilon.dtype.kind != "f" or not 0 < bn_epsilon < 1:
+        raise WeightsError("has a bn_epsilon that is not a number between 0 and 1; use an earlier file")
+    bn_epsilon = float(bn_epsilon)
+    if kind == "generator":
+        network = model.get_G(architecture, _count_blocks(arrays), bn_epsilon)
+    else:
+        network = model.get_D(architecture, patch_size, bn_epsilon)
+    variables = {weight.path: weight for layer in network.layers
+                 for weight in sorted(layer.weights, key=lambda weight: BATCH_NORM.get(weight.name, 0))}
+    if not set(variables) & set(arrays):
+        if len(arrays) != len(variables):
+            raise WeightsError(f"holds {len(arrays)} arrays; this {kind} has {len(variables)}")
+        arrays = dict(zip(variables, arrays.values(), strict=True))
+    surplus = sorted(set(arrays) - set(variables))
     if surplus:
-        raise WeightsError(f"holds {len(surplus)} arrays that no generator has, such as {surplus[0]}")
-    by_path = {weight.path: weight for weight in generator.weights}
-    _assign([by_path[name] for name in names], names, arrays)
-    return generator
+        raise WeightsError(f"holds {len(surplus)} arrays that no {kind} has, such as {surplus[0]}")
+    _assign(variables, arrays)
+    return network
 
 
-def _file_order(layer):
-    if isinstance(layer, layers.BatchNormalization):
-        return [layer.beta, layer.gamma, layer.moving_mean, layer.moving_variance]
-    return layer.weights
+def _count_blocks(arrays):
+    """The number of residual blocks that a generator with these arrays has, from 1 to 99.
+
+    Without names (`tensorlayer`) a block has 10 arrays and the rest of the network 13.
+    """
+    named = {match[0] for match in (re.match(r"block_\d+_", name) for name in arrays) if match}
+    return min(99, max(1, len(named) or (len(arrays) - 13) // 10))
 
 
-def _assign(variables, names, arrays):
-    for variable, name in zip(variables, names, strict=True):
+def _assign(variables, arrays):
+    """Give variables their arrays, both by name; arrays of other names are left. Raises WeightsError."""
+    for name, variable in variables.items():
         if name not in arrays:
             raise WeightsError(f"lacks the array {name}")
         array = arrays[name]
@@ -91,30 +154,7 @@ def _assign(variables, names, arrays):
         variable.assign(array)
 
 
-def get_VGG(layer="pool4", weights=None):
-    """Feature maps of VGG19 (article, section 2.2.1): RGB (N, H, W, 3) in [-1, 1] to the output of `layer`.
-
-    layer: `pool4`, `conv5_4` (after its ReLU) and the like. weights: arrays of vgg19.npy by name
-    (`conv1_1/kernel`); None: those of keras.applications, the same numbers, downloaded once.
-    Raises WeightsError for arrays that are not VGG19's and for a layer that does not exist.
-    """
-    vgg = keras.applications.VGG19(
-        include_top=False, weights="imagenet" if weights is None else None, input_shape=(None, None, 3))
-    name = re.sub(r"^model.conv(\d)_(\d)$", r"block\1_conv\2", re.sub(r"^pool(\d)$", r"block\1_pool", layer))
-    if name not in (known.name for known in vgg.layers):
-        raise WeightsError(f"has no layer {layer}; pool1 to pool5 and conv1_1 to conv5_4 are there")
-    if weights is not None:
-        for target in vgg.layers:
-            if target.weights:
-                source = re.sub(r"^block(\d)_conv(\d)$", r"conv\1_\2", target.name)
-                _assign(target.weights, [f"{source}/kernel", f"{source}/bias"], weights)
-    hr = keras.Input((None, None, 3), name="hr")
-    # The networks' weights come from Caffe: BGR, the mean of ImageNet taken off, in that order.
-    bgr = (hr[..., ::-1] + 1) * 127.5 - np.array([103.939, 116.779, 123.68], "float32")
-    features = keras.Model(vgg.input, vgg.get_layer(name).output)(bgr)
-    extractor = keras.Model(hr, features, name="vgg19")
-    extractor.trainable = False
-    return extractor
+# ---------------------------------------------------------------------------------------------------------- files
 
 
 def load_arrays(path):
@@ -313,7 +353,3 @@ def _text(name):
 
 def _printable(error):
     return "".join(char if char.isprintable() else " " for char in str(error))
-
-
-class WeightsError(ValueError):
-    """Arrays that do not belong to the network; the message is the rest of a sentence that begins with their file."""

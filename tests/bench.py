@@ -120,13 +120,13 @@ def torch_generator(architecture, folded=False):
                 self.add_module(f"{name}_bn_{number}", nn.Identity() if folded else nn.BatchNorm2d(64, model.BN_EPSILON))
 
             self.head_conv = conv(3, 64, 9 if paper else 3)
-            for block in range(1, model.N_BLOCKS + 1):
+            for block in range(1, model.PAPER.n_blocks + 1):
                 conv_norm(f"block_{block}", 1)
                 conv_norm(f"block_{block}", 2)
             conv_norm("trunk", 1)
             self.upsample_1_conv, self.upsample_2_conv = conv(64, 256, 3), conv(64, 256, 3)
             self.tail_conv = conv(64, 3, 9 if paper else 1)
-            for name in ("head", *(f"block_{block}" for block in range(1, model.N_BLOCKS + 1)), "upsample_1", "upsample_2"):
+            for name in ("head", *(f"block_{block}" for block in range(1, model.PAPER.n_blocks + 1)), "upsample_1", "upsample_2"):
                 self.add_module(f"{name}_act", nn.PReLU(64) if paper else nn.ReLU())
             self.shuffle = nn.PixelShuffle(2)
 
@@ -135,7 +135,7 @@ def torch_generator(architecture, folded=False):
                 return getattr(self, f"{name}_bn_{number}")(getattr(self, f"{name}_conv_{number}")(x))
 
             x = head = self.head_act(self.head_conv(x))
-            for block in (f"block_{block}" for block in range(1, model.N_BLOCKS + 1)):
+            for block in (f"block_{block}" for block in range(1, model.PAPER.n_blocks + 1)):
                 x = x + conv_norm(getattr(self, f"{block}_act")(conv_norm(x, block, 1)), block, 2)
             x = conv_norm(x, "trunk", 1) + head
             x = self.upsample_1_act(self.shuffle(self.upsample_1_conv(x)))
@@ -216,7 +216,7 @@ class TorchTrainer:
     def __init__(self, trainer, memory_format):
         import torch
         self.torch, self.format, self.recipe = torch, memory_format, trainer.recipe
-        self.architecture = model.architecture_of(trainer.generator)
+        self.architecture = trainer.generator.architecture.name
         self.generator = self.place(give_weights(trainer.generator, torch_generator(self.architecture)))
         self.g_optimizer = torch.optim.Adam(self.generator.parameters(), 1e-4)
         if self.architecture == "paper":
@@ -231,7 +231,7 @@ class TorchTrainer:
         return network.to(memory_format=self.format)
 
     def images(self, lr, hr):
-        lr = nchw(model.normalize_lr(lr, self.architecture)).contiguous(memory_format=self.format)
+        lr = nchw(model.normalize_lr(lr, model.ARCHITECTURES[self.architecture])).contiguous(memory_format=self.format)
         return lr, nchw(model.normalize_hr(hr)).contiguous(memory_format=self.format)
 
     def features(self, hr):
@@ -281,10 +281,7 @@ def make_trainer(photos, architecture="paper", loss="srgan_mse"):
     tf.keras.utils.set_random_seed(0)
     vgg = None
     if config.LOSS[loss].w_vgg:
-        random_weights = tf.keras.applications.VGG19(include_top=False, weights=None)
-        arrays = {weight.path.replace("block", "conv").replace("_conv", "_"): weight.numpy()
-                  for weight in random_weights.weights}
-        vgg = weights.get_VGG(config.LOSS[loss].vgg_layer, arrays)
+        vgg = model.get_VGG(config.LOSS[loss].vgg_layer)
     trainer = train.Trainer(tf.distribute.get_strategy(), photos, config.LOSS[loss], vgg, None)
     rng = np.random.default_rng(0)
     for weight in trainer.generator.weights:  # at first its blocks are the identity, which would hide much from the checks
@@ -391,10 +388,10 @@ def upscaling_peers(generator, lr, installed):
     if "torch" not in installed:
         return candidates
     import torch
-    folded = model.get_G("paper", folded=True)
+    folded = model.get_G(folded=True)
     model.fold(generator, folded)
     network = give_weights(folded, torch_generator("paper", folded=True)).eval().to(memory_format=torch.channels_last)
-    x = nchw(model.normalize_lr(lr[np.newaxis], "paper"))
+    x = nchw(model.normalize_lr(lr[np.newaxis], model.PAPER))
 
     def by_torch():
         with torch.inference_mode():
@@ -433,7 +430,7 @@ def bench_upscaling(photos, generator, installed, quick):
 
 def bench_process(photos, generator, steady, quick):
     """Rows for `main.py --input`, whole processes; steady: of `bench_upscaling`."""
-    weights.save_arrays("g.npz", weights.to_arrays(generator))
+    weights.save_network("g.npz", generator)
 
     def restore(path):
         return run_main("--mode=evaluate", "--weights", "g.npz", "--output", "out", "--input", path)

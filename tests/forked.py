@@ -20,8 +20,7 @@ def train(output):
     os.dup2(output, 1)
     os.dup2(output, 2)
     sys.stdout.reconfigure(line_buffering=True)
-    for replaced in small.REPLACED:
-        setattr(*replaced)
+    small.replace()
     arguments = main.parse_arguments()
     main.configure(arguments.set)
     sys.exit(main.main(arguments))

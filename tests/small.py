@@ -1,4 +1,5 @@
 """main.py with networks of few layers and small photos, to train in seconds: what is tested is the training alone."""
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -9,17 +10,24 @@ import main
 import model
 
 
-def discriminator(x, architecture):
-    x = model.batch_norm(model.conv(x, 8, 3, "conv_1", architecture, strides=4, use_bias=False), "bn_1", architecture)
-    return model.layers.Flatten(name="flatten")(model.leaky_relu(x, "act_1"))
+def discriminator(x, architecture, bn_epsilon):
+    x = model.conv(x, 8, 3, "conv_1", architecture, strides=4, use_bias=False)
+    x = model.leaky_relu(model.batch_norm(x, "bn_1", architecture, bn_epsilon), "act_1")
+    return model.layers.Flatten(name="flatten")(x)
 
 
-REPLACED = [(model, "N_BLOCKS", 1), (model, "_paper_discriminator", discriminator),
-            (data, "PACKAGED", {**data.PACKAGED, "valid": ["skimage/data/microaneurysms.png"]})]
+PAPER = dataclasses.replace(model.PAPER, n_blocks=1, discriminator=discriminator)
+REPLACED = [(model.ARCHITECTURES, "paper", PAPER),
+            (data.PACKAGED, "valid", ["skimage/data/microaneurysms.png"])]
+
+
+def replace():
+    for table, key, value in REPLACED:
+        table[key] = value
+
 
 if __name__ == "__main__":
-    for replaced in REPLACED:
-        setattr(*replaced)
+    replace()
     arguments = main.parse_arguments()
     main.configure(arguments.set)
     sys.exit(main.main(arguments))

@@ -161,7 +161,8 @@ def test_a_training_goes_on_in_mixed_precision(first_phase, one_device, tmp_path
 OVERFLOW = """
 import main, model, numpy as np, tensorflow as tf, utils
 from config import config, override, resolve
-model.N_BLOCKS = 1
+import dataclasses
+model.ARCHITECTURES["paper"] = dataclasses.replace(model.PAPER, n_blocks=1)
 override(config, ["TRAIN.devices=2", "TRAIN.mixed_precision=true", "TRAIN.batch_size=2", "TRAIN.hr_patch_size=32"])
 resolve(config)
 devices.choose_devices()

@@ -24,7 +24,7 @@ def run(monkeypatch, capsys):
     """As a user's run in a folder, without the seconds that a new process takes; gives the exit code and what was printed."""
     before = copy.deepcopy(main.config)
     for replaced in small.REPLACED:
-        monkeypatch.setattr(*replaced)
+        monkeypatch.setitem(*replaced)
 
     def call(folder, *settings, more=()):
         monkeypatch.chdir(folder)

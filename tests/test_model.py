@@ -1,4 +1,5 @@
 """The networks against the article's figures, TensorLayer's own layers and keras.applications."""
+import dataclasses
 import itertools
 
 import keras
@@ -7,7 +8,6 @@ import pytest
 import tensorflow as tf
 
 import model
-import weights
 
 
 def randomize(network, seed=0):
@@ -25,9 +25,9 @@ def randomize(network, seed=0):
     return network
 
 
-@pytest.fixture(scope="module", params=["paper", "tensorlayer"])
+@pytest.fixture(scope="module", params=model.ARCHITECTURES)
 def generator(request):
-    return randomize(model.get_G(request.param))
+    return randomize(model.get_G(model.ARCHITECTURES[request.param]))
 
 
 def picture(height, width, seed=1):
@@ -35,24 +35,24 @@ def picture(height, width, seed=1):
 
 
 def upscale_whole(generator, lr):
-    return generator(model.normalize_lr(lr[np.newaxis], model.architecture_of(generator)))[0]
+    return generator(model.normalize_lr(lr[np.newaxis], generator.architecture))[0]
 
 
 def test_paper_networks_have_the_weights_of_figure_4():
     block = 2 * (3 * 3 * 64 * 64) + 2 * 2 * 64 + 64  # two convolutions without bias, two batch norms, PReLU
     generator = ((9 * 9 * 3 * 64 + 64) + 64 + 16 * block + (3 * 3 * 64 * 64 + 2 * 64)
                  + 2 * (3 * 3 * 64 * 256 + 256 + 64) + (9 * 9 * 64 * 3 + 3))
-    assert sum(int(np.prod(w.shape)) for w in model.get_G("paper").trainable_weights) == generator
+    assert sum(int(np.prod(w.shape)) for w in model.get_G().trainable_weights) == generator
     channels = [64, 64, 128, 128, 256, 256, 512, 512]
     convolutions = 3 * 3 * 3 * 64 + 64 + sum(9 * a * b + 2 * b for a, b in itertools.pairwise(channels))
     dense = (6 * 6 * 512 * 1024 + 1024) + (1024 + 1)
-    discriminator = model.get_D("paper", 96)
+    discriminator = model.get_D(model.PAPER, 96)
     assert sum(int(np.prod(w.shape)) for w in discriminator.trainable_weights) == convolutions + dense
     assert discriminator(np.zeros((2, 96, 96, 3), "float32")).shape == (2, 1)
 
 
 def test_a_new_generator_starts_with_identity_blocks():
-    generator = model.get_G("paper")
+    generator = model.get_G()
     assert not generator.get_layer("block_3_bn_2").gamma.numpy().any()
     assert generator.get_layer("block_3_bn_1").gamma.numpy().all()
     np.testing.assert_allclose(generator.get_layer("head_act").alpha.numpy(), 0.25)
@@ -97,49 +97,28 @@ def tensorlayer_discriminator():
 
 def assign_in_order(tl_network, network):
     """Give TensorLayer's network our weights, in the order of its files."""
-    by_layer = [weight for layer in network.layers for weight in weights._file_order(layer)]
+    order = ("beta", "gamma", "moving_mean", "moving_variance")
+    by_layer = [weight for layer in network.layers for weight in sorted(
+        layer.weights, key=lambda weight: order.index(weight.name) if weight.name in order else 0)]
     assert [tuple(w.shape) for w in tl_network.all_weights] == [tuple(w.shape) for w in by_layer]
     for theirs, ours in zip(tl_network.all_weights, by_layer, strict=True):
         theirs.assign(ours.value)
 
 
 def test_tensorlayer_networks_equal_those_of_tensorlayer():
-    ours = randomize(model.get_G("tensorlayer"))
+    ours = randomize(model.get_G(model.TENSORLAYER))
     theirs = tensorlayer_generator()
     assign_in_order(theirs, ours)
     theirs.eval()
     lr = np.random.default_rng(2).uniform(-1, 1, (1, 20, 17, 3)).astype("float32")
     np.testing.assert_allclose(ours(lr), theirs(lr), atol=2e-5)
 
-    ours = randomize(model.get_D("tensorlayer", 64))
+    ours = randomize(model.get_D(model.TENSORLAYER, 64))
     theirs = tensorlayer_discriminator()
     assign_in_order(theirs, ours)
     theirs.eval()
     hr = np.random.default_rng(3).uniform(-1, 1, (2, 64, 64, 3)).astype("float32")
     np.testing.assert_allclose(ours(hr), theirs(hr), atol=2e-5)
-
-
-@pytest.mark.parametrize("style", ["tl1.npz", "dict.npz", "g.h5"])
-def test_weights_files_of_tensorlayer_give_its_pictures(style, tmp_path):
-    import tensorlayer as tl
-
-    theirs = tensorlayer_generator()
-    assign_in_order(theirs, randomize(model.get_G("tensorlayer"), seed=5))
-    theirs.eval()
-    path = tmp_path / style
-    if style == "tl1.npz":
-        params = np.empty(len(theirs.all_weights), object)
-        params[:] = [weight.numpy() for weight in theirs.all_weights]
-        np.savez(path, params=params)
-    elif style == "dict.npz":
-        tl.files.save_npz_dict(theirs.all_weights, str(path))
-    else:
-        theirs.save_weights(str(path))
-    ours = weights.load_generator(path)
-    assert model.architecture_of(ours) == "tensorlayer"
-    lr = picture(18, 23)
-    expected = theirs(lr[np.newaxis].astype("float32") / 127.5 - 1)[0].numpy()
-    np.testing.assert_allclose(upscale_whole(ours, lr), expected, atol=2e-5)
 
 
 def test_half_resolution_tail_equals_the_9x9_convolution():
@@ -177,64 +156,14 @@ def test_prelu_before_the_shuffle_is_keras_prelu_behind_it():
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
-def test_folded_generator_equals_the_unfolded(generator):
+@pytest.mark.parametrize("bn_epsilon", [1e-5, 1e-3])
+@pytest.mark.parametrize("architecture", model.ARCHITECTURES.values(), ids=model.ARCHITECTURES)
+def test_folded_generator_equals_the_unfolded(architecture, bn_epsilon):
+    generator = randomize(model.get_G(architecture, n_blocks=2, bn_epsilon=bn_epsilon))
     lr = np.random.default_rng(4).uniform(0, 1, (1, 24, 21, 3)).astype("float32")
-    folded = model.get_G(model.architecture_of(generator), folded=True)
+    folded = model.get_G(generator.architecture, folded=True)
     model.fold(generator, folded)
     np.testing.assert_allclose(folded(lr), generator(lr), atol=1e-4)
-
-
-def test_weights_come_back_by_name(generator):
-    arrays = weights.to_arrays(generator)
-    again = weights.generator_from(dict(reversed(arrays.items())))
-    for weight, other in zip(generator.weights, again.weights, strict=True):
-        np.testing.assert_array_equal(weight, other)
-
-
-def change(arrays, name, value):
-    return {**arrays, name: value}
-
-
-@pytest.mark.parametrize("mistake, sentence", [
-    (lambda a: {k: v for k, v in a.items() if k != "trunk_conv_1/kernel"}, "lacks the array trunk_conv_1/kernel"),
-    (lambda a: change(a, "extra/kernel", np.zeros(3, "float32")), "such as extra/kernel"),
-    (lambda a: change(a, "head_conv/bias", np.zeros(65, "float32")), "head_conv/bias as float32 (65,)"),
-    (lambda a: change(a, "head_conv/bias", np.zeros(64, "int32")), "head_conv/bias as int32"),
-    (lambda a: change(a, "head_conv/bias", np.full(64, np.nan, "float32")), "not a finite number"),
-    (lambda a: change(a, "architecture", np.array("edsr")), "'edsr'"),
-    (lambda a: weights.to_arrays(model.get_D("paper", 32)), "holds a discriminator, not a generator"),
-    (lambda a: dict(enumerate(list(a.values())[2:-20])), "residual blocks"),
-    (lambda a: {"0": np.zeros(3, "float32")}, "holds 1 arrays"),
-])
-def test_arrays_that_are_no_generator_are_refused(mistake, sentence):
-    arrays = weights.to_arrays(model.get_G("tensorlayer"))
-    with pytest.raises(weights.WeightsError) as refusal:
-        weights.generator_from(mistake(arrays))
-    assert sentence in str(refusal.value)
-
-
-@pytest.mark.parametrize("layer, keras_layer", [("pool4", "block4_pool"), ("conv5_4", "block5_conv4")])
-def test_vgg_equals_keras_applications_with_its_own_preprocessing(layer, keras_layer):
-    reference = keras.applications.VGG19(include_top=False, weights=None, input_shape=(None, None, 3))
-    randomize(reference)
-    weights = {}
-    for conv in reference.layers:
-        if conv.weights:
-            _, block, number = conv.name.replace("conv", "").replace("block", "_").split("_")
-            weights[f"conv{block}_{number}/kernel"], weights[f"conv{block}_{number}/bias"] = conv.get_weights()
-    hr = picture(48, 32).astype("float32")[np.newaxis]
-    expected = keras.Model(reference.input, reference.get_layer(keras_layer).output)(
-        keras.applications.vgg19.preprocess_input(hr.copy()))
-    features = weights.get_VGG(layer, weights)(hr / 127.5 - 1)
-    np.testing.assert_allclose(features, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
-    assert not weights.get_VGG(layer, weights).trainable_weights
-
-
-def test_vgg_refuses_what_is_not_vgg():
-    with pytest.raises(weights.WeightsError, match="conv9_9"):
-        weights.get_VGG("conv9_9", {})
-    with pytest.raises(weights.WeightsError, match="lacks the array conv1_1/kernel"):
-        weights.get_VGG("pool4", {})
 
 
 def test_losses_are_those_of_the_article():
@@ -263,17 +192,38 @@ def test_tiles_give_the_picture_of_the_whole(generator, size):
 
 def test_a_narrower_margin_would_show(generator):
     """The fields are no wider than needed: one pixel less, and a pixel at a tile's edge misses what it sees."""
-    architecture = model.architecture_of(generator)
     lr = np.zeros((1, 100, 100, 3), "float32")
     x = tf.Variable(lr + 0.5)
     with tf.GradientTape() as tape:
         sr = generator(x)[0, 200, 200, 0]
     rows = np.flatnonzero(np.abs(tape.gradient(sr, x)).sum((0, 2, 3)))
-    assert 50 - rows.min() == model.TRUNK_FIELD[architecture] + model.UPSAMPLING_FIELD[architecture]
+    assert 50 - rows.min() == generator.architecture.field
+
+
+@pytest.mark.parametrize("inference", [True, False])
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("slope", [0.25, 1.5])
+def test_prelu_computes_in_the_type_of_its_policy(policy, inference, slope):
+    layer = model.PReLU(4, "act", inference, dtype=policy)
+    x = np.random.default_rng(0).normal(size=(1, 5, 4, 4)).astype("float32")
+    layer(x)
+    layer.alpha.assign(np.full(4, slope))
+    y = layer(x)
+    assert y.dtype == layer.compute_dtype and layer.alpha.dtype == "float32"
+    np.testing.assert_allclose(tf.cast(y, tf.float32), np.where(x > 0, x, slope * x), rtol=2e-2)
+
+
+def test_fields_and_blocks_follow_from_the_architecture():
+    assert (model.PAPER.trunk_field, model.PAPER.upsampling_field) == (37, 3)
+    assert (model.TENSORLAYER.trunk_field, model.TENSORLAYER.upsampling_field) == (34, 2)
+    generator = model.get_G(model.TENSORLAYER, n_blocks=2, bn_epsilon=1e-3)
+    assert generator.architecture == dataclasses.replace(model.TENSORLAYER, n_blocks=2)
+    assert generator.architecture.trunk_field == 6 and generator.bn_epsilon == 1e-3
+    assert {layer.epsilon for layer in generator.layers if isinstance(layer, model.BatchNorm)} == {1e-3}
 
 
 def test_slopes_above_one_are_upscaled_right():
-    generator = randomize(model.get_G("paper"))
+    generator = randomize(model.get_G())
     generator.get_layer("upsample_2_act").alpha.assign(np.linspace(-1, 3, 64))
     lr = picture(9, 12)
     whole = model.quantize(upscale_whole(generator, lr)).numpy().astype(int)
@@ -282,8 +232,8 @@ def test_slopes_above_one_are_upscaled_right():
 
 def test_ranges():
     lr = np.array([0, 255], np.uint8)
-    np.testing.assert_allclose(model.normalize_lr(tf.constant(lr), "paper"), [0, 1])
-    np.testing.assert_allclose(model.normalize_lr(tf.constant(lr), "tensorlayer"), [-1, 1])
+    np.testing.assert_allclose(model.normalize_lr(tf.constant(lr), model.PAPER), [0, 1])
+    np.testing.assert_allclose(model.normalize_lr(tf.constant(lr), model.TENSORLAYER), [-1, 1])
     np.testing.assert_allclose(model.normalize_hr(lr), [-1, 1])
     np.testing.assert_array_equal(model.quantize(tf.constant([-2, -1, 0.001, 1])), [0, 0, 128, 255])
     np.testing.assert_array_equal(model.quantize(tf.constant([-1.0, 1.0]), tf.uint16), [0, 65535])

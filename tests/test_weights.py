@@ -12,18 +12,23 @@ import zipfile
 import zlib
 
 import h5py
+import keras
 import numpy as np
 import pytest
+import test_model
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from test_model import randomize
 
-import utils
-from utils import UserError, load_arrays, save_arrays
+import model
+import weights
+from utils import UserError
+from weights import load_arrays, save_arrays
 
 BATCH_NORM = ("beta:0", "gamma:0", "moving_mean:0", "moving_var:0")
 
 
-def weights(seed=0):
+def some_arrays(seed=0):
     """A small network as TensorLayer names it: convolution with bias, two of convolution and batch norm, convolution."""
     random = np.random.default_rng(seed)
     shapes = {"conv2d_1/filters:0": (3, 3, 3, 8), "conv2d_1/biases:0": (8,)}
@@ -74,7 +79,7 @@ def test_what_is_saved_is_loaded(tmp_path):
 
 def test_equal_arrays_are_equal_bytes_and_nothing_else_is_left(tmp_path):
     for name in ("a.npz", "b", "c.npz"):
-        save_arrays(tmp_path / name, weights())
+        save_arrays(tmp_path / name, some_arrays())
     with zipfile.ZipFile(tmp_path / "a.npz") as archive:
         assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b").read_bytes() == (tmp_path / "c.npz").read_bytes()
@@ -82,24 +87,24 @@ def test_equal_arrays_are_equal_bytes_and_nothing_else_is_left(tmp_path):
 
 
 def test_objects_are_not_saved(tmp_path):
-    save_arrays(tmp_path / "g.npz", weights())
+    save_arrays(tmp_path / "g.npz", some_arrays())
     with pytest.raises(ValueError, match="allow_pickle"):
         save_arrays(tmp_path / "g.npz", {"a": objects([1])})
     assert os.listdir(tmp_path) == ["g.npz"]
-    same(load_arrays(tmp_path / "g.npz"), weights())
+    same(load_arrays(tmp_path / "g.npz"), some_arrays())
 
 
 def test_a_full_disk_leaves_the_file_before_intact(tmp_path):
-    save_arrays(tmp_path / "g.npz", weights())
+    save_arrays(tmp_path / "g.npz", some_arrays())
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
     try:
         with pytest.raises(UserError, match="can't be written"):
-            save_arrays(tmp_path / "g.npz", weights(seed=1))
+            save_arrays(tmp_path / "g.npz", some_arrays(seed=1))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert os.listdir(tmp_path) == ["g.npz"]
-    same(load_arrays(tmp_path / "g.npz"), weights())
+    same(load_arrays(tmp_path / "g.npz"), some_arrays())
 
 
 # -------------------------------------------------------------------------------------------------- TensorLayer's files
@@ -142,19 +147,19 @@ def test_tensorlayer_2_npz_dict(tmp_path, network):
 
 
 def test_tensorlayer_1_list(tmp_path):
-    arrays = list(weights().values())
+    arrays = list(some_arrays().values())
     np.savez(tmp_path / "g_srgan.npz", params=objects(arrays))
     same(load_arrays(tmp_path / "g_srgan.npz"), {str(number): array for number, array in enumerate(arrays)})
 
 
 @pytest.mark.parametrize("names", [
     [str(number) for number in range(14)],  # tlx.files.save_npz, model.save_weights("g.npz")
-    [name.replace("batchnorm", "batchnorm2d") for name in weights()],  # save_weights(format="npz_dict"), TensorFlow
-    [name.replace("batchnorm", "batchnorm2d")[:-2] for name in weights()],  # save_standard_weights
-    [name.replace("batchnorm", "residual_block.0.bn").replace("/", ".")[:-2] for name in weights()],  # PyTorch
+    [name.replace("batchnorm", "batchnorm2d") for name in some_arrays()],  # save_weights(format="npz_dict"), TensorFlow
+    [name.replace("batchnorm", "batchnorm2d")[:-2] for name in some_arrays()],  # save_standard_weights
+    [name.replace("batchnorm", "residual_block.0.bn").replace("/", ".")[:-2] for name in some_arrays()],  # PyTorch
 ])
 def test_tensorlayerx_npz(tmp_path, names):
-    arrays = dict(zip(names, weights().values(), strict=True))
+    arrays = dict(zip(names, some_arrays().values(), strict=True))
     np.savez(tmp_path / "g.npz", **arrays)
     same(load_arrays(tmp_path / "g.npz"), arrays)
 
@@ -162,7 +167,7 @@ def test_tensorlayerx_npz(tmp_path, names):
 def test_tensorlayerx_hdf5_has_lost_the_order(tmp_path):
     with h5py.File(tmp_path / "g.h5", "w") as file:
         group = file.create_group("model_parameters")
-        for name, array in weights().items():
+        for name, array in some_arrays().items():
             group[name.replace("/", ".")] = array
     refused(tmp_path / "g.h5", "order of its layers", "save the weights as .npz")
 
@@ -171,7 +176,7 @@ def test_tensorlayerx_hdf5_has_lost_the_order(tmp_path):
 @given(st.randoms(use_true_random=False))
 def test_batch_norm_is_put_in_order(tmp_path_factory, random):
     path = tmp_path_factory.mktemp("order") / "g.npz"
-    arrays = weights()
+    arrays = some_arrays()
     layers = {}
     for name in arrays:
         layers.setdefault(name.split("/")[0], []).append(name)
@@ -271,6 +276,142 @@ def test_pickled_arrays_of_any_kind(tmp_path, array, protocol):
     same(load_arrays(tmp_path / "a.npy"), {"0": np.asarray(array), "1": np.asarray(array)})
 
 
+# ------------------------------------------------------------------------------------------------------------- networks
+
+
+def small_generator(architecture=model.PAPER, seed=0, **arguments):
+    return randomize(model.get_G(architecture, n_blocks=2, **arguments), seed)
+
+
+def equal(a, b):
+    assert [weight.path for weight in a.weights] == [weight.path for weight in b.weights]
+    for weight, other in zip(a.weights, b.weights, strict=True):
+        np.testing.assert_array_equal(weight, other)
+
+
+@pytest.mark.parametrize("architecture", model.ARCHITECTURES.values(), ids=model.ARCHITECTURES)
+def test_a_saved_generator_comes_back_with_its_facts(architecture, tmp_path):
+    generator = small_generator(architecture, bn_epsilon=1e-3)
+    weights.save_network(tmp_path / "g.npz", generator)
+    arrays = load_arrays(tmp_path / "g.npz")
+    np.savez(tmp_path / "reversed.npz", **dict(reversed(arrays.items())))
+    for name in ("g.npz", "reversed.npz"):
+        loaded = weights.load_generator(tmp_path / name)
+        equal(loaded, generator)
+        assert loaded.architecture == generator.architecture and loaded.architecture.n_blocks == 2
+        assert loaded.bn_epsilon == 1e-3 and loaded.get_layer("block_1_bn_1").epsilon == 1e-3
+
+
+def test_files_without_an_epsilon_mean_1e_5(tmp_path):
+    weights.save_network(tmp_path / "g.npz", small_generator())
+    arrays = load_arrays(tmp_path / "g.npz")
+    assert arrays.pop("bn_epsilon") == 1e-5
+    save_arrays(tmp_path / "g.npz", arrays)
+    assert weights.load_generator(tmp_path / "g.npz").bn_epsilon == 1e-5
+
+
+def test_a_saved_discriminator_comes_back_with_its_facts(tmp_path):
+    discriminator = randomize(model.get_D(patch_size=32, bn_epsilon=1e-3))
+    weights.save_network(tmp_path / "d.npz", discriminator)
+    loaded = weights.load_discriminator(tmp_path / "d.npz", 32)
+    equal(loaded, discriminator)
+    assert loaded.architecture == model.PAPER and loaded.bn_epsilon == 1e-3
+    with pytest.raises(UserError, match=r"dense/kernel as float32 \(2048, 1024\); it must be float32 \(4608, 1024\)"):
+        weights.load_discriminator(tmp_path / "d.npz", 48)
+
+
+@pytest.mark.parametrize("style", ["tl1.npz", "dict.npz", "g.h5"])
+def test_weights_files_of_tensorlayer_give_its_pictures(style, tmp_path):
+    import tensorlayer as tl
+
+    theirs = test_model.tensorlayer_generator()
+    test_model.assign_in_order(theirs, randomize(model.get_G(model.TENSORLAYER), seed=5))
+    theirs.eval()
+    path = tmp_path / style
+    if style == "tl1.npz":
+        np.savez(path, params=objects([weight.numpy() for weight in theirs.all_weights]))
+    elif style == "dict.npz":
+        tl.files.save_npz_dict(theirs.all_weights, str(path))
+    else:
+        theirs.save_weights(str(path))
+    ours = weights.load_generator(path)
+    assert ours.architecture == model.TENSORLAYER and ours.bn_epsilon == 1e-5
+    lr = test_model.picture(18, 23)
+    expected = theirs(lr[np.newaxis].astype("float32") / 127.5 - 1)[0].numpy()
+    np.testing.assert_allclose(test_model.upscale_whole(ours, lr), expected, atol=2e-5)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Arrays of a generator as a file has them."""
+    path = tmp_path_factory.mktemp("saved") / "g.npz"
+    weights.save_network(path, small_generator(model.TENSORLAYER))
+    return load_arrays(path)
+
+
+def change(arrays, name, value):
+    return {**arrays, name: value}
+
+
+@pytest.mark.parametrize("mistake, sentence", [
+    (lambda a: {k: v for k, v in a.items() if k != "trunk_conv_1/kernel"}, "lacks the array trunk_conv_1/kernel"),
+    (lambda a: change(a, "extra/kernel", np.zeros(3, "float32")), "such as extra/kernel"),
+    (lambda a: change(a, "head_conv/bias", np.zeros(65, "float32")), "head_conv/bias as float32 (65,)"),
+    (lambda a: change(a, "head_conv/bias", np.zeros(64, "int32")), "head_conv/bias as int32"),
+    (lambda a: change(a, "head_conv/bias", np.full(64, np.nan, "float32")), "not a finite number"),
+    (lambda a: change(a, "architecture", np.array("edsr")), "architecture edsr; known are paper and tensorlayer"),
+    (lambda a: change(a, "bn_epsilon", np.array("big")), "bn_epsilon"),
+    (lambda a: change(a, "bn_epsilon", np.array([1e-5, 1e-3])), "bn_epsilon"),
+    (lambda a: change(a, "bn_epsilon", np.array(np.nan)), "bn_epsilon"),
+    (lambda a: change(a, "network", np.array("discriminator")), "holds a discriminator, not a generator"),
+    (lambda a: change(a, "block_5_conv_1/kernel", a["block_1_conv_1/kernel"]), "such as block_5_conv_1/kernel"),
+    (lambda a: {str(n): array for n, array in enumerate(list(a.values())[3:-4])}, "arrays; this generator has"),
+    (lambda a: {"0": np.zeros(3, "float32")}, "holds 1 arrays"),
+])
+def test_arrays_that_are_no_generator_are_refused(saved, mistake, sentence, tmp_path):
+    np.savez(tmp_path / "g.npz", **mistake(saved))
+    with pytest.raises(UserError) as refusal:
+        weights.load_generator(tmp_path / "g.npz")
+    assert str(refusal.value).startswith(f"{tmp_path}/g.npz ") and str(refusal.value).endswith(".")
+    assert sentence in str(refusal.value)
+
+
+@pytest.fixture(scope="module")
+def vgg_file(tmp_path_factory):
+    """A vgg19.npy, and the network of keras.applications with the same weights."""
+    reference = randomize(keras.applications.VGG19(include_top=False, weights=None, input_shape=(None, None, 3)))
+    layers = {}
+    for conv in reference.layers:
+        if conv.weights:
+            _, block, number = conv.name.replace("conv", "").replace("block", "_").split("_")
+            layers[f"conv{block}_{number}"] = conv.get_weights()
+    path = tmp_path_factory.mktemp("vgg") / "vgg19.npy"
+    np.save(path, layers, allow_pickle=True)
+    return path, reference
+
+
+@pytest.mark.parametrize("layer, keras_layer", [("pool4", "block4_pool"), ("conv5_4", "block5_conv4")])
+def test_vgg_equals_keras_applications_with_its_own_preprocessing(vgg_file, layer, keras_layer):
+    path, reference = vgg_file
+    hr = test_model.picture(48, 32).astype("float32")[np.newaxis]
+    expected = keras.Model(reference.input, reference.get_layer(keras_layer).output)(
+        keras.applications.vgg19.preprocess_input(hr.copy()))
+    vgg = weights.load_vgg(layer, path)
+    np.testing.assert_allclose(vgg(hr / 127.5 - 1), expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+    assert not vgg.trainable_weights
+
+
+def test_vgg_refuses_what_is_not_vgg(tmp_path, monkeypatch):
+    save_arrays(tmp_path / "vgg19.npy", some_arrays())
+    with pytest.raises(UserError, match=r"'conv9_9', which VGG19 does not have; name one of"):
+        weights.load_vgg("conv9_9", tmp_path / "vgg19.npy")
+    with pytest.raises(UserError, match=r"vgg19.npy lacks the array conv1_1/kernel\.$"):
+        weights.load_vgg("pool4", tmp_path / "vgg19.npy")
+    monkeypatch.setattr(keras.applications, "VGG19", lambda **_: keras.utils.get_file("vgg", "http://127.0.0.1:9/vgg"))
+    with pytest.raises(weights.DownloadError, match="Keras could not download"):
+        weights.load_vgg("pool4", tmp_path / "nothing.npy")
+
+
 # ------------------------------------------------------------------------------------------- files that execute something
 
 
@@ -316,8 +457,8 @@ TOUCHES_NOTHING = ("builtins.getattr", "numpy.load", "numpy.fromfile")  # they o
 
 HIDING_PLACES = {
     "an array of objects": lambda path, evil: np.save(path, objects([evil])),
-    "the end of a list of weights": lambda path, evil: np.savez(path, params=objects([*weights().values(), evil])),
-    "another array of an npz": lambda path, evil: np.savez(path, good=np.ones(3), bad=objects([evil]), **weights()),
+    "the end of a list of weights": lambda path, evil: np.savez(path, params=objects([*some_arrays().values(), evil])),
+    "another array of an npz": lambda path, evil: np.savez(path, good=np.ones(3), bad=objects([evil]), **some_arrays()),
     "a layer of vgg19.npy": lambda path, evil: np.save(path, {**vgg(), "conv3_1": [evil, np.ones(3)]}),
     "a dense layer, which is dropped": lambda path, evil: np.save(path, {**vgg(), "fc7": [evil, np.ones(3)]}),
     "a name": lambda path, evil: np.save(path, {**vgg(), (1, evil): []}),
@@ -519,14 +660,14 @@ def test_other_compressions(tmp_path, method):
 
 
 def test_many_entries_that_are_too_large_together(tmp_path, monkeypatch):
-    monkeypatch.setattr(utils, "WEIGHTS_LIMIT", 2000)
+    monkeypatch.setattr(weights, "WEIGHTS_LIMIT", 2000)
     np.savez(tmp_path / "g.npz", **{name: np.zeros(200, np.float32) for name in "abc"})
     refused(tmp_path / "g.npz", "unpacks to")
 
 
 def test_compressed_weights_are_read(tmp_path):
-    np.savez_compressed(tmp_path / "g.npz", **weights())
-    same(load_arrays(tmp_path / "g.npz"), weights())
+    np.savez_compressed(tmp_path / "g.npz", **some_arrays())
+    same(load_arrays(tmp_path / "g.npz"), some_arrays())
 
 
 # ------------------------------------------------------------------------------------------------- HDF5 out of its bounds
@@ -623,7 +764,7 @@ def test_files_that_are_something_else(tmp_path):
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_unreadable_file(tmp_path):
-    save_arrays(tmp_path / "g.npz", weights())
+    save_arrays(tmp_path / "g.npz", some_arrays())
     (tmp_path / "g.npz").chmod(0)
     refused(tmp_path / "g.npz", "Permission denied")
 
@@ -632,9 +773,9 @@ def test_unreadable_file(tmp_path):
 def whole(tmp_path_factory):
     """One file of each kind, as bytes."""
     folder = tmp_path_factory.mktemp("whole")
-    save_arrays(folder / "ours.npz", weights())
-    np.savez_compressed(folder / "compressed.npz", **weights())
-    np.savez(folder / "tl1.npz", params=objects(list(weights().values())))
+    save_arrays(folder / "ours.npz", some_arrays())
+    np.savez_compressed(folder / "compressed.npz", **some_arrays())
+    np.savez(folder / "tl1.npz", params=objects(list(some_arrays().values())))
     write_npy(folder / "vgg19.npy", np.array(vgg()), 2, python2=True)
     np.save(folder / "plain.npy", np.ones(100))
     with h5py.File(folder / "tl2.h5", "w") as file:
