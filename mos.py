@@ -1,6 +1,6 @@
 """The MOS study: people rate pictures without knowing what made them (arXiv 1609.04802, section 3.3).
 
-`build` turns the results of `--mode=evaluate` into a study: a folder with a page for the raters (mos.html), and its key.
+`build` turns the results of `--mode=evaluate` into a study: a folder with a page for the raters (mos.html), and a key.
 The rating files that come back are analysed by ratings.py.
 """
 import datetime
@@ -15,14 +15,15 @@ from pathlib import Path
 from PIL import Image
 
 import utils
+from devices import list_devices
 from images import crop_to_scale, list_images, read_image, resize
 
-# One version of one image. `file` is the picture itself, or the LR image that `nearest` and `lanczos` are computed from.
+# One version of one image. `file` is the picture itself, or the LR that `nearest` and `lanczos` are computed from.
 Version = namedtuple("Version", "set image method file")
 
 
 def build(config, restart=False):
-    """Make a study in `config.MOS.path`: `study/` for the raters, and `key.json`, which tells the methods and stays secret.
+    """Make a study in `config.MOS.path`: `study/` for the raters, and the secret `key.json`, which tells the methods.
 
     File names and random choices come from the system's randomness: anyone with this code could reproduce a seed.
     restart: move an earlier study aside. Without it an earlier study is an error, as its ratings need its key.
@@ -30,8 +31,10 @@ def build(config, restart=False):
     """
     path = Path(config.MOS.path)
     if not restart and ((path / "key.json").exists() or (path / "study").exists()):
-        raise utils.UserError(f"{path} already holds a study, whose ratings can't be read without its key; add --restart "
-                              "to move it aside, or name another folder with MOS.path.")
+        raise utils.UserError(f"{path} already holds a study, whose ratings can't be read without its key; add "
+                              "--restart to move it aside, or name another folder with MOS.path.")
+    with utils.quiet():  # TensorFlow complains when it first looks for devices
+        list_devices()
     methods = dict(config.MOS.methods)
     folders = dict(config.MOS.sets) or {"evaluate": Path(config.TRAIN.sample_path) / "evaluate"}
     sets = {name: _read_set(name, Path(folder), methods) for name, folder in folders.items()}
@@ -94,16 +97,14 @@ def _read_set(name, folder, methods):
 
     versions = []
     for image in images:
-        def own(methods, image=image):
-            return [Version(name, image, method, folder / f"{image}_{suffix}.png") for method, suffix in methods.items()]
-
-        versions += own(interpolated)
-        versions += [Version(name, image, method, found[image]) for method, found in others.items() if found]
-        versions += own(suffixes | {"hr": hr})
+        files = {method: folder / f"{image}_{suffix}.png" for method, suffix in interpolated.items()}
+        files |= {method: found[image] for method, found in others.items() if found}
+        files |= {method: folder / f"{image}_{suffix}.png" for method, suffix in {**suffixes, "hr": hr}.items()}
+        versions += [Version(name, image, method, file) for method, file in files.items()]
     missing = dict.fromkeys(str(v.file) for v in versions if not v.file.is_file())
     if missing:
-        raise utils.UserError(f"Pictures of {name} are missing: {utils.listing(missing)}; run --mode=evaluate again, or "
-                              "correct MOS.methods.")
+        raise utils.UserError(f"Pictures of {name} are missing: {utils.listing(missing)}; run --mode=evaluate again, "
+                              "or correct MOS.methods.")
     return versions
 
 
@@ -130,7 +131,8 @@ def _other_results(folder, set_name, images):
         files = candidates.get(image, [])
         files = [f for f in files if f.stem == image] or [f for f in files if f.stem == f"{image}_gen"] or files
         if len(files) > 1:
-            raise utils.UserError(f"{utils.listing(map(str, files))} could each be the result for {image}; keep one of them.")
+            raise utils.UserError(f"{utils.listing(map(str, files))} could each be the result for {image}; keep one of "
+                                  "them.")
         found[image] = files[0] if files else where / f"{image}.png"
     return found
 
@@ -153,16 +155,16 @@ def _check_sizes(versions):
         if (factor * width, factor * height) != (hr_width, hr_height):
             wrong[v.file] = f"{v.file} ({width}x{height}, HR {hr_width}x{hr_height})"
     if wrong:
-        raise utils.UserError(f"Versions of one image differ in size: {utils.listing(wrong.values())}; create them again "
-                              "from the same LR image.")
+        raise utils.UserError(f"Versions of one image differ in size: {utils.listing(wrong.values())}; create them "
+                              "again from the same LR image.")
 
 
 def _check_methods(sets, methods):
     """Raise UserError for a method of `config.MOS.methods` that has no picture in any set."""
     for method, folder in methods.items():
         if not any(v.method == method for versions in sets.values() for v in versions):
-            raise utils.UserError(f"{folder} (MOS.methods, {method}) has no picture of an image to rate; its files must be "
-                                  "named <image>.png.")
+            raise utils.UserError(f"{folder} (MOS.methods, {method}) has no picture of an image to rate; its files "
+                                  "must be named <image>.png.")
 
 
 # ------------------------------------------------------------------------------------------------ choosing pictures
@@ -175,7 +177,8 @@ def _choose_photos(folder, n):
     """
     files = list_images(folder) if folder.is_dir() else []
     if not files:
-        raise utils.UserError(f"{folder} (MOS.calibration_path) holds no image; name a folder of photos or leave it empty.")
+        raise utils.UserError(f"{folder} (MOS.calibration_path) holds no image; name a folder of photos or leave it "
+                              "empty.")
     files = random.SystemRandom().sample(files, min(len(files), n))
     return [Version(None, file.name, method, file) for file in files for method in ("nearest", "hr")]
 
@@ -216,8 +219,8 @@ def _check_order(rated, repeats):
     """Raise UserError if no order keeps the pictures of one image apart."""
     counts = Counter((v.set, v.image) for v in rated + repeats)
     if not counts or 2 * max(counts.values()) > sum(counts.values()) + 1:
-        raise utils.UserError(f"There are too few images to rate, {len(counts)}, to never show one twice in a row; evaluate "
-                              "more, or name photos for the calibration in MOS.calibration_path.")
+        raise utils.UserError(f"There are too few images to rate, {len(counts)}, to never show one twice in a row; "
+                              "evaluate more, or name photos for the calibration in MOS.calibration_path.")
 
 
 def _random_names(n):
@@ -241,7 +244,7 @@ def _method_order(rated, others):
 
 
 def _page(study_id, pictures, anchors):
-    """mos.html with the study in it: [picture, number of its image] and calibration pairs, both sorted by random name."""
+    """mos.html with the study in it: [picture, image number] and calibration pairs, both sorted by random name."""
     images = dict.fromkeys((v.set, v.image) for _, v in sorted(pictures.items()))
     numbers = {image: i for i, image in enumerate(images)}
     pairs = {}
@@ -297,8 +300,8 @@ def _write_study(path, page, key, pictures):
             file.write_text(json.dumps(key, indent=1) + "\n", encoding="utf-8")
         os.replace(study, path / "study")
     except OSError as error:
-        raise utils.UserError(f"{path} can't be written: {error.strerror or error}; free some space or name another folder "
-                              "with MOS.path.") from error
+        raise utils.UserError(f"{path} can't be written: {error.strerror or error}; free some space or name another "
+                              "folder with MOS.path.") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -310,8 +313,8 @@ def _print_summary(path, sets, rated, repeats, calibration):
         print(f"{name}: {utils.plural(len({v.image for v in versions}), 'image')}, {len(methods)} versions each: "
               f"{', '.join(methods)}" + (f" (no pictures of {', '.join(absent)})" if absent else ""))
     size = sum(file.stat().st_size for file in (path / "study").rglob("*"))
-    own = any(v.set for v in calibration)
-    print(f"{len(rated) + len(repeats)} pictures to rate, {len(repeats)} of them for the second time; calibration on "
-          f"{utils.plural(len(calibration) // 2, 'image')}" + (", which are not rated" if own else "") + f"; {size / 1e6:,.0f} MB")
+    unrated = " that are not rated" if any(v.set for v in calibration) else ""
+    print(f"{len(rated) + len(repeats)} pictures to rate, {len(repeats)} of them for the second time; examples of "
+          f"{utils.plural(len(calibration) // 2, 'image')}{unrated}; {size / 1e6:,.0f} MB")
     print(f"Raters open {path / 'study' / 'index.html'}: send them the folder, or put it on a web server. Keep "
           f"{path / 'key.json'} to yourself.\nThen: python main.py --mode=mos --input FOLDER_OF_THEIR_RATING_FILES")

@@ -37,8 +37,8 @@ def analyse(config, folder):
     for sentence in left_out:
         print(sentence)
     if not raters:
-        raise utils.UserError(f"{folder} holds no usable rating file; the page saves one as ratings_<rater>.json when a "
-                              "rater has finished. Name the folder with those files by --input.")
+        raise utils.UserError(f"{folder} holds no usable rating file; name by --input the folder with the files "
+                              "ratings_<rater>.json that the page saves when a rater has finished.")
     found = results(key, raters, seed=config.TRAIN.seed)
     found["left_out"] = left_out
     print(report(found))
@@ -78,7 +78,9 @@ def read_ratings(folder, key):
     """
     if not folder.exists():
         raise utils.UserError(f"{folder} does not exist; --input names the folder that holds the rating files.")
-    files = [folder] if folder.is_file() else sorted((p for p in folder.iterdir() if p.name[0] != "."), key=utils.natural_key)
+    files = [folder]
+    if folder.is_dir():
+        files = sorted((path for path in folder.iterdir() if path.name[0] != "."), key=utils.natural_key)
     by_rater, left_out = {}, []
     for file in files:
         try:
@@ -90,7 +92,8 @@ def read_ratings(folder, key):
     for ratings in by_rater.values():
         *older, newest = sorted(ratings, key=lambda rating: rating["saved"])
         raters.append(newest)
-        left_out += [f"{rating['file']} is left out: {newest['file']} of {rating['rater']} is newer." for rating in older]
+        left_out += [f"{rating['file']} is left out: {newest['file']} of {rating['rater']} is newer."
+                     for rating in older]
     return raters, left_out
 
 
@@ -122,13 +125,15 @@ def _scores(ratings, key):
         raise ValueError("it holds no ratings")
     scores = {}
     for rating in ratings:
-        if not isinstance(rating, dict) or set(rating) != {"picture", "score"} or not isinstance(rating["picture"], str):
+        if not isinstance(rating, dict) or set(rating) != {"picture", "score"}:
             raise ValueError("its ratings are not pairs of picture and score")
         picture, score = rating["picture"], rating["score"]
+        if not isinstance(picture, str):
+            raise ValueError("its ratings are not pairs of picture and score")
         if picture not in key["pictures"] and picture not in key["repeats"]:
             raise ValueError(f"it rates a picture that is not in this study ({_printable(picture)})")
         if type(score) is not int or score not in SCORES:  # not isinstance: True is an int
-            raise ValueError(f"it gives {picture} the score {_printable(score)}, which is not a whole number from 1 to 5")
+            raise ValueError(f"it gives {picture} the score {_printable(score)}, not a whole number from 1 to 5")
         if picture in scores:
             raise ValueError(f"it rates {picture} twice")
         scores[picture] = score
@@ -282,8 +287,9 @@ def compare(cube, methods):
     for a, b in itertools.combinations(range(len(methods)), 2):
         difference = cube[:, :, b] - cube[:, :, a]
         per_rater = np.nanmean(difference[~np.isnan(difference).all(1)], axis=1)
-        pairs.append({"a": methods[a], "b": methods[b], "difference": float(per_rater.mean()) if per_rater.size else None,
-                      "raters": int(per_rater.size), "p": signed_rank(per_rater)})
+        mean = float(per_rater.mean()) if per_rater.size else None
+        pairs.append({"a": methods[a], "b": methods[b], "difference": mean, "raters": int(per_rater.size),
+                      "p": signed_rank(per_rater)})
     known = sorted((pair for pair in pairs if pair["p"] is not None), key=lambda pair: pair["p"])
     highest = 0.0
     for i, pair in enumerate(known):  # Holm, 1979: the smallest p times n, the next times n - 1, ..., never decreasing
@@ -308,13 +314,13 @@ def signed_rank(differences):
 
 
 def icc(x):
-    """Intraclass correlation of the raters: two-way random, absolute agreement (Shrout & Fleiss, 1979, ICC(2,1), ICC(2,k)).
+    """Intraclass correlation of the raters, ICC(2,1) and ICC(2,k) of Shrout & Fleiss, 1979: two-way random, agreement.
 
     The variances of pictures, raters and residual follow from the sums of squares within pictures, within raters and in
     total (Gao & Owen, 2017, https://projecteuclid.org/euclid.ejs/1492135234): the analysis of variance where everyone
     rated everything, and unbiased where some did not.
-    x: float (pictures, raters), NaN where there is no rating. Returns {"single", "average", "raters"}: for one rater, for
-    the mean of all, and the number of raters of a picture (harmonic mean). None where it can't be estimated.
+    x: float (pictures, raters), NaN where there is no rating. Returns {"single", "average", "raters"}: for one rater,
+    for the mean of all, and the number of raters of a picture (harmonic mean). None where it can't be estimated.
     """
     nothing = {"single": None, "average": None, "raters": None}
     known = ~np.isnan(x)
@@ -348,7 +354,8 @@ def _repeats(difference):
         return {"pairs": 0}
     per_rater = np.nanmean(difference[~np.isnan(difference).all(1)], axis=1)
     return {"pairs": int(given.size), "difference": float(given.mean()), "absolute": float(np.abs(given).mean()),
-            "equal": float((given == 0).mean()), "within_one": float((np.abs(given) <= 1).mean()), "p": signed_rank(per_rater)}
+            "equal": float((given == 0).mean()), "within_one": float((np.abs(given) <= 1).mean()),
+            "p": signed_rank(per_rater)}
 
 
 def _notes(found):
@@ -363,7 +370,7 @@ def _notes(found):
     for name, part in found["sets"].items():
         notes += [f"{name}: {note}" for note in _notes_on_set(part, n_raters)]
     if n_raters > 1 and found["reliability"]["icc"]["single"] is None:
-        notes.append("The agreement of raters can't be estimated: their ratings overlap too little or are all the same.")
+        notes.append("The agreement of raters can't be estimated: they overlap too little or are all the same.")
     if not found["reliability"]["repeats"]["pairs"]:
         notes.append("How well raters agree with themselves can't be estimated: nobody rated a picture twice.")
     return notes
@@ -394,8 +401,8 @@ def _notes_on_set(part, n_raters):
 def report(found):
     """What `results` found, as tables of at most 80 columns."""
     n_raters, given = len(found["raters"]), sum(rater["ratings"] for rater in found["raters"])
-    lines = [f"Study {found['study']}: {utils.plural(n_raters, 'rater')}, {given:,} ratings of {found['pictures']:,} pictures "
-             f"({given / n_raters / found['pictures']:.0%} of all)"]
+    lines = [f"Study {found['study']}: {utils.plural(n_raters, 'rater')}, {given:,} ratings of {found['pictures']:,} "
+             f"pictures ({given / n_raters / found['pictures']:.0%} of all)"]
     for name, part in found["sets"].items():
         lines += ["", f"{name}, {utils.plural(part['images'], 'image')}", *_report_methods(part["methods"])]
         lines += _report_pairs(part["pairs"])
@@ -405,9 +412,10 @@ def report(found):
         lines.append(f"Raters agree with each other: ICC(2,1) {agreement['single']:.3f} for one rater, ICC(2,k) "
                      f"{agreement['average']:.3f} for the mean of {agreement['raters']:.3g}")
     if repeats["pairs"]:
-        lines.append(f"Raters agree with themselves: {utils.plural(repeats['pairs'], 'pair')} of ratings of one picture, "
+        p = f", p = {repeats['p']:.2g}" if repeats["p"] else ""
+        lines.append(f"Raters agree with themselves: {utils.plural(repeats['pairs'], 'pair')} of ratings of a picture, "
                      f"{repeats['equal']:.0%} equal, {repeats['within_one']:.0%} within 1; the second is "
-                     f"{repeats['difference']:+.3f} from the first" + (f", p = {repeats['p']:.2g}" if repeats["p"] else ""))
+                     f"{repeats['difference']:+.3f} from the first{p}")
     return "\n".join([*lines, *found["notes"]])
 
 
@@ -430,8 +438,8 @@ def _report_pairs(pairs):
     if not tested:
         return []
     same = [f"{pair['a']} and {pair['b']} ({pair['p_holm']:.2g})" for pair in tested if pair["p_holm"] >= ALPHA]
-    head = (f"Wilcoxon's signed-rank test over raters, after Holm: {len(tested) - len(same)} of {len(tested)} pairs differ "
-            f"(p < {ALPHA})")
+    head = (f"Wilcoxon's signed-rank test over raters, after Holm: {len(tested) - len(same)} of {len(tested)} pairs "
+            f"differ (p < {ALPHA})")
     return [head + (f"; no difference found: {utils.listing(same, 12)}" if 0 < len(same) < len(tested) else "")]
 
 
@@ -459,8 +467,9 @@ def figure(found):
         panel.remove()
     for panel, (name, methods) in zip(panels, sets.items(), strict=False):  # the last row may have a panel too many
         counts = np.array([rated["distribution"] for rated in methods.values()], float)
-        image = panel.imshow(100 * (counts / counts.sum(1, keepdims=True)).T, origin="lower", aspect="auto", cmap="YlGnBu",
-                             vmin=0, vmax=100, extent=(-0.5, len(methods) - 0.5, SCORES[0] - 0.5, SCORES[-1] + 0.5))
+        shares = 100 * counts / counts.sum(1, keepdims=True)
+        image = panel.imshow(shares.T, origin="lower", aspect="auto", cmap="YlGnBu", vmin=0, vmax=100,
+                             extent=(-0.5, len(methods) - 0.5, SCORES[0] - 0.5, SCORES[-1] + 0.5))
         for x, rated in enumerate(methods.values()):
             panel.plot([x, x], rated["interval"] or [rated["mos"]] * 2, color="red", linewidth=2)
             panel.plot(x, rated["mos"], marker="o", color="red", markeredgecolor="white", markersize=7)

@@ -25,16 +25,19 @@ def settings(folder):
 
 
 def make_key(n_images=6, methods=("nearest", "srgan", "hr"), sets=("A",), repeats=4):
-    pictures = {f"{s}-{i}-{m}": {"set": s, "image": str(i), "method": m} for s in sets for i in range(n_images) for m in methods}
-    return {"format": "mos-key", "version": 1, "study": "abc", "methods": list(methods), "sets": list(sets), "pictures": pictures,
-            "repeats": {f"again-{name}": name for name in list(pictures)[:repeats]}, "calibration": {}}
+    pictures = {f"{s}-{i}-{m}": {"set": s, "image": str(i), "method": m}
+                for s in sets for i in range(n_images) for m in methods}
+    return {"format": "mos-key", "version": 1, "study": "abc", "methods": list(methods), "sets": list(sets),
+            "pictures": pictures, "repeats": {f"again-{name}": name for name in list(pictures)[:repeats]},
+            "calibration": {}}
 
 
 def write_ratings(folder, key, rater, score, saved="2026-01-01T10:00:00.000Z", name=None, changes=None):
     """score: a function of the picture's description; a repeat gets the score of the first."""
     pictures = {**key["pictures"], **{repeat: key["pictures"][first] for repeat, first in key["repeats"].items()}}
-    content = {"format": "mos-ratings", "version": 1, "study": key["study"], "rater": rater, "saved": saved, "complete": True,
-               "ratings": [{"picture": p, "score": score(d)} for p, d in pictures.items()], **(changes or {})}
+    content = {"format": "mos-ratings", "version": 1, "study": key["study"], "rater": rater, "saved": saved,
+               "complete": True, "ratings": [{"picture": p, "score": score(d)} for p, d in pictures.items()],
+               **(changes or {})}
     folder.mkdir(exist_ok=True)
     file = folder / (name or f"ratings_{rater}.json")
     file.write_text(json.dumps(content), encoding="utf-8")
@@ -60,8 +63,10 @@ def by_method(described):
 def test_known_scores_give_their_mean_interval_distribution_and_figure(study, tmp_path, capsys):
     config, key, folder = study
     for i in range(4):  # a strict, two fair and a lenient rater; images of two kinds
-        leniency = (-1, 0, 0, 1)[i]
-        write_ratings(folder, key, f"r{i}", lambda d, leniency=leniency: int(np.clip(by_method(d) + leniency - int(d["image"]) % 2, 1, 5)))
+        def score(d, leniency=(-1, 0, 0, 1)[i]):
+            return int(np.clip(by_method(d) + leniency - int(d["image"]) % 2, 1, 5))
+
+        write_ratings(folder, key, f"r{i}", score)
     found = ratings.analyse(config, folder)
     methods = found["sets"]["A"]["methods"]
     expected = {"nearest": [1, 1, 1, 2, 1, 1, 1, 1], "srgan": [3, 4, 4, 5, 2, 3, 3, 4], "hr": [4, 5, 5, 5, 3, 4, 4, 5]}
@@ -75,7 +80,8 @@ def test_known_scores_give_their_mean_interval_distribution_and_figure(study, tm
     assert re.search(r"srgan\s+3\.50\s+\d\.\d\d to \d\.\d\d\s+0\.0\s+12\.5\s+37\.5\s+37\.5\s+12\.5\s+24", screen)
     assert json.loads((tmp_path / "mos" / "mos.json").read_text()) == found
     rows = list(csv.DictReader((tmp_path / "mos" / "mos.csv").read_text(encoding="utf-8").splitlines()))
-    assert [(row["set"], row["method"]) for row in rows] == [("A", m) for m in expected] and float(rows[1]["mos"]) == 3.5
+    assert [(row["set"], row["method"]) for row in rows] == [("A", m) for m in expected]
+    assert float(rows[1]["mos"]) == 3.5
     assert np.asarray(Image.open(tmp_path / "mos" / "mos.png")).std() > 10
     drawn = ratings.figure(found).axes[0]
     assert [label.get_text() for label in drawn.get_xticklabels()] == list(expected)
@@ -136,8 +142,8 @@ def test_the_first_rating_of_a_repeated_picture_counts():
 def simulated(rng, n_raters, n_images, means, rater=0.4, image=0.5, rest=0.7):
     """Scores (raters, images, methods): a mean for each method, leniency, difficulty and noise, rounded to 1 to 5."""
     shape = (n_raters, n_images, len(means))
-    x = means + rng.normal(0, rater, (n_raters, 1, 1)) + rng.normal(0, image, (1, n_images, 1)) + rng.normal(0, rest, shape)
-    return np.clip(np.round(x), 1, 5)
+    leniency, difficulty = rng.normal(0, rater, (n_raters, 1, 1)), rng.normal(0, image, (1, n_images, 1))
+    return np.clip(np.round(means + leniency + difficulty + rng.normal(0, rest, shape)), 1, 5)
 
 
 def test_intervals_cover_the_truth_in_200_simulated_studies():
@@ -202,7 +208,8 @@ def test_a_single_rater_gives_scores_but_no_intervals(study, capsys):
     assert all(rated["interval"] is None for rated in found["sets"]["A"]["methods"].values())
     assert all(pair["p"] is None and pair["p_holm"] is None for pair in found["sets"]["A"]["pairs"])
     assert found["reliability"]["icc"]["single"] is None and found["reliability"]["repeats"]["pairs"] == 4
-    assert "With one rater there are no intervals, no tests between methods and no agreement of raters." in capsys.readouterr().out
+    note = "With one rater there are no intervals, no tests between methods and no agreement of raters."
+    assert note in capsys.readouterr().out
 
 
 def test_identical_ratings_give_no_intervals_and_no_tests(study, capsys):
@@ -281,7 +288,7 @@ def rating(*pairs):
     ({"ratings": [{"picture": ["A-0-hr"], "score": 5}]}, "not pairs of picture and score"),
     (rating(("B-0-hr", 5)), r"a picture that is not in this study \(B-0-hr\)"),
     (rating(("\x1b[2J" * 50, 5)), r"a picture that is not in this study \(\?\[2J"),
-    (rating(("A-0-hr", 0)), "the score 0, which is not a whole number from 1 to 5"),
+    (rating(("A-0-hr", 0)), "the score 0, not a whole number from 1 to 5"),
     (rating(("A-0-hr", 6)), "the score 6"),
     (rating(("A-0-hr", True)), "the score True"),
     (rating(("A-0-hr", 4.0)), "the score 4.0"),
@@ -292,15 +299,14 @@ def rating(*pairs):
     (rating(("A-0-hr", float("inf"))), "Infinity is not a number"),
     (rating(("A-0-hr", 5), ("A-0-hr", 5)), "it rates A-0-hr twice"),
 ])
-def test_an_invalid_rating_file_is_skipped_by_name_and_the_others_count(study, changes, reason, capsys):
-    config, key, folder = study
+def test_an_invalid_rating_file_is_skipped_by_name_and_the_others_count(study, changes, reason):
+    _, key, folder = study
     write_ratings(folder, key, "good", by_method)
     write_ratings(folder, key, "bad", by_method, name="bad.json", changes=changes)
-    found = ratings.analyse(config, folder)
-    sentence, = found["left_out"]
-    assert re.match(rf"bad\.json is left out: .*{reason}", sentence) and sentence.endswith(".") and sentence.isprintable()
-    assert sentence in capsys.readouterr().out
-    assert [r["rater"] for r in found["raters"]] == ["good"]
+    raters, (sentence,) = ratings.read_ratings(folder, key)
+    assert re.match(rf"bad\.json is left out: .*{reason}", sentence)
+    assert sentence.endswith(".") and sentence.isprintable()
+    assert [rater["rater"] for rater in raters] == ["good"]
 
 
 @pytest.mark.parametrize("content, reason", [
@@ -315,18 +321,18 @@ def test_an_invalid_rating_file_is_skipped_by_name_and_the_others_count(study, c
     (b"[]", "it is not a rating file"),
 ])
 def test_files_that_are_not_ratings_are_skipped_by_name(study, content, reason):
-    config, key, folder = study
+    _, key, folder = study
     write_ratings(folder, key, "good", by_method)
     (folder / "bad.json").write_bytes(content)
     (folder / "notes.txt").write_text("hello")
     (folder / "folder.json").mkdir()
     (folder / ".DS_Store").write_bytes(b"")
-    left_out = ratings.analyse(config, folder)["left_out"]
+    _, left_out = ratings.read_ratings(folder, key)
     assert [sentence.split(" is left out: ")[0] for sentence in left_out] == ["bad.json", "folder.json", "notes.txt"]
     assert reason in left_out[0] and "it is not a .json file" in left_out[1] and "it is not a .json file" in left_out[2]
 
 
-def test_a_rater_with_several_files_counts_once_with_the_newest(study):
+def test_a_rater_with_several_files_counts_once_with_the_newest(study, capsys):
     config, key, folder = study
     day = datetime.datetime(2026, 1, 1, 12, tzinfo=datetime.UTC)
     for i, (rater, score) in enumerate((("Anna", 1), ("anna ", 5), ("ANNA", 3))):
@@ -337,6 +343,7 @@ def test_a_rater_with_several_files_counts_once_with_the_newest(study):
     found = ratings.analyse(config, folder)
     assert found["left_out"] == ["0.json is left out: 1.json of Anna is newer.",
                                  "2.json is left out: 1.json of ANNA is newer."]
+    assert capsys.readouterr().out.splitlines()[:2] == found["left_out"]
     assert found["sets"]["A"]["methods"]["hr"]["mos"] == 3
     assert sorted(r["rater"] for r in found["raters"]) == ["?[2J?", "anna", "Боря"]
     assert ratings.analyse(config, folder / "0.json")["sets"]["A"]["methods"]["hr"]["mos"] == 1  # one file alone
