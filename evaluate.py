@@ -1,36 +1,55 @@
-"""Evaluation: scoring on validation images, and restoring one's own photos (article, section 3.1)."""
+"""Evaluation: scoring generators on validation images, and restoring photos (article, section 3.1)."""
 import collections
-import csv
-import functools
-import itertools
-import json
+import dataclasses
 import os
+import queue
 import sys
 import tempfile
-import warnings
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 import data
 import devices
 import images
 import model
+import results
 import utils
 import weights
-from config import config
-from utils import UserError
+from utils import SCALE, UserError
 
 
-def find_generators(weights):
-    """The weights files to evaluate, {method: path}; raises UserError where there is none."""
+def evaluate(arguments, config) -> int:
+    """Score the generators, or restore the photos of `--input`. Returns the exit code: 1 if some photos failed."""
+    output = Path(arguments.output or Path(config.TRAIN.sample_path) / "evaluate")
+    paths = find_generators(arguments.weights, Path(config.TRAIN.checkpoint_path))
+    if arguments.input:  # check the photos first: loading weights takes seconds
+        photos = photos_to_restore(Path(arguments.input), output)
+        paths = dict([list(paths.items())[-1]])
+    else:
+        pairs = data.validation_pairs(config)
+    make_writable(output)
+    with utils.quiet():
+        devices.choose_devices()
+        names = [device.name for device in devices.list_devices()]
+    restorers: list[dict] = [{} for _ in names]
+    for method, path in paths.items():
+        generator = weights.load_generator(path)
+        for name, of_device in zip(names, restorers, strict=True):
+            of_device[method] = Restorer(generator, config.VALID.memory_mb, name)
+        print(f"{method}: {path}")
+    if arguments.input:
+        return restore(photos, [restorer for of_device in restorers for restorer in of_device.values()])
+    return score(pairs, output, restorers, config.VALID.n_figures)
+
+
+def find_generators(weights: str | None, trained: Path) -> dict[str, Path]:
+    """The weights files to evaluate by method; raises UserError if there is none. trained: TRAIN.checkpoint_path."""
     if weights:
         return {Path(weights).stem: Path(weights)}
-    trained = Path(config.TRAIN.checkpoint_path)
     shipped = Path(__file__).parent / "models"
     for candidates in ({"srresnet": trained / "g_srgan_init.npz", "srgan": trained / "g_srgan.npz"},
                        {"srresnet": shipped / "srresnet.npz", "srgan": shipped / "srgan.npz"}):
@@ -38,96 +57,11 @@ def find_generators(weights):
         if found:
             return found
     raise UserError(f"There are no trained weights in {trained}/ or models/; run python main.py first, or name a file "
-                    "by --weights.")
+                    "with --weights.")
 
 
-def evaluate(arguments, config):
-    output = Path(arguments.output or Path(config.TRAIN.sample_path) / "evaluate")
-    paths = find_generators(arguments.weights)
-    if arguments.input:  # looked at before some seconds go into the weights
-        photos = photos_to_restore(Path(arguments.input), output)
-        paths = dict([list(paths.items())[-1]])
-    with utils.quiet():
-        devices.choose_devices()
-        found = devices.list_devices()
-    upscalers = [{} for _ in found]
-    for method, path in paths.items():
-        generator = weights.load_generator(path)
-        for device, of_device in zip(found, upscalers, strict=True):
-            of_device[method] = model.Upscaler(generator, config.VALID.memory_mb, device.name)
-        print(f"{method}: {path}")
-    if not arguments.input:
-        return score(output, upscalers)
-    upscalers = [upscaler for of_device in upscalers for upscaler in of_device.values()]
-    return restore(photos, output, upscalers if len(found) > 1 else [functools.partial(upscale, *upscalers)])
-
-
-def upscale(upscaler, lr):
-    """`upscaler(lr)`, with a progress bar where it takes more than some seconds."""
-    n_pixels = lr.shape[0] * lr.shape[1]
-    if n_pixels < 250_000:
-        return upscaler(lr)
-    with utils.progress("Upscaling, pixel", n_pixels) as bar:
-        return upscaler(lr, bar.update)
-
-
-def share_out(work, items, workers):
-    """Yield `work(worker, item)` of each item, in order; several workers, those of different devices, work at once."""
-    if len(workers) == 1:
-        yield from (work(workers[0], item) for item in items)
-        return
-    running = collections.deque()
-    with ThreadPoolExecutor(len(workers)) as pool:
-        for worker, item in zip(itertools.cycle(workers), items, strict=False):
-            if len(running) == len(workers):
-                yield running.popleft().result()
-            running.append(pool.submit(work, worker, item))
-        yield from (result.result() for result in running)
-
-
-def photos_to_restore(source, output):
-    """The photo that is named, or those of a folder; raises UserError where there are none, or `output` can't be written."""
-    if not os.path.exists(source):
-        raise UserError(f"{source} (--input) is not there; name a photo or a folder of photos.")
-    files = data.find_images(source, "--input") if source.is_dir() else [source]
-    make_writable(output)
-    if source.is_dir() and source.samefile(output):
-        photos = [path for path in files if not path.name.endswith("_gen.png")]
-        if len(photos) < len(files):
-            print(f"Not restored again: {len(files) - len(photos)} results (*_gen.png) of an earlier run.")
-        files = photos
-    return files
-
-
-def restore(files, output, upscalers):
-    """Upscale photos to `<name>_gen.png` in the folder `output`; what fails does not stop the others.
-
-    upscalers: of each device what maps LR (H, W, 3), uint8 or uint16, to SR. Returns the exit code.
-    """
-
-    def restore_one(upscaler, item):
-        path, name = item
-        target = output / f"{name}_gen.png"
-        try:
-            lr = images.read_image(path, native=True)
-            images.write_image(target, upscale_photo(lr, upscaler))
-        except UserError as error:
-            return False, error
-        except (MemoryError, tf.errors.OpError):
-            return False, f"{path} is too large for the memory here; cut it into parts."
-        return True, f"{path} {lr.shape[1]}x{lr.shape[0]} -> {target} {4 * lr.shape[1]}x{4 * lr.shape[0]}"
-
-    n_failed = 0
-    for restored, line in share_out(restore_one, zip(files, images.output_names(files), strict=True), upscalers):
-        print(line, file=sys.stdout if restored else sys.stderr)
-        n_failed += not restored
-    if n_failed:
-        print(f"{n_failed} of {len(files)} failed.", file=sys.stderr)
-    return 1 if n_failed else 0
-
-
-def make_writable(folder):
-    """Make a folder for results; raises UserError where nothing can be written to it, before hours went into them."""
+def make_writable(folder: Path) -> None:
+    """Make a folder for results; raises UserError if nothing can be written to it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
@@ -135,106 +69,195 @@ def make_writable(folder):
         raise UserError(f"{folder} (--output) can't be written: {error.strerror}; name another folder.") from error
 
 
-def upscale_photo(photo, upscaler):
-    """A photo (H, W, C) as `images.read_image` gives it with `native`, at 4x: gray stays gray, alpha stays alpha."""
-    n_colours = 1 if photo.shape[2] < 3 else 3
-    colours, alpha = photo[:, :, :n_colours], photo[:, :, n_colours:]
-    sr = upscaler(np.repeat(colours, 3, axis=2) if n_colours == 1 else colours)
-    if n_colours == 1:
-        sr = np.rint(sr.mean(axis=2, keepdims=True)).astype(sr.dtype)
-    if alpha.size:
-        sr = np.concatenate([sr, images.resize(alpha, *sr.shape[:2])], axis=2)
-    return sr
+# ------------------------------------------------------------------------------------------------------ upscaling
 
 
-def score(output, upscalers):
-    """PSNR and SSIM of every method on the validation images: a table, images, and the figure. Returns the exit code.
+class Restorer:
+    """Upscales photos by 4: gray stays gray, alpha stays alpha."""
 
-    upscalers: of each device {method: what maps LR to SR}.
+    def __init__(self, generator, memory_mb: int = 500, device: str | None = None):
+        """memory_mb: what the feature maps of a tile may take; device: TensorFlow's name of one, None for its choice."""
+        self.upscaler = model.Upscaler(generator, memory_mb, device)
+
+    def __call__(self, photo: np.ndarray, report: Callable[[int], None] | None = None) -> np.ndarray:
+        """(H, W, C), uint8 or uint16, C as in `images.read_image`, to (4 H, 4 W, C) of the same type.
+
+        report: called with the number of LR pixels done, again and again.
+        """
+        n_colours = 1 if photo.shape[2] < 3 else 3
+        colours, alpha = photo[:, :, :n_colours], photo[:, :, n_colours:]
+        sr = self.upscaler(np.repeat(colours, 3, axis=2) if n_colours == 1 else colours, report)
+        if n_colours == 1:
+            sr = np.rint(sr.mean(axis=2, keepdims=True)).astype(sr.dtype)
+        if alpha.size:
+            sr = np.concatenate([sr, images.resize(alpha, *sr.shape[:2])], axis=2)
+        return sr
+
+
+def map_ahead(function: Callable, items: Iterable, n_threads: int = 1) -> Iterator:
+    """Yield `function(item)` of each item, in order, computed in threads and at most `n_threads` ahead of the consumer."""
+    running: collections.deque = collections.deque()
+    pool = ThreadPoolExecutor(n_threads)
+    try:
+        for item in items:
+            running.append(pool.submit(function, item))
+            if len(running) > n_threads:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def map_over_devices(function: Callable, items: Iterable, workers: list) -> Iterator:
+    """Yield `function(worker, item)` of each item, in order. Each worker, one a device, has one item at a time."""
+    if len(workers) == 1:  # in this thread, so that Ctrl-C ends it at once
+        yield from (function(workers[0], item) for item in items)
+        return
+    idle: queue.SimpleQueue = queue.SimpleQueue()
+    for worker in workers:
+        idle.put(worker)
+
+    def run(item):
+        worker = idle.get()
+        try:
+            return function(worker, item)
+        finally:
+            idle.put(worker)
+
+    yield from map_ahead(run, items, len(workers))
+
+
+# ------------------------------------------------------------------------------------------------------ restoring
+
+
+@dataclasses.dataclass
+class Photo:
+    """A photo on its way from its file to that of its result. image: LR, then SR; error: why there is none."""
+
+    path: Path
+    target: Path
+    image: np.ndarray | None = None
+    error: UserError | None = None
+    share_done: float = 0
+
+
+def photos_to_restore(source: Path, output: Path) -> list[Photo]:
+    """The photo that is named, or those of a folder; raises UserError if there is none."""
+    if not os.path.exists(source):
+        raise UserError(f"{source} (--input) does not exist; name a photo or a folder of photos.")
+    files = data.find_images(source, "--input") if source.is_dir() else [source]
+    if source.is_dir() and output.is_dir() and source.samefile(output):
+        photos = [path for path in files if not path.name.endswith("_gen.png")]
+        if len(photos) < len(files):
+            print(f"Not restored again: {len(files) - len(photos)} results (*_gen.png) of an earlier run.")
+        files = photos
+    return [Photo(path, output / f"{name}_gen.png") for path, name in zip(files, images.output_names(files), strict=True)]
+
+
+def restore(photos: list[Photo], restorers: list[Callable]) -> int:
+    """Restore photos; a failure does not stop the others. Returns the exit code, 1 if some failed.
+
+    restorers: one a device, mapping LR and a `report` to SR, as `Restorer` does. While they compute, the next photo is
+    read and the last one is written: memory holds two results at most, and one more for each further device.
     """
-    make_writable(output)
-    pairs = data.validation_pairs(config)
-    names = dict(zip([hr for hr, _ in pairs], images.output_names([hr for hr, _ in pairs]), strict=True))
-    generators = list(upscalers[0])
-    methods = ["bicubic", "lanczos", *generators]
-    # How the pictures' names end. `_gen` is tensorlayer/srgan's name of the result, that of the last generator.
-    suffixes = {kind: kind for kind in ("lr", "bicubic", *generators, "hr")} | {generators[-1]: "gen"}
-    print(" " * 20 + "".join(f"{method:>18}" for method in methods))
-    rows, shown = [], []
+    numbers = {id(photo): number for number, photo in enumerate(photos, start=1)}
 
-    def score_one(of_device, pair):
+    def read(photo):
+        photo.image = images.read_image(photo.path, native=True)
+
+    def upscale(restorer, photo):
+        n_pixels = photo.image.shape[0] * photo.image.shape[1]
+        number = f"{numbers[id(photo)]} of {len(photos)}, " if len(photos) > 1 else ""
+        label, = results.short_names([number + photo.path.name], 40).values()
+
+        def report(n_done):
+            photo.share_done = n_done / n_pixels
+            bar.set_description_str(label, refresh=False)
+            bar.update(sum(photo.share_done for photo in photos))
+
+        report(0)
+        photo.image = restorer(photo.image, report)
+
+    def write(photo):
+        images.write_image(photo.target, photo.image)
+        height, width = photo.image.shape[:2]
+        utils.print_line(f"{photo.path} {width // SCALE}x{height // SCALE} -> {photo.target} {width}x{height}")
+
+    def step(function):
+        def run(*arguments):
+            *_, photo = arguments
+            try:
+                if not photo.error:
+                    function(*arguments)
+            except UserError as error:
+                photo.error = error
+            except (MemoryError, tf.errors.OpError):
+                photo.error = UserError(f"{photo.path} is too large for the memory here; cut it into parts.")
+            return photo
+
+        return run
+
+    def finish(photo):
+        step(write)(photo)
+        photo.share_done, photo.image = 1, None
+        if photo.error:
+            utils.print_line(str(photo.error), file=sys.stderr)
+
+    with utils.progress("", len(photos), counter=False, delay=1) as bar:
+        upscaled = map_over_devices(step(upscale), map_ahead(step(read), photos), restorers)
+        collections.deque(map_ahead(finish, upscaled), maxlen=0)
+    n_failed = sum(photo.error is not None for photo in photos)
+    if n_failed:
+        print(f"{n_failed} of {len(photos)} failed.", file=sys.stderr)
+    return 1 if n_failed else 0
+
+
+# -------------------------------------------------------------------------------------------------------- scoring
+
+
+def score(pairs: list[tuple[Path, Path | None]], output: Path, restorers: list[dict[str, Callable]],
+          n_figures: int) -> int:
+    """Measure every method on validation images; print the table, write metrics, pictures and comparison.png.
+
+    pairs: as `data.validation_pairs` gives them; restorers: for each device the generators' `Restorer` by method;
+    n_figures: images in comparison.png. Returns the exit code.
+    """
+    files = [hr_path for hr_path, _ in pairs]
+    names = dict(zip(files, images.output_names(files), strict=True))
+    suffixes = results.picture_suffixes(list(restorers[0]))
+    methods = [method for method in suffixes if method not in ("lr", "hr")]
+
+    def upscale(of_device, pair):
         hr_path, hr, lr = pair
-        results = {"bicubic": images.resize(lr, *hr.shape[:2]), "lanczos": images.resize(lr, *hr.shape[:2], "lanczos3"),
-                   **{method: upscaler(lr) for method, upscaler in of_device.items()}}
-        for kind, image in {**results, "lr": lr, "hr": hr}.items():
-            if kind in suffixes:
-                images.write_image(output / f"{names[hr_path]}_{suffixes[kind]}.png", image)
-        row = {method: dict(zip(("psnr", "ssim"), images.psnr_ssim(sr, hr), strict=True)) for method, sr in results.items()}
-        return names[hr_path], {**results, "original": hr}, row
+        pictures = {"lr": lr, "bicubic": images.resize(lr, *hr.shape[:2]),
+                    "lanczos": images.resize(lr, *hr.shape[:2], "lanczos3"),
+                    **{method: restorer(lr) for method, restorer in of_device.items()}, "hr": hr}
+        metrics = {method: dict(zip(results.METRICS, images.psnr_ssim(pictures[method], hr), strict=True))
+                   for method in methods}
+        return {"name": names[hr_path], **metrics}, pictures
 
+    def write(result):
+        row, pictures = result
+        for method, picture in pictures.items():
+            images.write_image(output / f"{row['name']}_{suffixes[method]}.png", picture)
+        return row
+
+    rows = []
     with utils.progress("Image", len(pairs)) as bar:
-        for done, result in enumerate(share_out(score_one, data.read_pairs(pairs), upscalers), start=1):
-            name, _, row = result
-            print_row(name, row)
-            rows.append({"name": name, **row})
-            if len(shown) < config.VALID.n_figures:
-                shown.append(result)
+        table = results.Table(list(names.values()), methods)
+        upscaled = map_over_devices(upscale, data.read_pairs(pairs), restorers)
+        for done, row in enumerate(map_ahead(write, upscaled), start=1):
+            table.row(row["name"], row)
+            rows.append(row)
             bar.update(done)
-    mean = {method: {metric: float(np.mean([row[method][metric] for row in rows])) for metric in ("psnr", "ssim")}
+    mean = {method: {metric: float(np.mean([row[method][metric] for row in rows])) for metric in results.METRICS}
             for method in methods}
-    print_row("mean", mean)
-    write_metrics(output, mean, rows, suffixes)
-    if shown:
-        draw_comparison(output / "comparison.png", shown, ["bicubic", *generators, "original"])
+    table.row("mean", mean)
+    results.write_metrics(output, mean, rows, suffixes)
+    if n_figures:
+        chosen = sorted({round(place) for place in np.linspace(0, len(rows) - 1, n_figures)})
+        results.draw_comparison(output, [rows[i] for i in chosen], suffixes)
     print(f"PSNR in dB / SSIM, on Y with 4 border pixels cut, of {len(rows)} images; table, images and comparison.png "
           f"are in {output}/.")
     return 0
-
-
-def print_row(name, row):
-    print(f"{name[:20]:20}" + "".join(f"{value['psnr']:9.2f} / {value['ssim']:.4f}" for value in row.values()))
-
-
-def write_metrics(output, mean, images, suffixes):
-    with utils.atomic_write(output / "metrics.json") as partial:
-        partial.write_text(json.dumps({"mean": mean, "images": images, "suffixes": suffixes}, indent=2) + "\n")
-    with utils.atomic_write(output / "metrics.csv") as partial, open(
-            partial, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        table = csv.writer(file)
-        table.writerow(["name", *(f"{method}_{metric}" for method in mean for metric in ("psnr", "ssim"))])
-        for row in [*images, {"name": "mean", **mean}]:
-            table.writerow([row["name"], *(f"{row[method][metric]:.4f}" for method in mean for metric in ("psnr", "ssim"))])
-
-
-TITLES = {"srresnet": "SRResNet", "srgan": "SRGAN"}
-
-
-def draw_comparison(path, shown, methods):
-    """The article's figure 2: for each image the methods side by side, a magnified detail below, PSNR and SSIM under it."""
-    figure = Figure(figsize=(4 * len(methods), 6.2 * len(shown)), layout="constrained")
-    axes = figure.subplots(2 * len(shown), len(methods), squeeze=False)
-    for row, (name, results, metrics) in enumerate(shown):
-        hr = results["original"]
-        top, left, side = busiest_square(hr)
-        for column, method in enumerate(methods):
-            whole, detail = axes[2 * row][column], axes[2 * row + 1][column]
-            whole.imshow(results[method])
-            whole.add_patch(Rectangle((left, top), side, side, fill=False, edgecolor="red", linewidth=1.5))
-            whole.set_title(TITLES.get(method, method) if row == 0 else "", parse_math=False)
-            detail.imshow(results[method][top:top + side, left:left + side], interpolation="nearest")
-            caption = f"({metrics[method]['psnr']:.2f} dB / {metrics[method]['ssim']:.4f})" if method in metrics else name
-            detail.set_xlabel(caption.encode(errors="backslashreplace").decode(), fontsize=12, parse_math=False)
-            for ax in (whole, detail):
-                ax.set(xticks=[], yticks=[])
-    with utils.atomic_write(path) as partial, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # of a name in a script that the font lacks
-        figure.savefig(partial, dpi=110)
-
-
-def busiest_square(image):
-    """Row, column and side of the square of a quarter of the shorter side in which images.luminance varies most."""
-    y = images.luminance(image)[:, :, 0]
-    side = max(16, min(y.shape) // 4)
-    corners = [(top, left) for top in range(0, max(1, y.shape[0] - side), side // 2)
-               for left in range(0, max(1, y.shape[1] - side), side // 2)]
-    return *max(corners, key=lambda c: y[c[0]:c[0] + side, c[1]:c[1] + side].std()), side

@@ -83,6 +83,7 @@ def _read_set(name, folder, methods):
         images = [image["name"] for image in metrics["images"]]
         suffixes = dict(metrics["suffixes"])
         lr, bicubic, hr = (suffixes.pop(kind) for kind in ("lr", "bicubic", "hr"))
+        suffixes.pop("lanczos", None)  # made from the LR here
     except FileNotFoundError:
         raise utils.UserError(f"{file} is missing; run --mode=evaluate, which writes it and the pictures to rate, or "
                               "correct MOS.sets.") from None

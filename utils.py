@@ -54,27 +54,45 @@ def move_aside(folder, what):
     print(f"The {what} that was in {folder}/ is now in {aside}/.")
 
 
+def _on_screen():
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 class progress(tqdm):
-    """A progress bar with the time left, on stderr; a line every 30 seconds where stderr is a file.
+    """A progress bar with the time left, on stderr; where stderr is a file, a line every 30 seconds.
 
     with progress("Image", 100) as bar: bar.update(done, psnr=28.4)
 
-    label: what is counted; total: how many there are; start: how many are already done.
+    label: what is counted; total: how many there are; start: how many are already done; counter: show these numbers;
+    delay: seconds before the bar appears.
     """
 
     visible = True  # False on processes that are not the chief
 
-    def __init__(self, label, total, start=0, unit_scale=False):
-        on_screen = sys.stderr is not None and sys.stderr.isatty()
+    def __init__(self, label, total, start=0, unit_scale=False, counter=True, delay=0):
+        count, bar = " {n_fmt}/{total_fmt}" * counter, " |{bar}| " if _on_screen() else ", "
         super().__init__(
             desc=label, total=total, initial=start, file=sys.stderr, disable=not self.visible, unit_scale=unit_scale,
-            ncols=80 if on_screen else 0, mininterval=0.1 if on_screen else 30,
-            bar_format="{desc} {n_fmt}/{total_fmt} |{bar}| {remaining} left{postfix}")
+            ncols=80 if _on_screen() else None, mininterval=0.1 if _on_screen() else 30, miniters=0,
+            delay=delay if _on_screen() else 30, bar_format="{desc}" + count + bar + "{remaining} left{postfix}")
 
     def update(self, done, **values):
         """Show that `done` of `total` are done, and the newest values, such as losses."""
         self.set_postfix({name: f"{value:.3g}" for name, value in values.items()}, refresh=False)
         super().update(done - self.n)
+
+    def display(self, msg=None, pos=None):
+        if self.delay and self._time() - self.start_t < self.delay:
+            return
+        if _on_screen():
+            super().display(msg, pos)
+        else:
+            print(self, file=self.fp, flush=True)
+
+
+def print_line(line, file=None):
+    """Print a line, on stdout unless told otherwise, without breaking a progress bar that is on the screen."""
+    (tqdm.write if _on_screen() else print)(line, file=file or sys.stdout)
 
 
 def natural_key(path):

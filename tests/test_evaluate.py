@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import data
 import evaluate
 import images
 import main
+import model
 import utils
 
 
@@ -24,13 +26,14 @@ def tensorflow_has_started():
         tf.constant(0)
 
 
-def nearest(lr):
-    """Stands in for the network."""
+def nearest(lr, report=None):
+    """Stands in for a Restorer."""
     return lr.repeat(4, axis=0).repeat(4, axis=1)
 
 
 def restore(source, output):
-    return evaluate.restore(evaluate.photos_to_restore(source, output), output, [nearest])
+    evaluate.make_writable(output)
+    return evaluate.restore(evaluate.photos_to_restore(source, output), [nearest])
 
 
 
@@ -45,7 +48,8 @@ def test_a_validation_folder_of_every_kind_is_scored_and_what_can_not_be_is_said
     Image.fromarray(pictures.RGB).save(folder / os.fsdecode(b"0\xff.png"))
     monkeypatch.setattr(main.config.VALID, "hr_img_path", str(folder))
     monkeypatch.setattr(main.config.VALID, "lr_img_path", "")
-    assert evaluate.score(tmp_path / "out", [{"srgan": nearest}]) == 0
+    (tmp_path / "out").mkdir()
+    assert evaluate.score(data.validation_pairs(main.config), tmp_path / "out", [{"srgan": nearest}], 3) == 0
     small = [path for path, pixels in good.items() if min(pixels.shape[:2]) < 19]
     out, err = capfd.readouterr()
     left_out = [line for line in err.splitlines() if line.startswith("Left out: ")]
@@ -91,17 +95,21 @@ def test_a_folder_of_every_kind_is_restored_and_what_can_not_be_is_counted(good,
         assert np.abs(written.astype(int) - nearest(pixels)).mean() < 3, path.name
 
 
-def test_a_gray_photo_is_the_mean_of_what_the_network_makes_of_it():
-    sr = evaluate.upscale_photo(pictures.GRAY, lambda lr: nearest(lr) // np.array([1, 2, 4], np.uint8))
-    expected = nearest(pictures.GRAY)[:, :, 0].astype(float)
-    expected = (expected + expected // 2 + expected // 4) / 3
+@pytest.fixture(scope="module")
+def restorer():
+    return evaluate.Restorer(model.get_G())
+
+
+def test_a_gray_photo_is_the_mean_of_what_the_network_makes_of_it(restorer):
+    sr = restorer(pictures.GRAY)
+    expected = restorer.upscaler(pictures.GRAY.repeat(3, axis=2)).mean(axis=2)
     assert sr.shape[2] == 1 and np.abs(sr[:, :, 0] - expected).max() <= 0.5
 
 
-def test_alpha_is_upscaled_smoothly_and_colours_do_not_see_it():
+def test_alpha_is_upscaled_smoothly_and_colours_do_not_see_it(restorer):
     alpha = pictures.RGB[:, :, 2:]
-    sr = evaluate.upscale_photo(np.dstack([pictures.RGB, alpha]), nearest)
-    np.testing.assert_array_equal(sr[:, :, :3], nearest(pictures.RGB))
+    sr = restorer(np.dstack([pictures.RGB, alpha]))
+    np.testing.assert_array_equal(sr[:, :, :3], restorer(pictures.RGB))
     smooth = Image.fromarray(alpha[:, :, 0]).resize(sr.shape[1::-1], Image.Resampling.BICUBIC)
     assert np.abs(sr[:, :, 3].astype(int) - np.asarray(smooth)).max() <= 2
 
@@ -137,11 +145,11 @@ def test_what_can_not_begin_is_said_at_once(tmp_path):
     Image.fromarray(pictures.RGB).save(tmp_path / "photos" / "a.png")
     (tmp_path / "file").touch()
     with pytest.raises(utils.UserError, match="can't be written"):
-        evaluate.photos_to_restore(tmp_path / "photos", tmp_path / "file" / "out")
+        evaluate.make_writable(tmp_path / "file" / "out")
     for missing in ("nothing.png", "x" * 300, "link"):
         (tmp_path / "link").unlink(missing_ok=True)
         (tmp_path / "link").symlink_to("nowhere")
-        with pytest.raises(utils.UserError, match="is not there"):
+        with pytest.raises(utils.UserError, match="does not exist"):
             evaluate.photos_to_restore(tmp_path / missing, tmp_path / "out")
 
 
@@ -149,12 +157,12 @@ def test_a_photo_that_does_not_fit_into_memory_does_not_stop_the_others(tmp_path
     for name, size in (("1.png", 4), ("2.png", 8), ("3.png", 4)):
         Image.new("RGB", (size, size)).save(tmp_path / name)
 
-    def small_only(lr):
+    def small_only(lr, report):
         if lr.shape[0] > 4:
             raise MemoryError
         return nearest(lr)
 
-    assert evaluate.restore(images.list_images(tmp_path), tmp_path / "out", [small_only]) == 1
+    assert evaluate.restore(evaluate.photos_to_restore(tmp_path, tmp_path / "out"), [small_only]) == 1
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["1_gen.png", "3_gen.png"]
     assert "1 of 3 failed." in capsys.readouterr().err
 
