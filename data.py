@@ -18,15 +18,16 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import utils
+from utils import UserError
+
 import numpy as np
 import requests
 import tensorflow as tf
 from easydict import EasyDict
 
 import images
-import utils
 from config import is_div2k
-from utils import UserError
 
 PACKAGED = {  # photos that scikit-image and scikit-learn ship
     "train": ("skimage/data/astronaut.png", "skimage/data/coffee.png", "skimage/data/rocket.jpg",

@@ -4,12 +4,13 @@ import json
 import os
 import signal
 
+import utils
+from utils import UserError
+
 import keras
 import tensorflow as tf
 
-import utils
 from config import config
-from utils import UserError
 
 
 def choose_devices():

@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import utils
+from utils import SCALE, UserError
+
 import numpy as np
 import tensorflow as tf
 
@@ -17,9 +20,7 @@ import devices
 import images
 import model
 import results
-import utils
 import weights
-from utils import SCALE, UserError
 
 
 def evaluate(arguments, config) -> int:
@@ -182,7 +183,7 @@ def restore(photos: list[Photo], restorers: list[Callable]) -> int:
     def write(photo):
         images.write_image(photo.target, photo.image)
         height, width = photo.image.shape[:2]
-        utils.print_line(f"{photo.path} {width // SCALE}x{height // SCALE} -> {photo.target} {width}x{height}")
+        print(f"{photo.path} {width // SCALE}x{height // SCALE} -> {photo.target} {width}x{height}")
 
     def step(function):
         def run(*arguments):
@@ -202,7 +203,7 @@ def restore(photos: list[Photo], restorers: list[Callable]) -> int:
         step(write)(photo)
         photo.share_done, photo.image = 1, None
         if photo.error:
-            utils.print_line(str(photo.error), file=sys.stderr)
+            print(str(photo.error), file=sys.stderr)
 
     with utils.progress("", len(photos), counter=False, delay=1) as bar:
         upscaled = map_over_devices(step(upscale), map_ahead(step(read), photos), restorers)

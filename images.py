@@ -9,6 +9,9 @@ import os
 import warnings
 from pathlib import Path
 
+import utils
+from utils import UserError
+
 import imagecodecs
 import imageio.v3 as iio
 import numpy as np
@@ -16,9 +19,6 @@ import tensorflow as tf
 import tifffile
 from PIL import Image, ImageCms
 from tifffile import EXTRASAMPLE, PHOTOMETRIC
-
-import utils
-from utils import UserError
 
 warnings.filterwarnings("ignore", module="PIL")  # of metadata and palettes; what matters is raised
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)

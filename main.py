@@ -9,7 +9,7 @@ import signal
 import sys
 
 try:
-    from config import ConfigError, config, override, resolve
+    from config import config, override, resolve
 except ModuleNotFoundError as error:
     sys.exit(f"The package {error.name} is not installed; run: pip install -r requirements.txt")
 except (SyntaxError, NameError) as error:
@@ -50,25 +50,23 @@ def parse_arguments(argv=None):
     return arguments
 
 
-def configure(settings):
-    """Apply `--set` to config and check all of it; a mistake ends the program with exit code 2."""
-    try:
-        override(config, settings)
-        resolve(config)
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+def configure(arguments):
+    """Apply `--set` to config and check all of it; `arguments.given` are then the names of the settings that it set."""
+    arguments.given = override(config, arguments.set)
+    resolve(config)
 
 
 def main(arguments):
     """Run the mode of the command line. Returns the exit code: 0, 1 if some photos failed, 2 for a user's mistake."""
     try:
+        configure(arguments)
         if arguments.mode == "mos" and arguments.input:
             import ratings  # no TensorFlow, so it answers at once
             ratings.analyse(config, arguments.input)
             return 0
         with quiet():  # each other mode imports TensorFlow
             mode = importlib.import_module({"srgan": "train", "download": "data"}.get(arguments.mode, arguments.mode))
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         if arguments.mode == "evaluate":
             return mode.evaluate(arguments, config)
         if arguments.mode == "mos":
@@ -78,7 +76,7 @@ def main(arguments):
             archives = {name: archive for name, archive in config.DOWNLOAD.items() if name != "url"}
             return mode.download(archives, config.DOWNLOAD.url) or 0
         return mode.train(arguments, config)
-    except (ConfigError, UserError) as error:
+    except UserError as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -90,7 +88,4 @@ if __name__ == "__main__":
     # A file name may hold what the screen can't show; in a log file lines appear as they are printed.
     sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C in the middle of the imports
-    arguments = parse_arguments()
-    configure(arguments.set)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.exit(main(arguments))
+    sys.exit(main(parse_arguments()))

@@ -9,12 +9,15 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from utils import SCALE, UserError
+
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from utils import SCALE, UserError
+keras.config.set_floatx("float32")  # whatever the user's keras.json says
+keras.config.set_image_data_format("channels_last")
 
 BN_MOMENTUM = 0.9  # of both architectures' authors, as is the epsilon; Keras's defaults differ
 BN_EPSILON = 1e-5  # of weights that do not say otherwise

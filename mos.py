@@ -12,9 +12,10 @@ import shutil
 from collections import Counter, namedtuple
 from pathlib import Path
 
+import utils
+
 from PIL import Image
 
-import utils
 from devices import list_devices
 from images import crop_to_scale, list_images, read_image, resize
 

@@ -11,11 +11,11 @@ import math
 import unicodedata
 from pathlib import Path
 
+import utils
+
 import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
-
-import utils
 
 SCORES = (1, 2, 3, 4, 5)  # bad, poor, fair, good, excellent
 ALL_SETS = "all sets"

@@ -4,12 +4,13 @@ import json
 import warnings
 from pathlib import Path
 
+import utils
+
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 import images
-import utils
 
 METRICS = ("psnr", "ssim")
 TITLES = {"lr": "LR", "lanczos": "Lanczos", "srresnet": "SRResNet", "srgan": "SRGAN", "hr": "original"}
@@ -64,8 +65,8 @@ class Table:
 
     def _print(self, name, cells):
         for start in range(0, len(cells), self.N_COLUMNS):
-            utils.print_line(f"{'' if start else name:{self.NAME}}"
-                       + "".join(f"{cell:>{self.COLUMN}}" for cell in cells[start:start + self.N_COLUMNS]))
+            print(f"{'' if start else name:{self.NAME}}"
+                  + "".join(f"{cell:>{self.COLUMN}}" for cell in cells[start:start + self.N_COLUMNS]))
 
 
 # -------------------------------------------------------------------------------------------------------- metrics

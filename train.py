@@ -20,14 +20,15 @@ try:
 except ImportError:  # Windows, where a second training on one checkpoint/ is not noticed
     fcntl = None
 
+import utils
+from utils import UserError
+
 import data
 import devices
 import images
 import model
-import utils
 import weights
-from config import config, flatten, is_div2k, log_config, override
-from utils import UserError
+from config import config, flatten, is_div2k, log_config, use_demo
 
 
 class Trainer:
@@ -473,8 +474,7 @@ def train(arguments, config):
     """Train, or go on with the training in the checkpoint folder. Returns the exit code."""
     demo = data.is_demo(config)
     if demo:
-        given = {setting.partition("=")[0] for setting in arguments.set}
-        override(config, [f"TRAIN.{key}={value}" for key, value in config.DEMO.items() if f"TRAIN.{key}" not in given])
+        use_demo(config, arguments.given)
     files, lr_folder = data.training_photos(config)
     if config.TRAIN.deterministic:
         tf.config.experimental.enable_op_determinism()

@@ -1,5 +1,6 @@
-"""Errors, atomic files, progress and a quiet screen. Imports no TensorFlow."""
+"""Errors, paths, atomic files, progress and a quiet screen. Imports no TensorFlow, for a quick `--help`."""
 import contextlib
+import io
 import os
 import re
 import secrets
@@ -7,26 +8,43 @@ import shutil
 import sys
 import tempfile
 import threading
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import IO
 
 from tqdm import tqdm
+from tqdm.contrib import DummyTqdmFile
+from tqdm.std import Bar
 
-SCALE = 4  # the article's upscaling factor, everywhere
+# TensorFlow and Keras read these when they are imported, which is why `utils` is imported before them everywhere.
+os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever the user's keras.json says
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what goes wrong is raised as an exception anyway
+
+SCALE = 4  # upscaling factor, as in the article
 
 
 class UserError(Exception):
-    """What a user can mend; the message is one sentence that names the file or setting, what is wrong and what to do."""
+    """An error that the user can fix. The message is a sentence: which file or setting, what is wrong, what to do."""
+
+
+def local_path(path: str, setting: str) -> str:
+    """Expand `~` in a path that `setting` names; raises UserError for a URL, as files are only read from disks."""
+    if re.match(r"[A-Za-z][\w+.-]+:/", path):  # two letters or more: C:/ is a drive
+        raise UserError(f"{setting} is {path}, a URL; name a local path, and copy or mount the URL's contents there.")
+    if "\0" in path:
+        raise UserError(f"{setting} is {path!r}, which holds a null character; name another path.")
+    return os.path.expanduser(path)
 
 
 @contextlib.contextmanager
-def atomic_write(path):
-    """Write a file whole or not at all: yields a temporary path beside `path`, which takes its place at the end.
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """Write a file whole or not at all: yields a temporary path beside `path`, which replaces `path` at the end.
 
-    Raises UserError where the folder can't be written or the disk is full; what was at `path` before is then intact.
+    Raises UserError if the folder can't be written or the disk is full; what was at `path` before is then intact.
     """
     path = Path(path)
-    # 255 bytes a name, 4 a character; no process id, which two machines on a shared folder may have in common.
+    # A name has 255 bytes, a character up to 4. Not the process id: two machines may share the folder and the number.
     partial = path.with_name(f".{path.stem[:50]}.{secrets.token_hex(4)}.partial{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,79 +53,120 @@ def atomic_write(path):
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
-        raise UserError(f"{path} can't be written: {error.strerror or error}; free space or name another folder.") from error
+        reason = error.strerror or error
+        raise UserError(f"{path} can't be written: {reason}; free space or name another folder.") from error
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
 
 
-def move_aside(folder, what):
-    """Move all that is in a folder, but for a lock, into a new one beside it, and say so; raises UserError."""
+def move_aside(folder: Path, what: str) -> None:
+    """Move the contents of a folder, except a lock, into a new folder beside it, and say so; raises UserError."""
     aside = folder.with_name(f"{folder.name}_{datetime.now():%Y%m%d_%H%M%S}")
     try:
         aside.mkdir()
         for path in list(folder.iterdir()):
             if path.name != "lock":
-                shutil.move(path, aside)  # a rename fails where a folder is mounted
+                shutil.move(path, aside)  # the folder itself can't be renamed where it is mounted
     except OSError as error:
-        raise UserError(f"{folder}/ can't be moved aside to {aside}/: {error.strerror or error}; move it yourself.") from error
+        reason = error.strerror or error
+        raise UserError(f"{folder}/ can't be moved aside to {aside}/: {reason}; move it yourself.") from error
     print(f"The {what} that was in {folder}/ is now in {aside}/.")
 
 
-def _on_screen():
-    return sys.stderr is not None and sys.stderr.isatty()
-
-
 class progress(tqdm):
-    """A progress bar with the time left, on stderr; where stderr is a file, a line every 30 seconds.
+    """A progress bar on stderr: label, n/total, bar, time left and the newest values, in 79 columns.
 
     with progress("Image", 100) as bar: bar.update(done, psnr=28.4)
 
-    label: what is counted; total: how many there are; start: how many are already done; counter: show these numbers;
-    delay: seconds before the bar appears.
+    label: what is counted; total: how many; start: how many are already done; unit_scale: 1.2G instead of 1234567890;
+    counter: show n/total; delay: seconds before the bar appears.
+    Lines printed meanwhile appear above the bar. If stderr is a log file, it gets a line every 30 seconds instead.
     """
 
     visible = True  # False on processes that are not the chief
+    monitor_interval = 0  # no thread that refreshes a stuck bar
 
-    def __init__(self, label, total, start=0, unit_scale=False, counter=True, delay=0):
-        count, bar = " {n_fmt}/{total_fmt}" * counter, " |{bar}| " if _on_screen() else ", "
+    def __init__(self, label: str, total: int, start: int = 0, unit_scale: bool = False, counter: bool = True,
+                 delay: float = 0):
+        self.values, self.counter = {}, counter
+        shown = self.visible and sys.stderr is not None and not isinstance(sys.stderr, AboveBar)  # no bar in a bar
+        self.on_screen = shown and sys.stderr.isatty()
         super().__init__(
-            desc=label, total=total, initial=start, file=sys.stderr, disable=not self.visible, unit_scale=unit_scale,
-            ncols=80 if _on_screen() else None, mininterval=0.1 if _on_screen() else 30, miniters=0,
-            delay=delay if _on_screen() else 30, bar_format="{desc}" + count + bar + "{remaining} left{postfix}")
+            desc=label, total=total, initial=start, unit_scale=unit_scale, disable=not shown, leave=False, miniters=1,
+            file=sys.stderr if self.on_screen else Log(sys.stderr), ncols=79,
+            mininterval=0.1 if self.on_screen else 30, delay=delay if self.on_screen else 30)
 
-    def update(self, done, **values):
+    def __enter__(self):
+        self.streams = sys.stdout, sys.stderr
+        if self.on_screen:
+            sys.stdout, sys.stderr = sys.stdout and AboveBar(sys.stdout), AboveBar(sys.stderr)
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        sys.stdout, sys.stderr = self.streams
+        super().__exit__(*error)
+
+    def update(self, done: int, **values: float) -> None:
         """Show that `done` of `total` are done, and the newest values, such as losses."""
-        self.set_postfix({name: f"{value:.3g}" for name, value in values.items()}, refresh=False)
+        self.values = values
         super().update(done - self.n)
 
-    def display(self, msg=None, pos=None):
-        if self.delay and self._time() - self.start_t < self.delay:
-            return
-        if _on_screen():
-            super().display(msg, pos)
-        else:
-            print(self, file=self.fp, flush=True)
+    def __str__(self):
+        state = self.format_dict
+        counts = "/".join(self.format_sizeof(n) if self.unit_scale else str(n) for n in (self.n, self.total))
+        head = f"{self.desc} {counts} " if self.counter else f"{self.desc} "
+        rate = state["rate"] or (self.n - self.initial) / (state["elapsed"] or 1)
+        eta = f" ETA {time_left((self.total - self.n) / rate)}" if rate else ""
+        for digits in (3, 2):
+            tail = eta + "".join(f" {name} {value:.{digits}g}" for name, value in self.values.items())
+            width = self.ncols - len(head) - len(tail) - 2
+            if width >= 5:
+                break
+        bar = Bar(min(1, self.n / (self.total or 1)), width, Bar.ASCII if self.ascii else Bar.UTF)
+        return f"{head}|{bar}|{tail}" if width > 3 else (head[:-1] + tail)[:self.ncols]
 
 
-def print_line(line, file=None):
-    """Print a line, on stdout unless told otherwise, without breaking a progress bar that is on the screen."""
-    (tqdm.write if _on_screen() else print)(line, file=file or sys.stdout)
+class AboveBar(DummyTqdmFile):
+    """A stream of the terminal whose lines appear above the progress bar."""
+
+    __hash__ = object.__hash__
+
+    def __eq__(self, other):  # tqdm compares streams to see whether its bar is in the way
+        return self._wrapped == getattr(other, "_wrapped", other)
 
 
-def natural_key(path):
+class Log(io.TextIOBase):
+    """A file that gets a progress bar as plain lines, without what moves a cursor."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def write(self, text):
+        if text.strip():
+            self.file.write(f"{text.strip()}\n")
+            self.file.flush()
+
+
+def time_left(seconds: float) -> str:
+    """`0:02:05`, or `9 days`."""
+    days, rest = divmod(round(seconds), 86400)
+    return f"{days} days" if days > 1 else f"{rest // 3600 + 24 * days}:{rest // 60 % 60:02}:{rest % 60:02}"
+
+
+def natural_key(path: str | Path) -> tuple:
     """Sort key that puts `im2.jpg` before `im10.jpg`."""
     name = Path(path).name
     return [int(part) if part.isdecimal() else part.lower() for part in re.split(r"(\d+)", name)], name
 
 
-def listing(items, most=6):
+def listing(items: Iterable, most: int = 6) -> str:
     """The first items of a list for a message: "a, b, c and 4 more"."""
     items = list(items)
     return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
 
 
-def plural(n, noun):
+def plural(n: int, noun: str) -> str:
     """A number with its noun: "1 image", "1,241 images"."""
     return f"{n:,} {noun}" + ("s" if n != 1 else "")
 
@@ -116,27 +175,34 @@ _stderr_lock = threading.RLock()
 
 
 @contextlib.contextmanager
-def redirect_stderr(file):
+def redirect_stderr(file: IO) -> Iterator[None]:
     """Send what is written to file descriptor 2, by any thread or library, to a file."""
     with _stderr_lock:
-        sys.stderr.flush()
-        screen = os.dup(2)
+        try:
+            screen = os.dup(2)
+        except OSError:  # stderr is closed
+            yield
+            return
+        _flush_stderr()
         os.dup2(file.fileno(), 2)
         try:
             yield
         finally:
-            sys.stderr.flush()
+            _flush_stderr()
             os.dup2(screen, 2)
             os.close(screen)
 
 
+def _flush_stderr():
+    if sys.stderr is not None:
+        sys.stderr.flush()
+
+
 @contextlib.contextmanager
-def quiet():
+def quiet() -> Iterator[None]:
     """Keep the start-up notes of TensorFlow's libraries off stderr; anything else that was written there follows."""
-    # Of several processes that end together TensorFlow says the same thing many times over.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3" if {"TF_CONFIG", "SLURM_STEP_NUM_TASKS"} & set(os.environ) else "2")
-    noise = re.compile(rb"[IW]\d{4} |\d{4}-\d\d-\d\d .*: [IW] |WARNING: All log messages|To enable the following"
-                       rb"|.*cuInit.*303|\s*StreamExecutor")
+    notes = re.compile(rb"[IWE]\d{4} |\d{4}-\d\d-\d\d .*: [IWE] |WARNING: All log messages|To enable the following"
+                       rb"|\s*StreamExecutor")
     with tempfile.TemporaryFile() as kept:
         try:
             with redirect_stderr(kept):
@@ -144,5 +210,5 @@ def quiet():
         finally:
             kept.seek(0)
             for line in kept:
-                if line.strip() and not noise.match(line):
+                if line.strip() and not notes.match(line):
                     os.write(2, line)

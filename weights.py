@@ -7,13 +7,14 @@ import typing
 import zipfile
 from pathlib import Path
 
+import utils
+from utils import UserError
+
 import h5py
 import keras
 import numpy as np
 
 import model
-import utils
-from utils import UserError
 
 WEIGHTS_LIMIT = 2 ** 30  # bytes that a weights file may unpack to; the largest there is, vgg19.npy, has 575 MB
 # The order of a batch norm's arrays in all files without names, of any other layer's 0; TensorLayer writes moving_var.

@@ -23,6 +23,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import utils  # noqa: E402
+
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from PIL import Image  # noqa: E402
@@ -32,7 +34,6 @@ import devices  # noqa: E402
 import images  # noqa: E402
 import model  # noqa: E402
 import train  # noqa: E402
-import utils  # noqa: E402
 import weights  # noqa: E402
 from config import config, resolve  # noqa: E402
 

@@ -22,7 +22,6 @@ def train(output):
     sys.stdout.reconfigure(line_buffering=True)
     small.replace()
     arguments = main.parse_arguments()
-    main.configure(arguments.set)
     sys.exit(main.main(arguments))
 
 

@@ -29,5 +29,4 @@ def replace():
 if __name__ == "__main__":
     replace()
     arguments = main.parse_arguments()
-    main.configure(arguments.set)
     sys.exit(main.main(arguments))

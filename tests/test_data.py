@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import utils
+
 import numpy as np
 import pictures
 import pytest
@@ -16,7 +18,6 @@ from PIL import Image
 
 import data
 import images
-import utils
 
 PATCH, SEED = 32, (0, 1)
 

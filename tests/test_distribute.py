@@ -7,12 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+from utils import UserError
+
 import numpy as np
 import pytest
 import skimage
 
 import devices
-from utils import UserError
 
 SMALL = Path(__file__).parent / "small.py"
 # 12 steps of each phase, of 9 photos.

@@ -9,6 +9,8 @@ import threading
 import time
 import zipfile
 
+import utils
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,7 +19,6 @@ import config
 import data
 import images
 import train
-import utils
 
 FOLDERS = {"DIV2K_train_HR": ("DIV2K/DIV2K_train_HR/", "DIV2K_train_HR/000{}.png", 256),
            "DIV2K_train_LR_bicubic_X4": ("DIV2K/DIV2K_train_LR_bicubic/X4/", "DIV2K_train_LR_bicubic/X4/000{}x4.png", 64),

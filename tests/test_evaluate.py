@@ -3,6 +3,8 @@ import io
 import json
 import os
 
+import utils
+
 import numpy as np
 import pictures
 import pytest
@@ -16,7 +18,6 @@ import evaluate
 import images
 import main
 import model
-import utils
 
 
 @pytest.fixture(scope="module", autouse=True)

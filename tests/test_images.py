@@ -10,6 +10,8 @@ import tracemalloc
 import zlib
 from pathlib import Path
 
+import utils
+
 import cv2
 import numpy as np
 import pictures
@@ -25,7 +27,6 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 import data
 import images
-import utils
 
 # -------------------------------------------------------------------------------------------------------- reading
 

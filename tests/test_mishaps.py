@@ -29,7 +29,6 @@ def run(monkeypatch, capsys):
     def call(folder, *settings, more=()):
         monkeypatch.chdir(folder)
         arguments = main.parse_arguments([*SHORT, *settings, *more])
-        main.configure(arguments.set)
         try:
             code = main.main(arguments)
         finally:

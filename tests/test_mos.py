@@ -10,6 +10,8 @@ import threading
 import time
 from unittest import mock
 
+import utils
+
 import numpy as np
 import pytest
 import skimage.data
@@ -19,7 +21,6 @@ from PIL import Image
 import images
 import mos
 import ratings
-import utils
 
 METHODS = ("nearest", "bicubic", "lanczos", "srresnet", "srgan", "hr")
 

@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import utils
+
 import numpy as np
 import pytest
 from easydict import EasyDict
@@ -15,7 +17,6 @@ from PIL import Image
 from scipy import stats
 
 import ratings
-import utils
 
 # ------------------------------------------------------------------------------------------------ reading ratings
 

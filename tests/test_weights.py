@@ -11,6 +11,8 @@ import typing
 import zipfile
 import zlib
 
+from utils import UserError
+
 import h5py
 import keras
 import numpy as np
@@ -22,7 +24,6 @@ from test_model import randomize
 
 import model
 import weights
-from utils import UserError
 from weights import load_arrays, save_arrays
 
 BATCH_NORM = ("beta:0", "gamma:0", "moving_mean:0", "moving_var:0")
