@@ -1,19 +1,15 @@
-"""Which photos a run uses, their decoded cache, training batches, and the downloads of DIV2K and MIRFLICKR-25k."""
+"""Which photos a run uses, the cache of decoded photos, and the batches made from it."""
+import collections
 import contextlib
 import dataclasses
 import functools
 import hashlib
 import importlib.util
 import math
-import mmap
 import os
 import re
-import shutil
-import stat
 import sys
 import time
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,12 +18,14 @@ import utils
 from utils import UserError
 
 import numpy as np
-import requests
 import tensorflow as tf
 from easydict import EasyDict
 
+import download
 import images
 from config import is_div2k
+
+Pair = tuple[Path, Path | None]  # an HR file and its LR file; None where LR is to be made from HR
 
 PACKAGED = {  # photos that scikit-image and scikit-learn ship
     "train": ("skimage/data/astronaut.png", "skimage/data/coffee.png", "skimage/data/rocket.jpg",
@@ -37,9 +35,13 @@ PACKAGED = {  # photos that scikit-image and scikit-learn ship
 }
 
 
-def packaged_photos(which: str) -> list[Path]:
+# -- which photos
+
+
+def packaged_pairs(which: str) -> list[Pair]:
     """Photos of scikit-image and scikit-learn: "train" or "valid"."""
-    return [Path(importlib.util.find_spec(name.split("/")[0]).origin).parent.parent / name for name in PACKAGED[which]]
+    roots = {name: Path(importlib.util.find_spec(name).origin).parent.parent for name in ("skimage", "sklearn")}
+    return [(roots[name.split("/")[0]] / name, None) for name in PACKAGED[which]]
 
 
 def is_demo(config: EasyDict) -> bool:
@@ -48,7 +50,7 @@ def is_demo(config: EasyDict) -> bool:
 
 
 def _falls_back(part):
-    """Whether the photos of a part of the settings, TRAIN or VALID, are DIV2K, which was not downloaded."""
+    """Whether a part of the settings, TRAIN or VALID, names DIV2K, which was not downloaded."""
     return is_div2k(part.hr_img_path) and not os.path.isdir(part.hr_img_path)
 
 
@@ -65,84 +67,116 @@ def find_images(folder: str | Path, setting: str) -> list[Path]:
     return files
 
 
-def training_photos(config: EasyDict) -> tuple[list[Path], str]:
-    """Image files and the folder of their LR partners, "" if there is none, as `config.TRAIN` says. Raises UserError."""
+def training_photos(config: EasyDict) -> tuple[list[Pair], str]:
+    """HR and LR files to train on, as `config.TRAIN` says, and a name for this set of photos. Raises UserError."""
     if is_demo(config):
-        return packaged_photos("train"), ""
+        return packaged_pairs("train"), "packaged"
     if config.TRAIN.dataset == "flickr25k":
-        return find_images(flickr25k(), "TRAIN.dataset flickr25k"), ""
-    return _configured_photos(config.TRAIN, "TRAIN")
+        folder = download.flickr25k()
+        return [(path, None) for path in find_images(folder, "TRAIN.dataset flickr25k")], f"{folder.absolute()}\0"
+    return _configured_pairs(config.TRAIN, "TRAIN"), f"{Path(config.TRAIN.hr_img_path).absolute()}\0{config.TRAIN.lr_img_path}"
 
 
-def validation_pairs(config: EasyDict) -> list[tuple[Path, Path | None]]:
-    """HR files and their LR files, None where LR is to be made, as `config.VALID` says. Raises UserError."""
-    if _falls_back(config.VALID):
-        print(f"{config.VALID.hr_img_path} is not there; measuring on two photos that scikit-image and scikit-learn ship. "
-              "For DIV2K: python main.py --mode=download; for your own: config.VALID.hr_img_path.")
-        files, lr_folder = packaged_photos("valid"), ""
-    else:
-        files, lr_folder = _configured_photos(config.VALID, "VALID")
-    return list(zip(files, find_partners(files, lr_folder), strict=True))
+def validation_pairs(config: EasyDict, announce: bool = True) -> list[Pair]:
+    """HR and LR files to measure on, as `config.VALID` says. Raises UserError.
 
-
-def _configured_photos(part, name):
-    """HR files and the LR folder of a part of the settings, TRAIN or VALID. DIV2K's LR folder may be missing."""
-    if part.lr_img_path and not is_div2k(part.lr_img_path):
-        find_images(part.lr_img_path, f"{name}.lr_img_path")
-    return find_images(part.hr_img_path, f"{name}.hr_img_path"), part.lr_img_path
-
-
-@dataclasses.dataclass(frozen=True)
-class Photo:
-    """A decoded photo in the cache: `height` and `width` of its HR, multiples of 4, whose bytes its LR's follow."""
-
-    path: Path
-    height: int
-    width: int
-
-    @property
-    def n_bytes(self):
-        return self.height * self.width * 3 * (utils.SCALE ** 2 + 1) // utils.SCALE ** 2
-
-    def crop(self, y, x, size):
-        """The LR (size, size, 3) at row y and column x of the LR, and its HR (4 size, 4 size, 3): views, uint8, read-only.
-
-        Raises UserError where the file is no longer there, or no longer whole.
-        """
-        # Mapped for each crop: a lasting map of each of 800 photos is 800 open files, and what it touched stays in memory.
-        try:
-            with open(self.path, "rb") as file:
-                data = np.frombuffer(mmap.mmap(file.fileno(), self.n_bytes, access=mmap.ACCESS_READ), np.uint8)
-        except (OSError, ValueError) as error:  # ValueError: shorter
-            reason = getattr(error, "strerror", None) or "it is shorter than it was"
-            raise UserError(f"{self.path} can't be read ({reason}); decoded photos (TRAIN.cache_path) were deleted or changed "
-                            "while in use: run the same command again, which makes them anew.") from error
-        n_hr = self.height * self.width * 3
-        hr = data[:n_hr].reshape(self.height, self.width, 3)
-        lr = data[n_hr:].reshape(self.height // utils.SCALE, self.width // utils.SCALE, 3)
-        return lr[y:y + size, x:x + size], hr[utils.SCALE * y:utils.SCALE * (y + size), utils.SCALE * x:utils.SCALE * (x + size)]
-
-
-def find_partners(files, lr_folder):
-    """The LR file of each HR file, None where there is none: `0001x4.png` (as DIV2K) or `0001.png` for `0001.png`.
-
-    lr_folder: "" where LR is to be made; otherwise it is said how many have no partner in it.
+    announce: say so if these are the bundled photos.
     """
-    if not lr_folder:
-        return [None] * len(files)
-    by_stem = {path.stem: path for path in images.list_images(lr_folder)} if Path(lr_folder).is_dir() else {}
-    partners = [by_stem.get(f"{path.stem}x{utils.SCALE}", by_stem.get(path.stem)) for path in files]
-    missing = [path.name for path, partner in zip(files, partners, strict=True) if partner is None]
-    if missing:
-        print(f"{len(missing)} of {len(files)} photos have no partner in {lr_folder}, their LR is made from them: "
-              f"{', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}")
-    return partners
+    if not _falls_back(config.VALID):
+        return _configured_pairs(config.VALID, "VALID")
+    if announce:
+        print("Measuring on 2 photos of scikit-image and scikit-learn (VALID.hr_img_path).")
+    return packaged_pairs("valid")
 
 
-def read_pair(hr_path, lr_path=None):
-    """HR, cut to multiples of 4, and its LR, uint8 RGB; without a file of its own the LR is the antialiased bicubic.
+def _configured_pairs(part, name):
+    files = find_images(part.hr_img_path, f"{name}.hr_img_path")
+    if part.lr_img_path and not is_div2k(part.lr_img_path):  # DIV2K's may be missing
+        find_images(part.lr_img_path, f"{name}.lr_img_path")
+    return pair_files(files, part.hr_img_path, part.lr_img_path)
 
-    Raises UserError where a file can't be read or the sizes do not fit.
+
+# -- which LR belongs to which HR
+
+
+TAG = (r"(?:x4[a-z]?\d?|4x|x1|srf[-_ ]?4|[lh][rq]4?|gt|low(?:res)?|high(?:res)?|orig(?:inal)?|bic(?:ubic)?|bi|bd|dn"
+       r"|down(?:sampled)?4?|ds4?|sub4?|mild|difficult|wild|unknown|small)")
+HR_TAG = "h[rq]|gt"
+TAGS = re.compile(rf"[-_. ]+{TAG}+$|(?<=\w)x4[a-z]?\d?$|^(?:[lh][rq]|gt)[-_. ]+")
+
+
+def _base_names(path):
+    """A file name without its suffix, then without one tag of LR or HR after the other: `0001_lr_x4`, `0001_lr`, `0001`."""
+    names = [path.stem.casefold()]
+    while (shorter := TAGS.sub("", names[-1])) not in ("", names[-1]):
+        names.append(shorter)
+    return names
+
+
+def _has_tag(path, tag):
+    names = _base_names(path)
+    return re.search(tag, names[0].replace(names[-1], "", 1)) is not None
+
+
+def match_names(hr_files: list[Path], hr_folder: Path, lr_files: list[Path], lr_folder: Path) -> dict[Path, list[Path]]:
+    """LR files of each HR file that has any, best first, by their names and the subfolders that they are in.
+
+    Names are equal but for tags: `0001x4.png`, `0001_bicLRx4.png` or `0001.png` for `0001.png`, `a_SRF_4_LR.png` for
+    `a_SRF_4_HR.png`. Of LR names that fit several HR files, such as `a_LR.png` for `a_HR.png` and `a_GT.png`, none is taken.
+    """
+    owners = collections.defaultdict(list)
+    for path in hr_files:
+        for n_removed, name in enumerate(_base_names(path)):
+            owners[path.relative_to(hr_folder).parent, name].append((n_removed, path))
+    partners = collections.defaultdict(list)
+    for path in lr_files:
+        for name in _base_names(path):
+            candidates = owners.get((path.relative_to(lr_folder).parent, name), [])
+            found = ([hr for n_removed, hr in candidates if n_removed == 0]
+                     or [hr for _, hr in candidates if _has_tag(hr, HR_TAG)] or [hr for _, hr in candidates])
+            if len({hr.stem for hr in found}) == 1:
+                for hr in found:
+                    partners[hr].append(path)
+                break
+    for hr, lrs in partners.items():
+        lrs.sort(key=lambda lr: (lr.stem != f"{hr.stem}x{utils.SCALE}", lr.stem != hr.stem, not _has_tag(lr, "l[rq]")))
+    return dict(partners)
+
+
+def pair_files(files: list[Path], hr_folder: str | Path, lr_folder: str | Path) -> list[Pair]:
+    """Pair the images of a folder with those of `lr_folder`, "" if there is none; says which have no LR or several.
+
+    Where HR and LR lie in one folder, each LR belongs to its HR and is no photo of its own; where the HR are named so
+    (`img_001_SRF_4_HR.png`), neither are other files of that name, which are results of other methods.
+    """
+    tagged = [path for path in files if _has_tag(path, "l[rq]|x4")]
+    partners = match_names([path for path in files if path not in set(tagged)], hr_folder, tagged, hr_folder)
+    if partners:
+        shared = {name for hr, lrs in partners.items() if _has_tag(hr, HR_TAG)
+                  for name in set(_base_names(hr)) & set(_base_names(lrs[0]))}
+        n_files, lr_files = len(files), {lr for lrs in partners.values() for lr in lrs}
+        files = [path for path in files if path in partners or not (
+            path in lr_files or any(path.stem.casefold().startswith(f"{name}_") for name in shared))]
+        print(f"{hr_folder} holds {len(lr_files)} LR images of its photos; {n_files - len(files)} files are not used as HR.")
+    if lr_folder and Path(lr_folder) != Path(hr_folder):
+        lr_files = images.list_images(lr_folder) if os.path.isdir(lr_folder) else []
+        partners |= match_names(files, hr_folder, lr_files, lr_folder)
+        missing = [path.name for path in files if path not in partners]
+        if missing:
+            print(f"{len(missing)} of {len(files)} photos have no partner in {lr_folder}, so their LR is made from them: "
+                  f"{', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}")
+    several = [path.name for path in files if len(partners.get(path, ())) > 1]
+    if several:
+        hr = next(path for path in files if path.name == several[0])
+        print(f"{len(several)} of {len(files)} photos have several LR images; the first is used, such as "
+              f"{partners[hr][0].name} for {hr.name}.")
+    return [(path, partners.get(path, [None])[0]) for path in files]
+
+
+def read_pair(hr_path: Path, lr_path: Path | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """HR, cropped to multiples of 4, and its LR, both uint8 RGB (H, W, 3). LR without a file is the antialiased bicubic.
+
+    Raises UserError if a file can't be read or the sizes do not match.
     """
     hr = images.crop_to_scale(images.read_image(hr_path))
     height, width = hr.shape[0] // utils.SCALE, hr.shape[1] // utils.SCALE
@@ -152,22 +186,23 @@ def read_pair(hr_path, lr_path=None):
     if lr.shape != (height, width, 3):
         raise UserError(
             f"{lr_path} is {lr.shape[1]}x{lr.shape[0]}, not a quarter of {hr_path} ({width}x{height}); "
-            "make it anew or take it out of the folder.")
+            "make it again or take it out of the folder.")
     return hr, lr
 
 
-def read_pairs(pairs):
-    """HR path, HR and LR of each pair of files that can be measured, one after the other; says which can't.
+def read_pairs(pairs: Sequence[Pair]) -> Iterator[tuple[Path, np.ndarray, np.ndarray]]:
+    """Yield HR path, HR and LR of each pair that can be measured; prints why one can't.
 
-    Raises UserError where there is none.
+    Raises UserError if none can.
     """
-    smallest = 2 * utils.SCALE + 11  # the window of SSIM, inside the border that is cut
+    smallest = 2 * utils.SCALE + 11  # SSIM's window, inside the border that is cut off
     found = False
     for hr_path, lr_path in pairs:
         try:
             hr, lr = read_pair(hr_path, lr_path)
             if min(hr.shape[:2]) < smallest:
-                raise UserError(f"{hr_path} is too small to be measured; VALID.hr_img_path wants {smallest} pixels at least.")
+                raise UserError(f"{hr_path} is too small to be measured; take it out of VALID.hr_img_path, or replace it by "
+                                f"one of at least {smallest} pixels.")
         except UserError as error:
             print(f"Left out: {error}", file=sys.stderr)
         else:
@@ -177,18 +212,56 @@ def read_pairs(pairs):
         raise UserError("None of the validation images can be used; set VALID.hr_img_path to a folder of photos.")
 
 
-def cache_photos(files, lr_folder, cache_path, patch_size):
-    """Decode every photo once, into raw files that crops are read from; what an earlier run decoded is used again.
+# -- the cache of decoded photos
 
-    files: paths of HR images; lr_folder: where their LR partners are, if anywhere; patch_size: of HR.
-    Returns the photos of at least a patch as a list of `Photo`; says in one line which were left out.
-    Raises UserError where none is left.
+
+@dataclasses.dataclass(frozen=True)
+class Photo:
+    """A decoded photo in the cache: HR bytes (height x width x 3), both multiples of 4, then LR bytes."""
+
+    path: Path
+    height: int
+    width: int
+
+    @property
+    def n_bytes(self) -> int:
+        return self.height * self.width * 3 * (utils.SCALE ** 2 + 1) // utils.SCALE ** 2
+
+    def crop(self, y: int, x: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """LR (size, size, 3) at row y and column x of the LR, and its HR (4 size, 4 size, 3), both uint8.
+
+        Raises UserError if the file is gone or was cut short.
+        """
+        # Read row by row, not mapped: not every file system can map a file, and one cut short while mapped kills the
+        # process. The file is opened for each crop, as those of a large dataset would be too many to keep open.
+        try:
+            with open(self.path, "rb", buffering=0) as file:
+                hr = self._read(file, 0, self.width, utils.SCALE * y, utils.SCALE * x, utils.SCALE * size)
+                lr = self._read(file, self.height * self.width * 3, self.width // utils.SCALE, y, x, size)
+        except (OSError, ValueError) as error:  # ValueError: fewer bytes
+            reason = getattr(error, "strerror", None) or "it is shorter than it was"
+            raise UserError(f"{self.path} can't be read ({reason}); the decoded photos (TRAIN.cache_path) were deleted or "
+                            "changed while in use: run the same command again to restore them.") from error
+        return lr, hr
+
+    @staticmethod
+    def _read(file, start, width, y, x, size):
+        pixels = bytearray()
+        for row in range(y, y + size):
+            file.seek(start + 3 * (row * width + x))
+            pixels += file.read(3 * size)
+        return np.frombuffer(pixels, np.uint8).reshape(size, size, 3)
+
+
+def cache_photos(pairs: Sequence[Pair], name: str, cache_path: str | Path, patch_size: int) -> list[Photo]:
+    """Decode every photo once, into raw files that crops are read from; reuses what an earlier run decoded.
+
+    pairs, name: of `training_photos`; patch_size: of HR. Returns the photos that are not smaller than a patch, and prints
+    in one line which are, or can't be read. Raises UserError if none is left.
     """
-    files = [Path(path).absolute() for path in files]
-    pairs = dict(zip(files, find_partners(files, lr_folder), strict=True))
-    # The key changes with either file, so that a changed photo is decoded anew.
-    keys = {hr: _digest(*(_state(path) for path in (hr, lr) if path)) for hr, lr in pairs.items()}
-    folder = Path(cache_path) / _digest(*sorted({str(path.parent) for path in files}), str(lr_folder))
+    pairs = {hr.absolute(): lr for hr, lr in pairs}
+    keys = {hr: _digest(*(_fingerprint(path) for path in (hr, lr) if path)) for hr, lr in pairs.items()}
+    folder = Path(cache_path) / _digest(name)
     known = folder.is_dir()
     cached, n_stale = _find_cached(folder, set(keys.values()))
 
@@ -203,10 +276,10 @@ def cache_photos(files, lr_folder, cache_path, patch_size):
             file.write(lr.tobytes())
         cached[keys[hr_path]] = Photo(path, *hr.shape[:2])
 
-    missing = [path for path in files if keys[path] not in cached]
+    missing = [path for path in pairs if keys[path] not in cached]
     errors = []
     if missing:
-        # More threads than 8 gain little, and each holds a photo as float32.
+        # More than 8 threads gain little, and each holds a photo as float32.
         with ThreadPoolExecutor(min(8, os.cpu_count())) as pool, utils.progress("Decoding photos", len(missing)) as bar:
             for done, error in enumerate(pool.map(decode, missing), start=1):
                 errors += [error] if error else []
@@ -214,20 +287,20 @@ def cache_photos(files, lr_folder, cache_path, patch_size):
     if known and (len(missing) > len(errors) or n_stale):
         print(f"Photos since the last run: {len(missing) - len(errors)} new or changed, {n_stale} gone or changed.")
     if errors:
-        print(f"Left out, {len(errors)} of {len(files)} photos: {' '.join(errors)}")
-    photos = {path: cached[keys[path]] for path in files if keys[path] in cached}
+        print(f"Left out, {len(errors)} of {len(pairs)} photos: {' '.join(errors)}")
+    photos = {path: cached[keys[path]] for path in pairs if keys[path] in cached}
     large = {path: photo for path, photo in photos.items() if min(photo.height, photo.width) >= patch_size}
     small = [path.name for path in photos if path not in large]
     if small:
-        print(f"Left out, {len(small)} of {len(files)} photos smaller than a patch of {patch_size} pixels: {', '.join(small)}")
+        print(f"Left out, {len(small)} of {len(pairs)} photos smaller than a patch of {patch_size} pixels: {', '.join(small)}")
     if not large:
-        raise UserError(f"{files[0].parent} holds no photo that can be used; TRAIN.hr_img_path wants photos of at least "
+        raise UserError(f"None of the {len(pairs)} photos can be used; set TRAIN.hr_img_path to a folder of photos of at least "
                         f"{patch_size} pixels.")
     return list(large.values())
 
 
 def _find_cached(folder, keys):
-    """The photos in a cache folder by key, and how many were removed as their original was changed or taken away."""
+    """The photos in a cache folder by key; deletes those with other keys, whose originals are gone, and counts them."""
     cached, n_stale = {}, 0
     for path in folder.iterdir() if folder.is_dir() else ():
         match = re.fullmatch(r"(\w+)-(\d+)x(\d+)\.rgb", path.name)
@@ -237,22 +310,25 @@ def _find_cached(folder, keys):
         else:
             n_stale += bool(match)
             with contextlib.suppress(OSError):
-                if match or time.time() - path.stat().st_mtime > 3600:  # younger: another run is just writing it
+                if match or time.time() - path.stat().st_mtime > 3600:  # younger: another run may be writing it
                     path.unlink()
     return cached, n_stale
 
 
-def _state(path):
-    """What changes with a file."""
+def _fingerprint(path):
+    """Path, size and time of a file, so that a changed photo is decoded again."""
     try:
         status = path.stat()
-    except OSError:  # a broken link; reading it will say so
+    except OSError:  # a broken link, which reading it reports
         return str(path)
     return f"{path}|{status.st_size}|{status.st_mtime_ns}"
 
 
 def _digest(*parts):
     return hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()[:24]
+
+
+# -- batches
 
 
 class Patches:
@@ -333,114 +409,3 @@ class Patches:
 @functools.lru_cache(maxsize=2)
 def _shuffle(seed, phase, epoch, n_photos, patches_per_image):
     return np.random.default_rng([seed, phase, epoch]).permutation(n_photos * patches_per_image) % n_photos
-
-
-FLICKR25K_URL = "https://press.liacs.nl/mirflickr/mirflickr25k.v3b/"
-
-
-def flickr25k():
-    """The folder of MIRFLICKR-25k's photos; tensorlayer downloads them, once, to where its own loader would. Raises UserError."""
-    folder = Path("data/flickr25k/mirflickr")
-    if not folder.is_dir():
-        import tensorlayer as tl
-        partial = folder.with_name(".partial")
-        try:
-            # tl.files.load_flickr25k_dataset asks over http, keeps a half archive, and decodes all photos into 14 GB of memory.
-            tl.files.maybe_download_and_extract("mirflickr25k.zip", str(partial), FLICKR25K_URL, extract=True)
-            (partial / "mirflickr").rename(folder)
-        except Exception as error:  # what tensorlayer raises depends on what urllib and zipfile meet
-            raise UserError(f"MIRFLICKR-25k could not be downloaded ({error}); try again, or unpack mirflickr25k.zip into "
-                            f"{folder}/ yourself.") from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    return folder
-
-
-DOWNLOAD_TIMEOUT = 30  # seconds in which a server has to send something
-
-
-def download(archives, base_url):
-    """Fetch and unpack the archives of DIV2K whose folders are not there yet; raises UserError.
-
-    archives: {name: {"folder": ..., "size": bytes, "sha256": ...}}; base_url: what `<name>.zip` is appended to.
-    An archive that is there already, whoever put it there, is checked as one that is fetched.
-    """
-    for name, archive in archives.items():
-        folder = Path(archive["folder"])
-        if folder.is_dir():
-            print(f"{folder}/ is already there.")
-            continue
-        path = folder.parents[len(folder.parts) - 2] / f"{name}.zip"
-        _fetch(f"{base_url.rstrip('/')}/{name}.zip", path, archive["size"], archive["sha256"])
-        _unpack(path, folder)
-        path.unlink()
-        print(f"{folder}/: {len(images.list_images(folder))} images.")
-
-
-def _fetch(url, path, size, sha256):
-    """Download to `path`, which appears when size and digest are right; a part that is left from before is continued."""
-    part = path.with_suffix(".zip.part")
-    advice = "run the same command again to go on, or set config.DOWNLOAD.url to a mirror"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            path.replace(part)
-        have = part.stat().st_size if part.exists() else 0
-        if have < size:
-            headers = {"Range": f"bytes={have}-", "Accept-Encoding": "identity"}
-            with requests.get(url, stream=True, timeout=DOWNLOAD_TIMEOUT, headers=headers) as answer:
-                answer.raise_for_status()
-                resumed = answer.status_code == 206
-                have = have if resumed else 0
-                promised = answer.headers.get("Content-Length", "an unknown number of")
-                if str(size - have) != promised:
-                    raise UserError(f"{url} answers with {promised} bytes, not {size - have}; it is not the archive: {advice}.")
-                with open(part, "ab" if resumed else "wb") as file, utils.progress(
-                        path.name, size, unit_scale=True) as bar:
-                    for block in answer.iter_content(1 << 16):
-                        file.write(block)
-                        bar.update(file.tell())
-        with open(part, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except requests.HTTPError as error:
-        raise UserError(f"{url} could not be downloaded ({error}); {advice}.") from error
-    except requests.RequestException as error:
-        raise UserError(f"{url} could not be downloaded (no connection, or it broke off); {advice}.") from error
-    except OSError as error:
-        raise UserError(f"{part} can't be written ({error.strerror}); free space, then run the same command again.") from error
-    if part.stat().st_size < size:
-        raise UserError(f"{url} broke off after {part.stat().st_size} of {size} bytes; {advice}.")
-    if digest != sha256:
-        part.unlink()
-        raise UserError(f"{url} is not what it should be (SHA-256 {digest}), and was deleted; {advice}.")
-    part.rename(path)
-
-
-def _unpack(path, folder):
-    """Unpack the archive of a folder of images; whole or not at all, and nothing that leads out of the folder."""
-    inner = re.escape("/".join(folder.parts[1:]))
-    partial = folder.with_name(f".{folder.name}.partial")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-            for entry in entries:
-                if stat.S_ISLNK(entry.external_attr >> 16) or not re.fullmatch(rf"{inner}/[\w-]+\.png", entry.filename):
-                    path.unlink()
-                    raise UserError(f"{path} holds {entry.filename!r}, which is no image of {folder}/; it was deleted, set "
-                                    "config.DOWNLOAD.url to a source that you trust.")
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            with utils.progress(f"Unpacking {path.name}", len(entries)) as bar:
-                for done, entry in enumerate(entries, start=1):
-                    with archive.open(entry) as source, open(partial / Path(entry.filename).name, "wb") as target:
-                        shutil.copyfileobj(source, target)
-                    bar.update(done)
-        partial.rename(folder)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: encrypted
-        path.unlink()
-        raise UserError(f"{path} can't be unpacked ({error}); it was deleted, set config.DOWNLOAD.url to another "
-                        "source.") from error
-    except OSError as error:
-        raise UserError(f"{path} can't be unpacked ({error.strerror}); free space, then run the same command again.") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -65,7 +65,7 @@ def main(arguments):
             ratings.analyse(config, arguments.input)
             return 0
         with quiet():  # each other mode imports TensorFlow
-            mode = importlib.import_module({"srgan": "train", "download": "data"}.get(arguments.mode, arguments.mode))
+            mode = importlib.import_module({"srgan": "train"}.get(arguments.mode, arguments.mode))
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if arguments.mode == "evaluate":
             return mode.evaluate(arguments, config)
@@ -73,8 +73,8 @@ def main(arguments):
             mode.build(config, arguments.restart)
             return 0
         if arguments.mode == "download":
-            archives = {name: archive for name, archive in config.DOWNLOAD.items() if name != "url"}
-            return mode.download(archives, config.DOWNLOAD.url) or 0
+            mode.div2k(config.DOWNLOAD)
+            return 0
         return mode.train(arguments, config)
     except UserError as error:
         print(error, file=sys.stderr)

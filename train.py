@@ -447,12 +447,12 @@ def compare_with_last_run(folder, demo):
         print(f"Changed since the last run: {', '.join(changed)}.")
 
 
-def make_trainer(strategy, arguments, files, lr_folder, demo):
+def make_trainer(strategy, arguments, pairs, name, demo):
     """A `Trainer` of a strategy's devices, in the state of its last save; raises UserError."""
     folder = Path(config.TRAIN.checkpoint_path)
     with strategy.scope(), devices.precision():
         recipe, vgg = load_loss(demo)
-    photos = data.cache_photos(files, lr_folder, config.TRAIN.cache_path, config.TRAIN.hr_patch_size)
+    photos = data.cache_photos(pairs, name, config.TRAIN.cache_path, config.TRAIN.hr_patch_size)
     keras.utils.set_random_seed(config.TRAIN.seed)
     trainer = Trainer(strategy, photos, recipe, vgg, arguments.weights)
     if not demo and trainer.steps < 25:  # half of DIV2K's
@@ -475,7 +475,7 @@ def train(arguments, config):
     demo = data.is_demo(config)
     if demo:
         use_demo(config, arguments.given)
-    files, lr_folder = data.training_photos(config)
+    pairs, name = data.training_photos(config)
     if config.TRAIN.deterministic:
         tf.config.experimental.enable_op_determinism()
         # TensorFlow's graph optimizer would sum the gradients of three losses in the order in which they happen to be ready.
@@ -502,7 +502,7 @@ def train(arguments, config):
         else:
             stack.enter_context(devices.silent())
         try:
-            trainer = make_trainer(strategy, arguments, files, lr_folder, demo)
+            trainer = make_trainer(strategy, arguments, pairs, name, demo)
             trainer.run()
         except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError,
                 tf.errors.FailedPreconditionError, tf.errors.DeadlineExceededError, tf.errors.UnknownError) as error:

@@ -1,12 +1,12 @@
-"""What training sees: pairs that belong together, the same in every run, each photo decoded once."""
+"""Pairs that belong together, batches that are the same in every run, photos that are decoded once."""
+import errno
 import hashlib
 import os
+import re
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import utils
 
@@ -14,22 +14,24 @@ import numpy as np
 import pictures
 import pytest
 import skimage.io
+import tensorflow as tf
+from easydict import EasyDict
 from PIL import Image
 
 import data
 import images
 
-PATCH, SEED = 32, (0, 1)
+PATCH = 32
 
 
 def cubic(x):
-    """Keys' kernel with a = -0.5, as MATLAB's imresize has it."""
+    """Keys' kernel with a = -0.5, as in MATLAB's imresize."""
     x = np.abs(x)
     return (1.5 * x ** 3 - 2.5 * x ** 2 + 1) * (x <= 1) + (-0.5 * x ** 3 + 2.5 * x ** 2 - 4 * x + 2) * ((x > 1) & (x <= 2))
 
 
 def imresize(image, scale):
-    """MATLAB's `imresize(image, scale)`, after its source: antialiased bicubic; at the border the image is mirrored."""
+    """MATLAB's `imresize(image, scale)`, after its source: antialiased bicubic, mirrored at the border."""
     for axis in (0, 1):
         n = image.shape[axis]
         stretch = min(scale, 1)
@@ -49,7 +51,7 @@ def save(path, pixels):
 
 
 def index_coded(height, width):
-    """A photo and its LR whose pixels say where they are: red the row, green the column of the LR, blue which it is."""
+    """A photo and its LR that encode positions: red is the row, green the column of the LR, blue the HR pixel in it."""
     rows, columns = np.mgrid[:height // 4, :width // 4]
     lr = np.stack([rows, columns, np.zeros_like(rows)], axis=2).astype(np.uint8)
     hr = lr.repeat(4, axis=0).repeat(4, axis=1)
@@ -59,7 +61,7 @@ def index_coded(height, width):
 
 @pytest.fixture
 def photos(tmp_path):
-    """A folder of seven photos whose blue says which one it is."""
+    """A folder of seven photos whose blue is their number."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for number in range(7):
@@ -68,14 +70,19 @@ def photos(tmp_path):
 
 
 def cache(folder, tmp_path, lr_folder="", patch=PATCH):
-    return data.cache_photos(images.list_images(folder), lr_folder, tmp_path / "cache", patch)
+    pairs = data.pair_files(images.list_images(folder), folder, lr_folder)
+    return data.cache_photos(pairs, str(folder), tmp_path / "cache", patch)
+
+
+def patches(photos, batch_size, patches_per_image=1, seed=0):
+    return data.Patches(photos, seed, batch_size, PATCH, patches_per_image)
 
 
 # --------------------------------------------------------------------------------------------------------- LR and HR
 
 
 @pytest.mark.parametrize("name", ["astronaut.png", "chelsea.png", "brick.png", "rocket.jpg"])
-def test_lr_is_what_matlab_would_make_of_the_whole_photo(name):
+def test_lr_is_matlabs_imresize_of_the_photo(name):
     hr, lr = data.read_pair(pictures.PHOTOS / name)
     difference = np.abs(lr.astype(int) - imresize(hr, 1 / 4))
     inner = difference[3:-3, 3:-3]
@@ -84,7 +91,7 @@ def test_lr_is_what_matlab_would_make_of_the_whole_photo(name):
 
 
 @pytest.mark.parametrize("name", ["astronaut.png", "coffee.png"])
-def test_bicubic_is_that_of_matlab_there_and_back(name):
+def test_bicubic_down_and_up_again_scores_like_matlabs(name):
     hr, lr = data.read_pair(pictures.PHOTOS / name)
     ours, matlabs = images.resize(lr, *hr.shape[:2]), imresize(imresize(hr, 1 / 4), 4)
     inner = np.abs(ours.astype(int) - matlabs)[16:-16, 16:-16]
@@ -94,41 +101,138 @@ def test_bicubic_is_that_of_matlab_there_and_back(name):
 
 
 @pytest.mark.parametrize("height, width", [(4, 4), (5, 11), (7, 100), (42, 43)])
-def test_sides_are_cut_at_right_and_bottom_to_multiples_of_4(tmp_path, height, width):
+def test_photos_are_cropped_at_right_and_bottom_to_multiples_of_4(tmp_path, height, width):
     pixels = np.uint8(pictures.RNG.integers(0, 256, (height, width, 3)))
     hr, lr = data.read_pair(save(tmp_path / "a.png", pixels))
     np.testing.assert_array_equal(hr, pixels[:height // 4 * 4, :width // 4 * 4])
     assert lr.shape == (height // 4, width // 4, 3)
 
 
-def test_a_photo_of_less_than_4_pixels_is_named(tmp_path):
+def test_a_photo_of_less_than_4_pixels_is_an_error(tmp_path):
     for shape in ((1, 1, 3), (1, 500, 3), (3, 5, 3)):
         path = save(tmp_path / "tiny.png", np.zeros(shape, np.uint8))
         with pytest.raises(utils.UserError, match=r"tiny.png is smaller than 4x4"):
             data.read_pair(path)
 
 
-def test_partners_of_another_size_are_named_with_both_sizes(tmp_path):
+def test_an_lr_of_the_wrong_size_is_an_error_that_names_both_sizes(tmp_path):
     hr = save(tmp_path / "hr.png", np.zeros((40, 48, 3), np.uint8))
     lr = save(tmp_path / "lr.png", np.zeros((12, 10, 3), np.uint8))
     with pytest.raises(utils.UserError, match=r"lr.png is 10x12, not a quarter of .*hr.png .12x10."):
         data.read_pair(hr, lr)
 
 
-def test_partners_are_found_by_the_names_of_div2k_and_a_missing_one_is_said(tmp_path, capsys):
-    (tmp_path / "lr").mkdir()
-    for name in ("0001x4.png", "0002.png", "0003x4.jpg", "0009x4.png"):
-        (tmp_path / "lr" / name).touch()
-    files = [Path(f"{name}.png") for name in ("0001", "0002", "0003", "0004")]
-    partners = data.find_partners(files, tmp_path / "lr")
-    assert [partner and partner.name for partner in partners] == ["0001x4.png", "0002.png", "0003x4.jpg", None]
-    out = capsys.readouterr().out
-    assert out.startswith("1 of 4 photos have no partner") and out.endswith("0004.png\n")
-    assert data.find_partners(files, "") == [None] * 4 and capsys.readouterr().out == ""
+# -------------------------------------------------------------------------------------------- which LR belongs to which HR
+
+
+def make_files(folder, *names):
+    """Empty files of these names, in natural order."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return sorted((folder / name for name in names), key=utils.natural_key)
+
+
+def names_of(pairs):
+    return {hr.name: lr and lr.name for hr, lr in pairs}
+
+
+@pytest.mark.parametrize("hr, lr", [
+    ("0001.png", "0001x4.png"), ("0001.png", "0001.png"), ("0001.png", "0001x4.jpg"),  # DIV2K
+    ("0001.png", "0001x4m.png"), ("0001.png", "0001x4w1.png"), ("0001.png", "0001x4d.png"),  # DIV2K, mild, wild, difficult
+    ("0001.png", "0001_bicLRx4.png"), ("0001.png", "0001_LRBI_x4.png"), ("0001.png", "0001_LRBIx4.png"),
+    ("0001.png", "0001_x4.png"), ("0001.png", "0001-X4.PNG"), ("0001.png", "0001_4x.png"), ("0001.png", "0001_bicubic_x4.png"),
+    ("baby_HR.png", "baby_LR.png"), ("baby.png", "baby_LR.png"), ("baby_GT.png", "baby_LRx4.png"), ("baby_hq.png", "baby_lq.png"),
+    ("baby_HR.png", "baby.png"), ("HR_baby.png", "LR_baby.png"), ("Canon_001_HR.png", "Canon_001_LR4.png"),
+    ("img_001_SRF_4_HR.png", "img_001_SRF_4_LR.png"), ("panasonic_1_x1.png", "panasonic_1_x4.png")])
+def test_lr_is_found_by_the_names_of_every_tool(tmp_path, hr, lr, capsys):
+    other = hr.replace("1", "2").replace("baby", "bird")
+    files = make_files(tmp_path / "hr", hr, other)
+    make_files(tmp_path / "lr", lr, lr.replace("0001", "00010").replace("_001", "_0011").replace("baby", "babyface"))
+    assert names_of(data.pair_files(files, tmp_path / "hr", tmp_path / "lr")) == {hr: lr, other: None}
+    assert f"1 of 2 photos have no partner in {tmp_path}/lr, so their LR is made from them: {other}" in capsys.readouterr().out
+
+
+def test_lr_without_a_folder_is_made_and_nothing_is_said(tmp_path, capsys):
+    files = make_files(tmp_path, "photo.png", "photo_2.png", "a low wall.jpg", "x4.png", "all_LR.png")
+    assert data.pair_files(files, tmp_path, "") == [(path, None) for path in files]
+    assert capsys.readouterr().out == ""
+
+
+def test_of_several_lr_the_closest_name_is_taken_and_it_is_said(tmp_path, capsys):
+    files = make_files(tmp_path / "hr", "0001.png", "0002.png")
+    make_files(tmp_path / "lr", *(f"{name}{tag}.png" for name in ("0001", "0002") for tag in ("_bicubic", "x2", "x4", "x4m")))
+    assert names_of(data.pair_files(files, tmp_path / "hr", tmp_path / "lr")) == {"0001.png": "0001x4.png", "0002.png": "0002x4.png"}
+    assert "2 of 2 photos have several LR images; the first is used, such as 0001x4.png for 0001.png" in capsys.readouterr().out
+
+
+def test_a_name_that_fits_two_photos_is_given_to_neither(tmp_path):
+    files = make_files(tmp_path / "hr", "a_high.png", "a_low.png")
+    make_files(tmp_path / "lr", "a_x4.png")
+    assert set(names_of(data.pair_files(files, tmp_path / "hr", tmp_path / "lr")).values()) == {None}
+    make_files(tmp_path / "lr", "a_low_x4.png")
+    assert names_of(data.pair_files(files, tmp_path / "hr", tmp_path / "lr")) == {"a_high.png": None, "a_low.png": "a_low_x4.png"}
+
+
+def test_equal_names_in_subfolders_keep_their_own_lr(tmp_path):
+    files = make_files(tmp_path / "hr", "a/1.png", "b/1.png", "1.png")
+    make_files(tmp_path / "lr", "a/1x4.png", "1x4.png")
+    partners = {path: path.parent / f"{path.stem}x4.png" for path in (tmp_path / "lr" / "a" / "1", tmp_path / "lr" / "1")}
+    lrs = [*(tmp_path / "lr").rglob("*.png")]
+    found = data.match_names(files, tmp_path / "hr", lrs, tmp_path / "lr")
+    assert found == {tmp_path / "hr" / "a" / "1.png": [partners[tmp_path / "lr" / "a" / "1"]],
+                     tmp_path / "hr" / "1.png": [partners[tmp_path / "lr" / "1"]]}
+
+
+@pytest.mark.parametrize("lr_folder", [False, True])
+def test_lr_and_other_methods_results_beside_the_hr_are_not_taken_for_hr(tmp_path, lr_folder, capsys):
+    """Set5 as many download it: image_SRF_4/ with img_001_SRF_4_HR.png, ..._LR.png and the results of ten methods."""
+    files = make_files(tmp_path, *(f"img_00{i}_SRF_4_{what}.png" for i in (1, 2)
+                                   for what in ("HR", "LR", "bicubic", "nearest", "SRCNN", "A+")), "other.png")
+    pairs = data.pair_files(files, tmp_path, tmp_path if lr_folder else "")
+    assert names_of(pairs) == {"img_001_SRF_4_HR.png": "img_001_SRF_4_LR.png", "img_002_SRF_4_HR.png": "img_002_SRF_4_LR.png",
+                               "other.png": None}
+    assert "holds 2 LR images of its photos; 10 files are not used as HR" in capsys.readouterr().out
+
+
+def test_lr_beside_the_hr_is_what_is_measured_and_trained_on(tmp_path, no_bar):
+    hr, lr = index_coded(120, 200)
+    (tmp_path / "photos").mkdir()
+    save(tmp_path / "photos" / "a.png", hr)
+    save(tmp_path / "photos" / "a_LR.png", lr)
+    settings = config_of(VALID={"hr_img_path": str(tmp_path / "photos"), "lr_img_path": ""})
+    (_, read_hr, read_lr), = data.read_pairs(data.validation_pairs(settings))
+    np.testing.assert_array_equal(read_hr, hr)
+    np.testing.assert_array_equal(read_lr, lr)
+    photo, = cache(tmp_path / "photos", tmp_path)
+    np.testing.assert_array_equal(photo.crop(3, 5, 20)[0], lr[3:23, 5:25])
+
+
+def config_of(**sections):
+    return EasyDict({"TRAIN": {"dataset": "folder", "hr_img_path": "DIV2K/DIV2K_train_HR/", "lr_img_path": "",
+                               **sections.get("TRAIN", {})},
+                     "VALID": {"hr_img_path": "DIV2K/DIV2K_valid_HR/", "lr_img_path": "", **sections.get("VALID", {})}})
+
+
+@pytest.mark.parametrize("path", ["DIV2K/DIV2K_train_HR/", "DIV2K/DIV2K_train_HR"])
+def test_bundled_photos_stand_in_for_div2k_only_where_it_is_neither_there_nor_replaced(tmp_path, monkeypatch, path, capsys):
+    monkeypatch.chdir(tmp_path)
+    settings = config_of(TRAIN={"hr_img_path": path})
+    assert data.is_demo(settings) and len(data.training_photos(settings)[0]) == 9
+    assert not data.is_demo(config_of(TRAIN={"hr_img_path": "mine/"}))
+    with pytest.raises(utils.UserError, match=r"TRAIN.hr_img_path is mine/, which is not a folder"):
+        data.training_photos(config_of(TRAIN={"hr_img_path": "mine/"}))
+    assert len(data.validation_pairs(settings, announce=False)) == 2 and capsys.readouterr().out == ""
+    assert len(data.validation_pairs(settings)) == 2
+    assert [len(line) < 80 for line in capsys.readouterr().out.splitlines()] == [True]
+    (tmp_path / "DIV2K" / "DIV2K_train_HR").mkdir(parents=True)
+    assert not data.is_demo(settings)
+    with pytest.raises(utils.UserError, match="holds no image"):
+        data.training_photos(settings)
 
 
 @pytest.mark.parametrize("partner", [True, False])
-def test_lr_and_hr_of_a_patch_show_the_same_place_in_the_same_attitude(tmp_path, partner):
+def test_lr_and_hr_of_a_patch_show_the_same_place_in_the_same_orientation(tmp_path, partner):
     (tmp_path / "hr").mkdir()
     (tmp_path / "lr").mkdir()
     hr, lr = index_coded(120, 200)
@@ -137,21 +241,20 @@ def test_lr_and_hr_of_a_patch_show_the_same_place_in_the_same_attitude(tmp_path,
         save(tmp_path / "lr" / "0001x4.png", lr)
     else:  # LR is made; the index is a ramp then, which the bicubic keeps
         lr = images.resize(hr, 30, 50)
-    data = cache(tmp_path / "hr", tmp_path, tmp_path / "lr" if partner else "")
-    attitudes, places = set(), set()
+    source = patches(cache(tmp_path / "hr", tmp_path, tmp_path / "lr" if partner else ""), 8)
+    orientations, places = set(), set()
     for step in range(60):
-        for lr_patch, hr_patch in zip(*data.batch(data, SEED, step, 8, PATCH, 1), strict=True):
+        for lr_patch, hr_patch in zip(*source.batch(1, step), strict=True):
             mean = hr_patch[4:-4, 4:-4, :2].reshape(6, 4, 6, 4, 2).mean((1, 3))
             np.testing.assert_allclose(lr_patch[1:-1, 1:-1, :2], mean, atol=1)
-            corner = tuple(map(int, hr_patch[0, :2, 2])), int(hr_patch[1, 0, 2])
-            attitudes.add(corner)
+            orientations.add((tuple(map(int, hr_patch[0, :2, 2])), int(hr_patch[1, 0, 2])))
             row, column = int(hr_patch[:, :, 0].min()), int(hr_patch[:, :, 1].min())
             places.add((row, column))
             part = hr[4 * row:4 * row + PATCH, 4 * column:4 * column + PATCH]
             assert any(np.array_equal(hr_patch, np.rot90(side, turns)) for side in (part, part[:, ::-1]) for turns in range(4))
             if partner:
                 assert set(lr_patch[:, :, 2].ravel()) == {0}  # from its file, not made from HR
-    assert len(attitudes) == 8  # flips and turns, all of them
+    assert len(orientations) == 8  # all flips and rotations
     rows, columns = zip(*places, strict=True)
     assert min(rows) == min(columns) == 0 and max(rows) == 30 - 8 and max(columns) == 50 - 8
 
@@ -164,46 +267,60 @@ def numbers(batch):
 
 
 def test_an_epoch_shows_every_photo_once_in_a_new_order(photos, tmp_path):
-    data = cache(photos, tmp_path)
-    assert data.steps_per_epoch(data, 3, 1) == 3  # 7 photos; the last batch is filled up
-    epochs = [[number for step in range(3) for number in numbers(data.batch(data, SEED, 3 * epoch + step, 3, PATCH, 1))]
-              for epoch in range(5)]
+    source = patches(cache(photos, tmp_path), 3)
+    assert source.steps_per_epoch == 3  # 7 photos; the last batch is filled up
+    epochs = [[number for step in range(3) for number in numbers(source.batch(1, 3 * epoch + step))] for epoch in range(5)]
     for epoch in epochs:
         assert sorted(epoch[:7]) == list(range(7)) and len(epoch) == 9
     assert len({tuple(epoch) for epoch in epochs}) == 5
 
 
-def test_a_photo_gives_as_many_patches_an_epoch_as_are_asked_for(photos, tmp_path):
-    data = cache(photos, tmp_path)
-    assert data.steps_per_epoch(data, 4, 6) == 11
-    shown = [number for step in range(11) for number in numbers(data.batch(data, SEED, step, 4, PATCH, 6))]
+def test_a_photo_gives_patches_per_image_patches_an_epoch(photos, tmp_path):
+    source = patches(cache(photos, tmp_path), 4, 6)
+    assert source.steps_per_epoch == 11
+    shown = [number for step in range(11) for number in numbers(source.batch(1, step))]
     assert sorted(shown[:42]) == sorted(list(range(7)) * 6)
 
 
 def test_fewer_photos_than_a_batch_still_give_a_step(photos, tmp_path):
-    data = cache(photos, tmp_path)[:2]
-    assert data.steps_per_epoch(data, 16, 1) == 1
-    lr, hr = data.batch(data, SEED, 0, 16, PATCH, 1)
+    source = patches(cache(photos, tmp_path)[:2], 16)
+    assert source.steps_per_epoch == 1
+    lr, hr = source.batch(1, 0)
     assert lr.shape == (16, 8, 8, 3) and hr.shape == (16, 32, 32, 3) and lr.dtype == hr.dtype == np.uint8
     assert sorted(numbers((lr, hr))) == [0] * 8 + [1] * 8
 
 
-def test_the_batch_of_a_step_is_the_same_wherever_a_run_begins_and_in_another_process(photos, tmp_path):
-    data = cache(photos, tmp_path)
-    from_0 = [pair for pair, _ in zip(data.batches(data, SEED, 0, 8, 3, PATCH, 1), range(9), strict=False)]
-    from_5 = [pair for pair, _ in zip(data.batches(data, SEED, 5, 8, 3, PATCH, 1), range(9), strict=False)]
+def test_a_step_has_the_same_batch_wherever_a_run_begins(photos, tmp_path):
+    source = patches(cache(photos, tmp_path), 3)
+    from_0, from_5 = (list(source.dataset(1, start, 8)) for start in (0, 5))
+    assert (len(from_0), len(from_5)) == (8, 3)
     for one, other in zip(from_0[5:], from_5, strict=True):
         np.testing.assert_array_equal(one[0], other[0])
         np.testing.assert_array_equal(one[1], other[1])
     assert len({hr.numpy().tobytes() for _, hr in from_0}) == 8
-    for other in ((1, 1), (0, 2)):  # another seed, another phase
-        assert not np.array_equal(data.batch(data, other, 0, 3, PATCH, 1)[1], from_0[0][1])
-    program = ("import hashlib, sys; sys.path.insert(0, sys.argv[1]); import utils\n"
-               "data = data.cache_photos(images.list_images(sys.argv[2]), '', sys.argv[3], 32)\n"
-               "print([hashlib.sha256(x).hexdigest() for step in (5, 0) for x in data.batch(data, (0, 1), step, 3, 32, 1)])")
-    run = subprocess.run([sys.executable, "-c", program, os.path.dirname(utils.__file__), photos, tmp_path / "cache"],
-                         capture_output=True, text=True)
-    assert run.stdout.strip() == str([hashlib.sha256(x.numpy()).hexdigest() for step in (5, 0) for x in from_0[step]]), run.stderr
+    for other in (patches(source.photos, 3, seed=1).batch(1, 0), source.batch(2, 0)):
+        assert not np.array_equal(other[1], from_0[0][1])
+
+
+def test_a_seed_means_the_same_batches_for_good(tmp_path):
+    """A digest from before batches were made by `Patches`: a training of then continues with the photos of then."""
+    rng = np.random.default_rng(5)
+    photos = [data.Photo(tmp_path / f"{i}.rgb", 40 + 4 * i, 44 + 8 * i) for i in range(5)]
+    for photo in photos:
+        photo.path.write_bytes(rng.integers(0, 256, photo.n_bytes, dtype=np.uint8).tobytes())
+    source = patches(photos, 4, 3, seed=3)
+    digest = hashlib.sha256(b"".join(array.tobytes() for phase in (0, 1, 2) for step in range(7)
+                                     for array in source.batch(phase, step, share=1, n_shares=2)))
+    assert digest.hexdigest() == "18737e0dd140aaa2f27de8f2e911a7d2cd4a675af0793e1e12e08494abc21c97"
+
+
+def test_shares_of_devices_make_up_the_batch(photos, tmp_path):
+    source = patches(cache(photos, tmp_path), 4)
+    shares = list(source.dataset(1, 2, 4, shares=(2, 3), n_shares=4))
+    for (lr, hr), (step, share) in zip(shares, [(2, 2), (2, 3), (3, 2), (3, 3)], strict=True):
+        whole = source.batch(1, step)
+        np.testing.assert_array_equal(lr, whole[0][share:share + 1])
+        np.testing.assert_array_equal(hr, whole[1][share:share + 1])
 
 
 # --------------------------------------------------------------------------------------------------------------- cache
@@ -212,8 +329,8 @@ def test_the_batch_of_a_step_is_the_same_wherever_a_run_begins_and_in_another_pr
 @pytest.fixture
 def decoded(monkeypatch):
     """The names of the files that are decoded."""
-    names, decode = [], images._decode
-    monkeypatch.setattr(utils, "_decode", lambda path: names.append(Path(path).name) or decode(path))
+    names, read = [], images.read_image
+    monkeypatch.setattr(images, "read_image", lambda path: names.append(Path(path).name) or read(path))
     return names
 
 
@@ -223,7 +340,7 @@ def test_a_second_run_decodes_nothing(photos, tmp_path, decoded):
     decoded.clear()
     assert cache(photos, tmp_path) == first and decoded == []
     for step in range(5):
-        data.batch(first, SEED, step, 3, PATCH, 1)
+        patches(first, 3).batch(1, step)
     assert decoded == []
 
 
@@ -234,11 +351,10 @@ def test_a_photo_that_was_changed_added_renamed_or_removed_is_noticed(photos, tm
     save(photos / "new.png", np.full((40, 44, 3), 100, np.uint8))
     (photos / "1.png").rename(photos / "one.png")
     (photos / "2.png").unlink()
-    data = cache(photos, tmp_path)
+    source = patches(cache(photos, tmp_path), 1)
     assert sorted(decoded) == ["0.png", "new.png", "one.png"]
-    shown = sorted(number for step in range(7) for number in numbers(data.batch(data, SEED, step, 1, PATCH, 1)))
-    assert shown == [1, 3, 4, 5, 6, 100, 200]
-    assert len(list((tmp_path / "cache").rglob("*.*"))) == 7  # nothing of what is gone
+    assert sorted(number for step in range(7) for number in numbers(source.batch(1, step))) == [1, 3, 4, 5, 6, 100, 200]
+    assert len(list((tmp_path / "cache").rglob("*.*"))) == 7  # nothing of the removed ones
 
 
 def test_a_partner_that_was_changed_is_noticed(tmp_path):
@@ -248,7 +364,16 @@ def test_a_partner_that_was_changed_is_noticed(tmp_path):
     for value in (10, 20):
         save(tmp_path / "lr" / "1x4.png", np.full((10, 10, 3), value, np.uint8))
         os.utime(tmp_path / "lr" / "1x4.png", (value, value))
-        assert data.batch(cache(tmp_path / "hr", tmp_path, tmp_path / "lr"), SEED, 0, 1, PATCH, 1)[0].max() == value
+        assert patches(cache(tmp_path / "hr", tmp_path, tmp_path / "lr"), 1).batch(1, 0)[0].max() == value
+
+
+def test_equal_names_in_subfolders_are_cached_apart(tmp_path):
+    for value in (10, 20):
+        (tmp_path / "photos" / str(value)).mkdir(parents=True)
+        save(tmp_path / "photos" / str(value) / "1.png", np.full((40, 40, 3), value, np.uint8))
+    pairs = [(path, None) for path in sorted((tmp_path / "photos").rglob("*.png"))]
+    found = data.cache_photos(pairs, "photos", tmp_path / "cache", PATCH)
+    assert [photo.crop(0, 0, 8)[1].max() for photo in found] == [10, 20]
 
 
 def test_pixels_of_the_cache_are_those_of_the_files(tmp_path):
@@ -261,31 +386,32 @@ def test_pixels_of_the_cache_are_those_of_the_files(tmp_path):
     np.testing.assert_array_equal(hr, coffee[80:240, 200:360])
     inner = lr.astype(int) - imresize(coffee, 1 / 4)[20:60, 50:90]
     assert np.abs(inner).max() <= 1
+    np.testing.assert_array_equal(photo.crop(60, 110, 40)[1], coffee[240:, 440:])  # the last rows and columns
 
 
 def test_every_kind_of_picture_can_be_trained_on_and_what_can_not_is_left_out_by_name(tmp_path, no_bar, capfd):
     (tmp_path / "photos").mkdir()
     good, bad = pictures.good(tmp_path / "photos"), pictures.bad(tmp_path / "photos")
     good |= pictures.lossy(tmp_path / "photos")
-    data = cache(tmp_path / "photos", tmp_path, patch=16)
+    found = cache(tmp_path / "photos", tmp_path, patch=16)
     out, err = capfd.readouterr()
     small = [path for path, pixels in good.items() if min(pixels.shape[:2]) < 16]
-    assert len(data) == len(good) - len(small) and len(small) == 4
+    assert len(found) == len(good) - len(small) and len(small) == 4
     tiny = 4  # below 4 pixels, so that they are left out with those that can't be read
     lines = [line for line in out.splitlines() if line.startswith("Left out")]
     assert len(lines) == 1 and lines[0].startswith(f"Left out, {len(bad) + tiny} of {len(good) + len(bad)} photos")
     assert all(path.name in lines[0] for path in [*bad, *small])
     assert err == ""
-    assert data.batch(data, SEED, 0, len(data), 16, 1)[1].shape == (len(data), 16, 16, 3)
+    assert data.Patches(found, 0, len(found), 16, 1).batch(1, 0)[1].shape == (len(found), 16, 16, 3)
 
 
-def test_photos_whose_partner_does_not_fit_are_left_out_by_name(photos, tmp_path, no_bar, capfd):
+def test_photos_whose_partner_does_not_match_are_left_out_by_name(photos, tmp_path, no_bar, capfd):
     (tmp_path / "lr").mkdir()
     for number in range(6):  # number 6 has none
         save(tmp_path / "lr" / f"{number}x4.png", np.full((10 + number + (number == 2), 11, 3), number, np.uint8))
-    data = cache(photos, tmp_path, tmp_path / "lr")
+    found = cache(photos, tmp_path, tmp_path / "lr")
     out, _ = capfd.readouterr()
-    assert len(data) == 6 and "1 of 7 photos have no partner" in out and "6.png" in out
+    assert len(found) == 6 and "1 of 7 photos have no partner" in out and "6.png" in out
     assert f"Left out, 1 of 7 photos: {tmp_path}/lr/2x4.png is 11x13, not a quarter of {photos}/2.png (11x12)" in out
 
 
@@ -293,52 +419,65 @@ def test_photos_smaller_than_a_patch_are_left_out_by_name(photos, tmp_path, no_b
     save(photos / "narrow.png", np.zeros((200, 31, 3), np.uint8))
     assert len(cache(photos, tmp_path)) == 7
     assert "Left out, 1 of 8 photos smaller than a patch of 32 pixels: narrow.png" in capfd.readouterr().out
-    with pytest.raises(utils.UserError, match="holds no photo that can be used"):
+    with pytest.raises(utils.UserError, match="None of the 8 photos can be used"):
         cache(photos, tmp_path, patch=400)
 
 
-def test_a_cached_photo_that_became_shorter_is_said_and_made_anew(photos, tmp_path, decoded):
+@pytest.mark.parametrize("damage, reason", [
+    (lambda path: os.truncate(path, 1000), "it is shorter than it was"), (os.remove, "No such file or directory")])
+def test_a_cached_photo_that_is_damaged_in_use_is_a_sentence_and_the_next_run_restores_it(
+        photos, tmp_path, decoded, damage, reason):
     first = cache(photos, tmp_path)
     decoded.clear()
-    os.truncate(first[3].path, 1000)
-    with pytest.raises(utils.UserError, match=r"it is shorter than it was.* makes them anew"):
-        first[3].crop(0, 0, 8)
+    damage(first[3].path)
+    source = patches(first, 7)
+    sentence = f"{first[3].path} can't be read ({reason}); the decoded photos"
+    with pytest.raises(utils.UserError, match=re.escape(sentence)), source.user_errors():
+        list(source.dataset(1, 0, 3))  # of TensorFlow, which makes an error of its own out of it
     assert cache(photos, tmp_path) == first and decoded == ["3.png"]
     first[3].crop(0, 0, 8)
 
 
-def test_names_that_are_no_text_are_cached_too(tmp_path):
+def test_other_errors_of_tensorflow_are_not_taken_for_a_users(photos, tmp_path):
+    source = patches(cache(photos, tmp_path), 7)
+    with pytest.raises(tf.errors.ResourceExhaustedError), source.user_errors():
+        raise tf.errors.ResourceExhaustedError(None, None, "UserError: no memory")
+
+
+def test_photos_are_read_where_files_can_not_be_mapped(photos, tmp_path, monkeypatch):
+    """As on the shared folders of Docker Desktop and virtual machines, whose files can't be mapped; see mmap(2), ENODEV."""
+    monkeypatch.setattr("mmap.mmap", mock.Mock(side_effect=OSError(errno.ENODEV, "No such device")))
+    assert sorted(numbers(patches(cache(photos, tmp_path), 7).batch(1, 0))) == list(range(7))
+
+
+def test_names_that_are_not_text_are_cached_too(tmp_path):
     (tmp_path / "photos").mkdir()
     save(tmp_path / "photos" / os.fsdecode(b"\xff.png"), np.zeros((40, 40, 3), np.uint8))
     assert len(cache(tmp_path / "photos", tmp_path)) == 1
 
 
-def test_a_cache_that_can_not_be_written_is_said(photos, tmp_path):
+def test_a_cache_that_can_not_be_written_is_an_error(photos, tmp_path):
     (tmp_path / "cache").touch()
     with pytest.raises(utils.UserError, match="can't be written"):
         cache(photos, tmp_path)
 
 
-def test_a_killed_run_leaves_nothing_in_the_cache_that_is_taken_for_whole(tmp_path):
-    (tmp_path / "photos").mkdir()
-    for number in range(40):
-        save(tmp_path / "photos" / f"{number}.bmp", np.uint8(pictures.RNG.integers(0, 256, (600, 800, 3))))
-    program = ("import sys; sys.path.insert(0, sys.argv[1]); import utils; print('begins', flush=True)\n"
-               "data.cache_photos(images.list_images(sys.argv[2]), '', sys.argv[3], 32)")
-    run = subprocess.Popen([sys.executable, "-c", program, os.path.dirname(utils.__file__), tmp_path / "photos",
-                            tmp_path / "cache"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    run.stdout.readline()
-    while not list((tmp_path / "cache").glob("*/[!.]*.rgb")):
-        time.sleep(0.001)
-    run.send_signal(signal.SIGKILL)
-    run.wait()
-    left = list((tmp_path / "cache").glob("*/[!.]*.rgb"))
-    assert 0 < len(left) < 40
-    assert all(path.stat().st_size == 600 * 800 * 3 * 17 // 16 for path in left)
-    data = cache(tmp_path / "photos", tmp_path)
-    hr = [photo.crop(0, 0, 150)[1] for photo in data]
-    for number, (path, pixels) in enumerate(zip(images.list_images(tmp_path / "photos"), hr, strict=True)):
-        np.testing.assert_array_equal(pixels, np.asarray(Image.open(path))[:600, :600], str(number))
+def test_a_run_that_is_killed_while_decoding_leaves_no_half_photo(photos, tmp_path, monkeypatch):
+    sizes, fsync = [], os.fsync
+
+    def visible(descriptor):  # the last moment before a photo is whole
+        sizes.extend((path.name, path.stat().st_size) for path in (tmp_path / "cache").glob("*/[!.]*"))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", visible)
+    cached = {photo.path.name: photo.n_bytes for photo in cache(photos, tmp_path)}
+    assert sizes and all(size == cached[name] for name, size in sizes)
+    folder, = (tmp_path / "cache").iterdir()
+    for name, age in (("old", 7200), ("new", 60)):  # what a kill leaves; the new one may be another run's
+        (folder / f".{name}.partial.rgb").touch()
+        os.utime(folder / f".{name}.partial.rgb", (time.time() - age,) * 2)
+    cache(photos, tmp_path)
+    assert [path.name for path in folder.glob(".*")] == [".new.partial.rgb"]
 
 
 # ---------------------------------------------------------------------------------------------------------- validation

@@ -167,7 +167,7 @@ model.ARCHITECTURES["paper"] = dataclasses.replace(model.PAPER, n_blocks=1)
 override(config, ["TRAIN.devices=2", "TRAIN.mixed_precision=true", "TRAIN.batch_size=2", "TRAIN.hr_patch_size=32"])
 resolve(config)
 devices.choose_devices()
-photos = data.cache_photos(data.packaged_photos("train"), "", "cache/", 32)
+photos = data.cache_photos(data.packaged_pairs("train"), "", "cache/", 32)
 trainer = train.Trainer(tf.distribute.MirroredStrategy(devices.list_devices()), photos, config.LOSS.srgan_mse, None, None)
 content_loss, overflow = model.content_loss, tf.Variable(True)
 

@@ -1,0 +1,170 @@
+"""Downloads of DIV2K and MIRFLICKR-25k: whole, checked against their published digests, or not at all."""
+import hashlib
+import re
+import shutil
+import socket
+import stat
+import zipfile
+import zlib
+from pathlib import Path
+
+import utils
+from utils import UserError
+
+import requests
+
+TIMEOUT = 30  # seconds in which a server has to send something
+
+FLICKR25K = {"url": "https://press.liacs.nl/mirflickr/mirflickr25k.v3b/", "size": 3069184257,
+             "md5": "a23d0a8564ee84cda5622a6c2f947785"}  # https://press.liacs.nl/mirflickr/mirdownload.html
+
+
+def div2k(settings: dict) -> None:
+    """Download and unpack the archives of DIV2K whose images are not all there yet. Raises UserError.
+
+    settings: config.DOWNLOAD. An archive that is there already, whoever put it there, is checked like a downloaded one.
+    """
+    for name, archive in settings.items():
+        if name == "url":
+            continue
+        folder = Path(archive["folder"])
+        found = _count(folder)
+        if found >= archive["n_images"]:
+            print(f"{folder}/ is already there, {found} images.")
+            continue
+        if found:
+            print(f"{folder}/ holds {found} of {archive['n_images']} images; the others are added.")
+        path = folder.parents[len(folder.parts) - 2] / f"{name}.zip"
+        _fetch(f"{settings['url'].rstrip('/')}/{name}.zip", path, archive["size"], archive["sha256"])
+        _unpack(path, folder)
+        path.unlink()
+        print(f"{folder}/: {_count(folder)} images.")
+
+
+def _count(folder):
+    return sum(path.stat().st_size > 0 for path in folder.glob("[!.]*.png"))
+
+
+def _fetch(url, path, size, sha256):
+    """Download to `path`, which appears once size and digest are right. Continues an interrupted download."""
+    part = path.with_suffix(".zip.part")
+    mirror = "set config.DOWNLOAD.url to a mirror"
+    advice = f"run the same command again to continue, or {mirror}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            path.replace(part)
+        have = part.stat().st_size if part.exists() else 0
+        if have < size:
+            headers = {"Range": f"bytes={have}-", "Accept-Encoding": "identity"}
+            with requests.get(url, stream=True, timeout=TIMEOUT, headers=headers) as answer:
+                answer.raise_for_status()
+                resumed = answer.status_code == 206
+                have = have if resumed else 0
+                promised = answer.headers.get("Content-Length", "an unknown number of")
+                if str(size - have) != promised:
+                    raise UserError(f"{url} sends {promised} bytes, not {size - have}, so it is not the archive; {mirror}.")
+                with open(part, "ab" if resumed else "wb") as file, \
+                        utils.progress(path.name, size, have, unit_scale=True) as bar:
+                    for block in answer.iter_content(1 << 16):
+                        file.write(block)
+                        bar.update(file.tell())
+        with open(part, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except requests.RequestException as error:
+        raise UserError(f"{url} could not be downloaded: {_reason(error)}; {advice}.") from error
+    except OSError as error:
+        raise UserError(f"{part} can't be written ({error.strerror}); free space, then run the same command again.") from error
+    if part.stat().st_size < size:
+        raise UserError(f"{url} broke off after {part.stat().st_size} of {size} bytes; {advice}.")
+    if digest != sha256:
+        part.unlink()
+        raise UserError(f"{url} has SHA-256 {digest}, which is not the archive's, and was deleted; {mirror}.")
+    part.rename(path)
+
+
+def _reason(error):
+    """Why a request failed, in a few words, with what fixes it; urllib3 wraps the cause several times."""
+    causes = [error]
+    while cause := getattr(causes[-1], "reason", None) or causes[-1].__cause__ or causes[-1].__context__:
+        if not isinstance(cause, BaseException) or cause in causes:
+            break
+        causes.append(cause)
+    cause = causes[-1]
+    if isinstance(error, requests.HTTPError):
+        return f"the server answers {error.response.status_code} {error.response.reason}"
+    if isinstance(error, requests.exceptions.SSLError):
+        return (f"its certificate is not trusted ({getattr(cause, 'verify_message', cause)}); check the clock, and behind a "
+                "company's proxy set REQUESTS_CA_BUNDLE to the company's certificate")
+    if isinstance(error, requests.exceptions.ProxyError):
+        return f"the proxy of HTTPS_PROXY or HTTP_PROXY fails ({getattr(cause, 'strerror', None) or cause}); correct or unset it"
+    if isinstance(error, requests.Timeout):
+        return f"no answer within {TIMEOUT} seconds"
+    if isinstance(cause, socket.gaierror):
+        return f"its address is not known here ({cause.strerror}); check the network's DNS"
+    return f"{getattr(cause, 'strerror', None) or cause}"
+
+
+def _unpack(path, folder):
+    """Unpack the images of an archive that `folder` does not hold yet, all or none, and nothing outside of the folder."""
+    inner = re.escape("/".join(folder.parts[1:]))
+    partial = folder.with_name(f".{folder.name}.partial")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+            for entry in entries:
+                if stat.S_ISLNK(entry.external_attr >> 16) or not re.fullmatch(rf"{inner}/[\w-]+\.png", entry.filename):
+                    path.unlink()
+                    raise UserError(f"{path} holds {entry.filename!r}, which is no image of {folder}/; it was deleted, set "
+                                    "config.DOWNLOAD.url to a source that you trust.")
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            with utils.progress(f"Unpacking {path.name}", len(entries)) as bar:
+                for done, entry in enumerate(entries, start=1):
+                    name = Path(entry.filename).name
+                    if not ((folder / name).is_file() and (folder / name).stat().st_size == entry.file_size):
+                        with archive.open(entry) as source, open(partial / name, "wb") as target:
+                            shutil.copyfileobj(source, target)
+                    bar.update(done)
+        if folder.is_dir():
+            for file in partial.iterdir():
+                file.replace(folder / file.name)
+        else:
+            partial.rename(folder)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: encrypted
+        path.unlink()
+        raise UserError(f"{path} can't be unpacked ({error}); it was deleted, set config.DOWNLOAD.url to another "
+                        "source.") from error
+    except OSError as error:
+        raise UserError(f"{path} can't be unpacked ({error.strerror}); free space, then run the same command again.") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def flickr25k() -> Path:
+    """Folder of MIRFLICKR-25k's photos, where tensorlayer's own loader would put them. Downloads them once. Raises UserError."""
+    folder = Path("data/flickr25k/mirflickr")
+    if folder.is_dir():
+        return folder
+    with utils.quiet():
+        import tensorlayer as tl
+    partial = folder.with_name(".partial")
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT)  # urllib, which tensorlayer uses, would wait for ever
+    try:
+        # tl.files.load_flickr25k_dataset uses http, keeps half an archive, and decodes all photos into 14 GB of memory.
+        archive = tl.files.maybe_download_and_extract("mirflickr25k.zip", str(partial), FLICKR25K["url"],
+                                                      expected_bytes=FLICKR25K["size"])
+        with open(archive, "rb") as file:
+            digest = hashlib.file_digest(file, "md5").hexdigest()
+        if digest != FLICKR25K["md5"]:
+            raise ValueError(f"its MD5 is {digest}, not {FLICKR25K['md5']}")
+        shutil.unpack_archive(archive, partial)
+        (partial / "mirflickr").rename(folder)
+    except Exception as error:  # tensorlayer raises what urllib and zipfile do, or a bare Exception
+        raise UserError(f"MIRFLICKR-25k could not be downloaded ({error}); try again, or unpack {FLICKR25K['url']}mirflickr25k.zip "
+                        f"into {folder}/ yourself.") from error
+    finally:
+        socket.setdefaulttimeout(timeout)
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
