@@ -80,18 +80,25 @@ class Restorer:
         """memory_mb: what the feature maps of a tile may take; device: TensorFlow's name of one, None for its choice."""
         self.upscaler = model.Upscaler(generator, memory_mb, device)
 
-    def __call__(self, photo: np.ndarray, report: Callable[[int], None] | None = None) -> np.ndarray:
+    def __call__(self, photo: np.ndarray, report: Callable[[float], None] | None = None) -> np.ndarray:
         """(H, W, C), uint8 or uint16, C as in `images.read_image`, to (4 H, 4 W, C) of the same type.
 
-        report: called with the number of LR pixels done, again and again.
+        report: called with the share that is done, from 0 to 1.
         """
         n_colours = 1 if photo.shape[2] < 3 else 3
         colours, alpha = photo[:, :, :n_colours], photo[:, :, n_colours:]
-        sr = self.upscaler(np.repeat(colours, 3, axis=2) if n_colours == 1 else colours, report)
-        if n_colours == 1:
-            sr = np.rint(sr.mean(axis=2, keepdims=True)).astype(sr.dtype)
+        sr = np.empty((SCALE * photo.shape[0], SCALE * photo.shape[1], photo.shape[2]), photo.dtype)
         if alpha.size:
-            sr = np.concatenate([sr, images.resize(alpha, *sr.shape[:2])], axis=2)
+            sr[:, :, n_colours:] = images.resize(alpha, *sr.shape[:2])
+        lr = np.repeat(colours, 3, axis=2) if n_colours == 1 else colours
+        tiles = self.upscaler.tiles(*photo.shape[:2])
+        for number, tile in enumerate(tiles):
+            part = self.upscaler.upscale(
+                lr, *tile, report and (lambda share, number=number: report((number + share) / len(tiles))))
+            if n_colours == 1:
+                part = part.mean(axis=2, keepdims=True)
+            y, y_stop, x, x_stop = (SCALE * edge for edge in tile)
+            sr[y:y_stop, x:x_stop, :n_colours] = model.quantize(part, tf.as_dtype(sr.dtype))
         return sr
 
 
@@ -168,12 +175,11 @@ def restore(photos: list[Photo], restorers: list[Callable]) -> int:
         photo.image = images.read_image(photo.path, native=True)
 
     def upscale(restorer, photo):
-        n_pixels = photo.image.shape[0] * photo.image.shape[1]
         number = f"{numbers[id(photo)]} of {len(photos)}, " if len(photos) > 1 else ""
         label, = results.short_names([number + photo.path.name], 40).values()
 
-        def report(n_done):
-            photo.share_done = n_done / n_pixels
+        def report(share):
+            photo.share_done = share
             bar.set_description_str(label, refresh=False)
             bar.update(sum(photo.share_done for photo in photos))
 

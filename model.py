@@ -386,10 +386,9 @@ class Upscaler:
         features = self.network.get_layer("trunk_sum").output
         trunk, upsampling = keras.Model(self.network.input, features), keras.Model(features, self.network.output)
         # No XLA: it would compile for each size of image, and is slower here than TensorFlow's own kernels.
-        self._trunk = tf.function(
-            lambda lr: trunk(normalize_lr(lr, self.architecture)), reduce_retracing=True)
-        self._upsampling = tf.function(
-            lambda features, dtype: quantize(upsampling(features), tf.as_dtype(dtype)), reduce_retracing=True)
+        self._trunk, self._upsampling = (
+            tf.function(network, input_signature=[tf.TensorSpec((1, *x.shape[1:]), x.dtype)])
+            for network in (trunk, upsampling) for x in network.inputs)
         # Bytes of a pixel in the maps that are alive at once: 5 of 64 channels; 3 of 256 at twice the resolution.
         margin = self.architecture.field
         self.trunk_tile = max(64, int((memory_mb * 2 ** 20 / (5 * 64 * 4)) ** 0.5) - 2 * margin)
@@ -400,30 +399,37 @@ class Upscaler:
         """Take over the current weights of `generator`."""
         fold(generator, self.network)
 
-    def __call__(self, lr: np.ndarray, report: Callable[[int], None] | None = None) -> np.ndarray:
-        """LR (H, W, 3) of any size, uint8 or uint16, to SR (4 H, 4 W, 3) of the same type.
-
-        report: called with the number of LR pixels done, after each tile.
-        """
-        with tf.device(self.device):
-            return self._upscale(lr, report)
-
-    def _upscale(self, lr, report):
-        inner, outer = self.architecture.upsampling_field, self.architecture.field
+    def __call__(self, lr: np.ndarray) -> np.ndarray:
+        """LR (H, W, 3) of any size, uint8 or uint16, to SR (4 H, 4 W, 3) of the same type."""
         height, width = lr.shape[:2]
         sr = np.empty((SCALE * height, SCALE * width, 3), lr.dtype)
-        done = 0
-        for tile in tiles(0, height, 0, width, self.trunk_tile):
-            y, y_stop, x, x_stop = tile
-            top, left = max(0, y - outer), max(0, x - outer)
-            features = self._trunk(tf.constant(lr[np.newaxis, top:y_stop + outer, left:x_stop + outer]))
-            for v, v_stop, u, u_stop in tiles(*tile, self.upsampling_tile):
+        for tile in self.tiles(height, width):
+            y, y_stop, x, x_stop = (SCALE * edge for edge in tile)
+            sr[y:y_stop, x:x_stop] = quantize(self.upscale(lr, *tile), tf.as_dtype(lr.dtype))
+        return sr
+
+    def tiles(self, height: int, width: int) -> list[tuple[int, int, int, int]]:
+        """The rectangles of LR, (y, y_stop, x, x_stop), that fit into memory at once."""
+        return tiles(0, height, 0, width, self.trunk_tile)
+
+    def upscale(self, lr: np.ndarray, y: int, y_stop: int, x: int, x_stop: int,
+                report: Callable[[float], None] | None = None) -> np.ndarray:
+        """SR of a rectangle of LR, float32 in [-1, 1], as it is in the SR of all of LR.
+
+        report: called with the share that is done, from 0 to 1.
+        """
+        inner, outer = self.architecture.upsampling_field, self.architecture.field
+        top, left = max(0, y - outer), max(0, x - outer)
+        sr = np.empty((SCALE * (y_stop - y), SCALE * (x_stop - x), 3), np.float32)
+        parts = tiles(y, y_stop, x, x_stop, self.upsampling_tile)
+        with tf.device(self.device):
+            features = self._trunk(normalize_lr(lr[np.newaxis, top:y_stop + outer, left:x_stop + outer], self.architecture))
+            for done, (v, v_stop, u, u_stop) in enumerate(parts):
+                if report:
+                    report(0.5 + done / len(parts) / 2)  # the trunk takes about half of the time
                 above, before = min(inner, v), min(inner, u)  # no margin at the image's own edges, which the network pads
                 part = self._upsampling(
-                    features[:, v - above - top:v_stop + inner - top, u - before - left:u_stop + inner - left], sr.dtype)
-                sr[SCALE * v:SCALE * v_stop, SCALE * u:SCALE * u_stop] = part[
+                    features[:, v - above - top:v_stop + inner - top, u - before - left:u_stop + inner - left])
+                sr[SCALE * (v - y):SCALE * (v_stop - y), SCALE * (u - x):SCALE * (u_stop - x)] = part[
                     0, SCALE * above:SCALE * (above + v_stop - v), SCALE * before:SCALE * (before + u_stop - u)]
-            done += (y_stop - y) * (x_stop - x)
-            if report:
-                report(done)
         return sr

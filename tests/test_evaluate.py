@@ -104,7 +104,7 @@ def restorer():
 def test_a_gray_photo_is_the_mean_of_what_the_network_makes_of_it(restorer):
     sr = restorer(pictures.GRAY)
     expected = restorer.upscaler(pictures.GRAY.repeat(3, axis=2)).mean(axis=2)
-    assert sr.shape[2] == 1 and np.abs(sr[:, :, 0] - expected).max() <= 0.5
+    assert sr.shape[2] == 1 and np.abs(sr[:, :, 0] - expected).max() < 1  # rounded before the mean
 
 
 def test_alpha_is_upscaled_smoothly_and_colours_do_not_see_it(restorer):
