@@ -1,8 +1,9 @@
-"""GPUs, `tf.distribute` and the cluster that a run computes on."""
+"""What a run computes on: GPUs, `tf.distribute`, the cluster of several machines, and the numeric precision."""
 import contextlib
 import json
 import os
 import signal
+from collections.abc import Iterator
 
 import utils
 from utils import UserError
@@ -10,99 +11,105 @@ from utils import UserError
 import keras
 import tensorflow as tf
 
-from config import config
 
-
-def choose_devices():
-    """Make the devices that `config.TRAIN.devices` admits the ones that TensorFlow sees; raises UserError.
+def choose_devices(n: int) -> None:
+    """Restrict TensorFlow to `n` GPUs, 0 for all (TRAIN.devices). Raises UserError if there are fewer.
 
     Without a GPU, several devices are parts of the CPU: no faster, but the same training as on as many GPUs.
     """
-    wanted, gpus = config.TRAIN.devices, tf.config.list_physical_devices("GPU")
-    if wanted > len(gpus) > 0:
-        raise UserError(f"TRAIN.devices is {wanted}, but TensorFlow sees {len(gpus)} GPUs; set it to that, or to 0 for all.")
-    if wanted > 1 and not gpus:
+    gpus = tf.config.list_physical_devices("GPU")
+    if n > len(gpus) > 0:
+        raise UserError(f"TRAIN.devices is {n}, but TensorFlow sees {len(gpus)} GPUs; set it to that, or to 0 for all.")
+    if n > 1 and not gpus:
         cpu, = tf.config.list_physical_devices("CPU")
-        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * wanted)
-    elif wanted and gpus:
-        tf.config.set_visible_devices(gpus[:wanted], "GPU")
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * n)
+    elif n and gpus:
+        tf.config.set_visible_devices(gpus[:n], "GPU")
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
 
 
-def list_devices():
+def list_devices() -> list[tf.config.LogicalDevice]:
+    """The GPUs, or the CPU where there is none."""
     return tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
 
 
-def cluster():
-    """This process's place among several machines, {"cluster": ..., "task": ...} of TF_CONFIG or of Slurm, or None.
+def cluster() -> dict | None:
+    """This process's place among several, {"cluster": ..., "task": ...} from TF_CONFIG or Slurm; None if it is alone.
 
     https://www.tensorflow.org/api_docs/python/tf/distribute/cluster_resolver/TFConfigClusterResolver. Raises UserError.
     """
     try:
         if "TF_CONFIG" not in os.environ and int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
-            # The GPUs are those that Slurm lets the task see; the resolver's own division of them fails where there is none.
-            slurm = tf.distribute.cluster_resolver.SlurmClusterResolver(gpus_per_node=1000, gpus_per_task=1, auto_set_gpu=False)
-            os.environ["TF_CONFIG"] = json.dumps(
-                {"cluster": slurm.cluster_spec().as_dict(), "task": {"type": slurm.task_type, "index": slurm.task_id}})
+            # Slurm already limits the visible GPUs; the resolver's own assignment fails on nodes without any.
+            slurm = tf.distribute.cluster_resolver.SlurmClusterResolver(
+                gpus_per_node=1000, gpus_per_task=1, auto_set_gpu=False)
+            os.environ["TF_CONFIG"] = json.dumps({
+                "cluster": slurm.cluster_spec().as_dict(), "task": {"type": slurm.task_type, "index": slurm.task_id}})
         place = json.loads(os.environ.get("TF_CONFIG") or "{}")
         if not place.get("cluster"):
             return None
         workers, task = place["cluster"], place["task"]
         if not set(workers) <= {"chief", "worker"} or not 0 <= int(task["index"]) < len(workers[task["type"]]):
-            raise ValueError("its jobs are chief and worker, whose indices begin with 0")
+            raise ValueError("the jobs must be chief and worker, with indices from 0")
         return place
     except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
-        raise UserError(f"TF_CONFIG, or what Slurm has set, is not what tf.distribute takes ({error!r}); write it as in the README, "
-                        "or unset it.") from error
+        raise UserError(f"TF_CONFIG, or what Slurm has set, does not describe a cluster ({error!r}); write it as in the "
+                        "README, or unset it.") from error
 
 
-def _first_line(error):
+def first_line(error: Exception) -> str:
+    """The first line of an error's message; TensorFlow appends stack traces."""
     return str(error).partition("\n")[0]
 
 
-def make_strategy():
-    """The tf.distribute.Strategy of what this run has: several machines, several devices, or one. Raises UserError."""
+def make_strategy(n: int) -> tf.distribute.Strategy:
+    """The strategy for several machines, for several devices, or for one; n: TRAIN.devices. Raises UserError."""
     place = cluster()
     with utils.quiet():
-        choose_devices()
+        choose_devices(n)
     if place:
-        task, addresses = place["task"], [address for group in place["cluster"].values() for address in group]
-        print(f"This is {task['type']} {task['index']}, one of {len(addresses)} processes; it waits until all are started, each with "
-              f"an index of its own, from 0 on: {', '.join(addresses)}.", flush=True)
-        handler = signal.signal(signal.SIGINT, signal.SIG_DFL)  # or Ctrl-C would have to wait too
-        try:
-            with utils.quiet():
-                return tf.distribute.MultiWorkerMirroredStrategy()
-        except (tf.errors.OpError, RuntimeError) as error:
-            raise UserError(f"The processes of TF_CONFIG could not be joined ({_first_line(error)}): the port may be taken, the index "
-                            "given twice, or an address not reached from here; mend TF_CONFIG and start all of them again.") from error
-        finally:
-            signal.signal(signal.SIGINT, handler)
+        return _join_cluster(place)
     with utils.quiet():
         devices = list_devices()
         return tf.distribute.MirroredStrategy(devices) if len(devices) > 1 else tf.distribute.get_strategy()
 
 
-def is_chief(strategy):
-    """Whether this process is the one that writes; alone it is."""
+def _join_cluster(place):
+    task, addresses = place["task"], [address for job in place["cluster"].values() for address in job]
+    print(f"This is {task['type']} {task['index']}, one of {len(addresses)} processes; waiting until all are started, "
+          f"each with its own index, from 0: {', '.join(addresses)}.", flush=True)
+    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own handler would wait for TensorFlow to return
+    try:
+        with utils.quiet():
+            return tf.distribute.MultiWorkerMirroredStrategy()
+    except (tf.errors.OpError, RuntimeError) as error:
+        raise UserError(f"The processes of TF_CONFIG could not connect ({first_line(error)}): a port is in use, an index "
+                        "was given twice, or an address can't be reached from here; fix TF_CONFIG and start all of them "
+                        "again.") from error
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process writes files. A single process always does."""
     resolver = strategy.cluster_resolver
     return not resolver or resolver.task_type == "chief" or (
         resolver.task_id == 0 and "chief" not in resolver.cluster_spec().jobs)
 
 
 @contextlib.contextmanager
-def silent():
-    """Keep lines and progress bars off the screen: of several processes the chief's are enough."""
+def silent() -> Iterator[None]:
+    """Keep lines and progress bars of this process off the screen: the chief's are enough."""
     utils.progress.visible = False
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         yield
 
 
 @contextlib.contextmanager
-def precision():
-    """Let networks that are made inside compute in float16 where `config.TRAIN.mixed_precision` says so."""
-    keras.config.set_dtype_policy("mixed_float16" if config.TRAIN.mixed_precision else "float32")
+def compute_in(precision: str) -> Iterator[None]:
+    """Let networks that are built inside compute in `float32` or `float16`; their weights are float32 in any case."""
+    keras.config.set_dtype_policy("float32" if precision == "float32" else f"mixed_{precision}")
     try:
         yield
     finally:

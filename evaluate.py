@@ -34,7 +34,7 @@ def evaluate(arguments, config) -> int:
         pairs = data.validation_pairs(config)
     make_writable(output)
     with utils.quiet():
-        devices.choose_devices()
+        devices.choose_devices(config.TRAIN.devices)
         names = [device.name for device in devices.list_devices()]
     restorers: list[dict] = [{} for _ in names]
     for method, path in paths.items():

@@ -1,83 +1,114 @@
 """Training: both phases, their state and how it is resumed (article, section 3.2)."""
 import contextlib
+import dataclasses
+import functools
 import json
 import os
+import re
 import shutil
 import signal
 import socket
+import tempfile
 import threading
 import time
 import zlib
+from argparse import Namespace
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import utils
+from utils import UserError
+
+import filelock
 import keras
 import numpy as np
 import tensorflow as tf
-
-try:
-    import fcntl
-except ImportError:  # Windows, where a second training on one checkpoint/ is not noticed
-    fcntl = None
-
-import utils
-from utils import UserError
+from easydict import EasyDict
 
 import data
 import devices
 import images
 import model
 import weights
-from config import config, flatten, is_div2k, log_config, use_demo
+from config import DIV2K_TRAIN_HR, flatten, is_div2k, log_config, use_demo
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """One phase of a training: how long it is, how it steps, and what it writes."""
+
+    number: int
+    title: str
+    n_epochs: int
+    step: Callable  # LR and HR patches, uint8 -> {name of the loss: value}
+    optimizers: tuple
+    learning_rate: Callable[[float], float]  # by the epochs done, a fraction within an epoch
+    rate_setting: str
+    relative_cost: float  # time of a step, in steps of phase 1
+    weights_file: str
+    samples: str  # in TRAIN.sample_path; the epoch and .png are appended
+    best_file: str = ""  # the weights of the highest PSNR so far
+
+
+def init_learning_rate(settings: EasyDict, epochs: float) -> float:
+    """The rate of phase 1 by its schedule; settings: `config.TRAIN`."""
+    if settings.schedule_init == "constant":
+        return settings.learning_rate_init
+    return settings.learning_rate_init * (1 + np.cos(np.pi * epochs / settings.n_epoch_init)) / 2
+
+
+def gan_learning_rate(settings: EasyDict, epochs: float) -> float:
+    """The rate of phase 2 by its schedule; settings: `config.TRAIN`."""
+    return settings.lr_init * settings.lr_decay ** (int(epochs) // settings.decay_every)
 
 
 class Trainer:
-    """Both phases of the training and their state: networks, optimizers and how far they are.
+    """Both phases of the training and their state: networks, optimizers and progress.
 
-    Each device of a tf.distribute.Strategy takes its share of a batch, and the losses, their gradients and the batch norms
-    are those of the whole batch, so that several devices train as one would.
+    Each device of a tf.distribute.Strategy takes its share of a batch. Losses, gradients and batch norms are those of
+    the whole batch, so that several devices train as one would.
     """
 
-    def __init__(self, strategy, photos, recipe, vgg, weights_file):
-        """photos: of `data.cache_photos`; recipe, vgg: of `load_loss`; weights_file: to start from, or None."""
-        train = config.TRAIN
+    def __init__(self, strategy: tf.distribute.Strategy, settings: EasyDict, patches: data.Patches,
+                 networks: tuple[keras.Model, keras.Model, keras.Model], recipe: EasyDict, vgg: keras.Model | None):
+        """settings: `config.TRAIN`; networks: of `make_networks`; recipe, vgg: of `load_loss`."""
         self.strategy, self.is_chief = strategy, devices.is_chief(strategy)
-        self.patches = data.Patches(photos, train.seed, train.batch_size, train.hr_patch_size, train.patches_per_image)
-        self.recipe, self.vgg, self.steps = recipe, vgg, self.patches.steps_per_epoch
-        self.folder = Path(train.checkpoint_path)
-        with strategy.scope(), devices.precision():
-            architecture = model.ARCHITECTURES[train.architecture]
-            self.generator = weights.load_generator(weights_file) if weights_file else model.get_G(architecture)
-            if self.generator.architecture.name != train.architecture:
-                raise UserError(f"{weights_file} is for the architecture {self.generator.architecture.name}; "
-                                f"train it with --set TRAIN.architecture={self.generator.architecture.name}.")
-            self.architecture, bn_epsilon = self.generator.architecture, self.generator.bn_epsilon
-            self.averaged = model.get_G(self.architecture, bn_epsilon=bn_epsilon)
-            self.averaged.set_weights(self.generator.get_weights())
-            self.discriminator = model.get_D(self.architecture, train.hr_patch_size, bn_epsilon)
-            # With loss scaling in any case, so that a training can go on with or without mixed precision.
-            scaled = [keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(beta_1=train.beta1)) for _ in range(3)]
+        self.settings, self.patches, self.recipe, self.vgg = settings, patches, recipe, vgg
+        self.generator, self.averaged, self.discriminator = networks
+        self.sample_patches = data.Patches(patches.photos, settings.seed, 8, settings.hr_patch_size, 1)
+        self.folder = Path(settings.checkpoint_path)
+        self.stopped_by = 0  # the number of a signal
+        with strategy.scope():
+            # Always built with loss scaling, so that a training can be resumed with or without float16.
+            scaled = [keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(beta_1=settings.beta1)) for _ in range(3)]
             for optimizer, network in zip(scaled, (self.generator, self.generator, self.discriminator), strict=True):
                 optimizer.build(network.trainable_variables)
             self.total_step = tf.Variable(0, dtype=tf.int64)
-        self.optimizers = scaled if train.mixed_precision else [optimizer.inner_optimizer for optimizer in scaled]
-        self.init_optimizer, self.g_optimizer, self.d_optimizer = self.optimizers
-        self.phase, self.epoch, self.step = (tf.Variable(n, dtype=tf.int64) for n in (1, 0, 0))  # step: of the epoch
+        self.phase_number, self.epoch, self.step = (tf.Variable(n, dtype=tf.int64) for n in (1, 0, 0))  # step: of the epoch
         self.best_psnr = tf.Variable(0.0)
-        self.checkpoint = tf.train.Checkpoint(
-            generator=self.generator, averaged=self.averaged, discriminator=self.discriminator,
-            init_optimizer=scaled[0], g_optimizer=scaled[1], d_optimizer=scaled[2],
-            phase=self.phase, epoch=self.epoch, step=self.step, total_step=self.total_step, best_psnr=self.best_psnr)
-        self.manager = tf.train.CheckpointManager(self.checkpoint, self.folder, max_to_keep=2, checkpoint_name="state")
-        self.stopped_by = None
-        self.init_step, self.gan_step = self.on_all_devices(self.init_step), self.on_all_devices(self.gan_step)
+        self.state = {  # all that is saved, and shared by several processes
+            "generator": self.generator, "averaged": self.averaged, "discriminator": self.discriminator,
+            "init_optimizer": scaled[0], "g_optimizer": scaled[1], "d_optimizer": scaled[2],
+            "phase": self.phase_number, "epoch": self.epoch, "step": self.step, "total_step": self.total_step,
+            "best_psnr": self.best_psnr}
+        self.optimizers = scaled if settings.mixed_precision else [optimizer.inner_optimizer for optimizer in scaled]
+        self.init_optimizer, self.g_optimizer, self.d_optimizer = self.optimizers
+        self.init_step, self.gan_step = self.on_all_devices(self._init_step), self.on_all_devices(self._gan_step)
+        self.phases = (
+            Phase(1, "the generator alone", settings.n_epoch_init, self.init_step, (self.init_optimizer,),
+                  functools.partial(init_learning_rate, settings), "TRAIN.learning_rate_init", 1.0,
+                  "g_srgan_init.npz", "srgan_ginit/train_g_init", "g_srgan_init_best.npz"),
+            Phase(2, "adversarial", settings.n_epoch, self.gan_step, (self.g_optimizer, self.d_optimizer),
+                  functools.partial(gan_learning_rate, settings), "TRAIN.lr_init", 3.5 if vgg else 2.2,
+                  "g_srgan.npz", "srgan_gan/train_g"))
 
     # -- steps
 
-    def on_all_devices(self, step):
-        """The tf.function that runs a step on each device, with its share of the batch, and gives the batch's losses."""
+    def on_all_devices(self, step: Callable) -> Callable:
+        """A tf.function that runs a step on each device, with its share of the batch, and returns the batch's losses."""
 
-        # Not by XLA: it is no faster on a CPU, compiles for longer, and can't compile what devices tell each other.
+        # Without XLA: no faster on a CPU, slower to compile, and it can't compile the cross-device all-reduce.
         @tf.function
         def run(lr, hr):
             losses = self.strategy.run(step, args=(lr, hr))
@@ -85,18 +116,18 @@ class Trainer:
 
         return run
 
-    def init_step(self, lr, hr):
-        """A step of phase 1: the generator by mean squared error."""
-        lr, hr = model.normalize_lr(lr, self.architecture), model.normalize_hr(hr)
+    def _init_step(self, lr, hr):
+        """Train the generator by mean squared error."""
+        lr, hr = model.normalize_lr(lr, self.generator.architecture), model.normalize_hr(hr)
         with tf.GradientTape() as tape:
             loss = model.content_loss(hr, self.generator(lr, training=True))
-        self.descend(self.generator, loss, tape, self.init_optimizer)
-        self.average()
-        return self.of_all_devices({"mse": loss})
+        self.apply_gradients(self.generator, loss, tape, self.init_optimizer)
+        self.update_average()
+        return self.sum_over_devices({"mse": loss})
 
-    def gan_step(self, lr, hr):
-        """A step of phase 2: discriminator and generator, both from the same SR, as the original does."""
-        lr, hr = model.normalize_lr(lr, self.architecture), model.normalize_hr(hr)
+    def _gan_step(self, lr, hr):
+        """Train discriminator and generator, both on the same SR, as the original does."""
+        lr, hr = model.normalize_lr(lr, self.generator.architecture), model.normalize_hr(hr)
         with tf.GradientTape(persistent=True) as tape:
             sr = self.generator(lr, training=True)
             logits_hr, logits_sr = self.discriminator(hr, training=True), self.discriminator(sr, training=True)
@@ -107,95 +138,112 @@ class Trainer:
                 losses["vgg"] = model.content_loss(self.vgg(hr), self.vgg(sr))
                 g_loss += self.recipe.w_vgg * losses["vgg"]
             losses["d"] = d_loss = model.discriminator_loss(logits_hr, logits_sr)
-        self.descend(self.generator, g_loss, tape, self.g_optimizer)
-        self.descend(self.discriminator, d_loss, tape, self.d_optimizer)
-        self.average()
-        return self.of_all_devices(losses)
+        self.apply_gradients(self.generator, g_loss, tape, self.g_optimizer)
+        self.apply_gradients(self.discriminator, d_loss, tape, self.d_optimizer)
+        self.update_average()
+        return self.sum_over_devices(losses)
 
-    def descend(self, network, loss, tape, optimizer):
-        """Let `optimizer` make a step by the gradients of a loss, a device's part of the batch's, which it sums up."""
+    def apply_gradients(self, network, loss, tape, optimizer):
+        """Apply one optimizer step. `loss` is this device's share of the batch loss; gradients are summed over devices."""
         variables = network.trainable_variables
         gradients = tape.gradient(loss, variables, output_gradients=tf.convert_to_tensor(optimizer.scale_loss(1.0)))
-        if config.TRAIN.mixed_precision and self.strategy.num_replicas_in_sync > 1:
-            # Each device looks at its own gradients alone to tell whether all skip the step.
+        if self.settings.mixed_precision and self.strategy.num_replicas_in_sync > 1:
+            # Loss scaling decides per device whether to skip; make every device see an overflow on any of them.
             bad = tf.reduce_any([tf.reduce_any(~tf.math.is_finite(gradient)) for gradient in gradients])
             n_bad = tf.distribute.get_replica_context().all_reduce("SUM", tf.cast(bad, tf.float32))
             gradients[0] += tf.where(n_bad > 0, np.nan, 0.0)
         optimizer.apply_gradients(zip(gradients, variables, strict=True))
 
     @staticmethod
-    def of_all_devices(losses):
-        """The batch's losses, from a device's: Keras divides its losses by the number of devices."""
+    def sum_over_devices(losses):
+        """The batch's losses, from each device's share: Keras divides its losses by the number of devices."""
         return tf.distribute.get_replica_context().all_reduce("SUM", losses)
 
-    def average(self):
-        """Move the averaged weights towards the generator's; fast at first, so that they forget the beginning."""
+    def update_average(self):
+        """Update the moving average of the generator's weights; it moves fast at first, to forget the initial weights."""
         count = tf.cast(self.total_step.assign_add(1), tf.float32)
-        decay = tf.minimum(config.TRAIN.ema_decay, count / (count + 9))
+        decay = tf.minimum(self.settings.ema_decay, count / (count + 9))
         for mean, weight in zip(self.averaged.weights, self.generator.weights, strict=True):
             mean.assign(decay * mean + (1 - decay) * weight)
 
-    def learning_rate(self):
-        """Of the step to come, by the schedule of its phase."""
-        train, epoch = config.TRAIN, int(self.epoch)
-        if int(self.phase) == 2:
-            return train.lr_init * train.lr_decay ** (epoch // train.decay_every)
-        if train.schedule_init == "constant":
-            return train.learning_rate_init
-        done = (epoch + int(self.step) / self.steps) / train.n_epoch_init
-        return train.learning_rate_init * (1 + np.cos(np.pi * done)) / 2
+    # -- progress
+
+    @property
+    def phase(self) -> Phase:
+        return self.phases[int(self.phase_number) - 1]
+
+    def steps_done(self) -> int:
+        """Steps done in the current phase."""
+        n = self.patches.steps_per_epoch
+        return int(self.epoch) * n + min(int(self.step), n - 1)  # an epoch may have more steps than when it was saved
+
+    def steps_left(self) -> dict[int, int]:
+        """Steps left in each phase that is not complete, by its number."""
+        left = {phase.number: phase.n_epochs * self.patches.steps_per_epoch
+                - (self.steps_done() if phase is self.phase else 0) for phase in self.phases[int(self.phase_number) - 1:]}
+        return {number: steps for number, steps in left.items() if steps > 0}
+
+    def time_left(self, seconds: float) -> str:
+        """The time that all phases still take, as text, if a step of the current one takes so many seconds."""
+        cost = sum(steps * self.phases[number - 1].relative_cost for number, steps in self.steps_left().items())
+        about = "about " if max(self.steps_left(), default=0) > self.phase.number else ""
+        return f"{about}{timedelta(seconds=round(seconds * cost / self.phase.relative_cost))}"
 
     # -- the run
 
-    def is_done(self):
-        return int(self.phase) == 2 and int(self.epoch) >= config.TRAIN.n_epoch
+    def watch(self, pairs: list[tuple[np.ndarray, np.ndarray]], memory_mb: int) -> None:
+        """Measure, draw and log from now on; pairs: HR and LR to measure; memory_mb: what upscaling them may take."""
+        self.pairs = pairs
+        self.upscaler = model.Upscaler(self.averaged, memory_mb)
+        self.writer = tf.summary.create_file_writer(str(self.folder / "logs"))
 
-    def run(self):
-        """Train from where the state is to the end of phase 2, saving on the way."""
-        if self.is_chief:
-            self.pairs = [(hr, lr) for _, hr, lr in data.read_pairs(data.validation_pairs(config)[:config.VALID.n_quick])]
-            self.bicubic = None
-            self.upscaler = model.Upscaler(self.averaged)
-            self.writer = tf.summary.create_file_writer(str(self.folder / "logs"))
+    @functools.cached_property
+    def bicubic_psnr(self) -> float:
+        """Mean PSNR of bicubic upscaling on the same images."""
+        return np.mean([images.psnr_ssim(images.resize(lr, *hr.shape[:2]), hr)[0] for hr, lr in self.pairs])
+
+    def run(self) -> None:
+        """Train from the current state to the end of the last phase, saving on the way."""
+        print("To train: " + " and ".join(f"{steps:,} steps of phase {number}"
+                                          for number, steps in self.steps_left().items()) + ".")
         with catch_signals(self), self.patches.user_errors():
-            if int(self.phase) == 1:
-                self.run_phase(1, config.TRAIN.n_epoch_init, self.init_step, [self.init_optimizer])
-                if not self.stopped_by:  # phase 2 begins with the weights that phase 1 wrote
+            for phase in self.phases[int(self.phase_number) - 1:]:
+                if phase is not self.phase:  # it begins with the weights that the one before wrote
                     self.generator.set_weights(self.averaged.get_weights())
-                    self.phase.assign(2)
+                    self.phase_number.assign(phase.number)
                     self.epoch.assign(0)
-            if int(self.phase) == 2:
-                self.run_phase(2, config.TRAIN.n_epoch, self.gan_step, [self.g_optimizer, self.d_optimizer])
-            self.sum_of_all(0)  # the chief has saved
+                self.run_phase(phase)
+                if self.stopped_by:
+                    break
+            self.sum_over_processes(0)  # wait until the chief has saved
 
-    def run_phase(self, phase, n_epoch, train_step, optimizers):
-        train = config.TRAIN
-        start = int(self.epoch) * self.steps + min(int(self.step), self.steps - 1)
-        total = n_epoch * self.steps
-        if start >= total:
+    def run_phase(self, phase):
+        n = self.patches.steps_per_epoch
+        start, stop = self.steps_done(), phase.n_epochs * n
+        if start >= stop:
             return
-        batches = iter(self.batches(phase, start, total))
-        print(f"Phase {phase} of 2, {'the generator alone' if phase == 1 else 'adversarial'}: "
-              f"{n_epoch} epochs of {self.steps} steps of {train.batch_size} patches. The first step takes longer, to compile.")
-        with utils.progress(f"Phase {phase}, step", total, start) as bar:
-            times, history = [], []
-            for done in range(start + 1, total + 1):
-                rate = self.learning_rate()
-                for optimizer in optimizers:
+        batches = iter(self.batches(phase, start, stop))
+        print(f"Phase {phase.number} of {len(self.phases)}, {phase.title}: {phase.n_epochs} epochs of {n} steps of "
+              f"{self.patches.batch_size} patches. The first step takes longer, to compile.")
+        times, history = [], []
+        with utils.progress(f"Phase {phase.number}, step", stop, start) as bar:
+            for done in range(start + 1, stop + 1):
+                rate = phase.learning_rate((done - 1) // n + (done - 1) % n / n)
+                for optimizer in phase.optimizers:
                     optimizer.learning_rate.assign(rate)
                 began = time.perf_counter()
-                losses = {name: float(loss) for name, loss in train_step(*next(batches)).items()}  # waits for the device
+                losses = {name: float(loss) for name, loss in phase.step(*next(batches)).items()}  # waits for the device
                 times.append(time.perf_counter() - began)
                 history.append(losses)
-                bad = [name for name in losses if not np.isfinite(losses[name])]
-                if bad:
-                    raise self.diverged(done, f"the loss {bad[0]} is {losses[bad[0]]}")
+                for name, loss in losses.items():
+                    if not np.isfinite(loss):
+                        raise self.diverged(done, f"the loss {name} is {loss}")
                 bar.update(done, **losses)
-                self.epoch.assign(done // self.steps)
-                self.step.assign(done % self.steps)
-                if done % self.steps == 0:
+                self.epoch.assign(done // n)
+                self.step.assign(done % n)
+                if done % n == 0:
                     if self.is_chief:
-                        self.end_epoch(phase, n_epoch, rate, times, history, total - done)
+                        self.end_epoch(phase, rate, np.median(times), history)
                     times, history = [], []
                 if self.must_stop():
                     if self.is_chief:
@@ -203,22 +251,23 @@ class Trainer:
                     break
 
     def batches(self, phase, start, stop):
-        """The batches of a phase's steps from `start` to before `stop`, of each the shares of this process's devices."""
-        def shares_of_a_process(context):
-            n_devices = context.num_replicas_in_sync // context.num_input_pipelines
-            first = context.input_pipeline_id * n_devices
-            return self.patches.dataset(phase, start, stop, range(first, first + n_devices), context.num_replicas_in_sync)
+        """This process's shares of the batches for steps [start, stop)."""
 
-        return self.strategy.distribute_datasets_from_function(shares_of_a_process)
+        def shares_of_process(context):
+            n = context.num_replicas_in_sync // context.num_input_pipelines
+            first = context.input_pipeline_id * n
+            return self.patches.dataset(phase.number, start, stop, range(first, first + n), context.num_replicas_in_sync)
+
+        return self.strategy.distribute_datasets_from_function(shares_of_process)
 
     def must_stop(self):
-        """Whether this process was told to stop, or another one, so that all of them stop after the same step."""
-        if self.sum_of_all(self.stopped_by or 0):
+        """Whether this process or another one got a signal, so that all of them stop after the same step."""
+        if self.sum_over_processes(self.stopped_by):
             self.stopped_by = self.stopped_by or signal.SIGTERM
         return self.stopped_by
 
-    def sum_of_all(self, number):
-        """The sum over all devices of a number of their process, for which all processes wait for each other."""
+    def sum_over_processes(self, number: int) -> int:
+        """The sum of `number` over all devices of all processes; waits until every process calls it."""
         if not self.strategy.cluster_resolver:
             return number
         return int(self._sum(tf.constant(number, tf.int64)))
@@ -227,27 +276,18 @@ class Trainer:
     def _sum(self, number):
         return self.strategy.reduce("SUM", self.strategy.run(tf.identity, args=(number,)), axis=None)
 
-    def join(self):
-        """Make sure that all processes train the same, from the state of the chief, which alone reads the checkpoints.
+    def share_state(self, settings: dict) -> None:
+        """Give all processes the state of the chief, which alone reads the checkpoint.
 
-        Raises UserError.
+        settings: what must be the same on all of them, by name; raises UserError for what is not.
         """
-        settings = {key: value for key, value in flatten(config).items()
-                    if key.startswith("TRAIN.") and not key.endswith(("path", "devices"))}
-        sizes = [(photo.height, photo.width) for photo in self.patches.photos]
-        numbers = {key: zlib.crc32(json.dumps(value).encode())
-                   for key, value in {**settings, "config.LOSS": self.recipe, "the photos": sizes}.items()}
-        different = [key for key, number in numbers.items()
-                     if self.sum_of_all(number) != number * self.strategy.num_replicas_in_sync]
+        checksums = {name: zlib.crc32(json.dumps(value).encode()) for name, value in settings.items()}
+        different = [name for name, number in checksums.items()
+                     if self.sum_over_processes(number) != number * self.strategy.num_replicas_in_sync]
         if different:
-            raise UserError(f"The processes do not train the same: {', '.join(different)} differ; give all the same config.py, --set, "
-                            "photos and VGG19.")
-
-        state = self.checkpoint
-        variables = [state.phase, state.epoch, state.step, state.total_step, state.best_psnr]
-        for part in (state.generator, state.averaged, state.discriminator,
-                     state.init_optimizer, state.g_optimizer, state.d_optimizer):
-            variables += part.variables
+            raise UserError(f"The processes do not train the same: {', '.join(different)} differ; give all of them the same "
+                            "config.py, --set, --weights, photos and VGG19.")
+        variables = [variable for part in self.state.values() for variable in getattr(part, "variables", [part])]
 
         @tf.function
         def take_chiefs_state():
@@ -259,142 +299,155 @@ class Trainer:
 
         self.strategy.run(take_chiefs_state)
 
-    def end_epoch(self, phase, n_epoch, rate, times, history, steps_left):
+    # -- what an epoch writes
+
+    def end_epoch(self, phase, rate, seconds, history):
+        """Print and log the mean losses of an epoch; every `save_every` epochs measure, save and draw samples."""
         epoch = int(self.epoch)
         means = {name: np.mean([losses[name] for losses in history]) for name in history[0]}
-        seconds = float(np.median(times))
-        line = (f"Phase {phase}, epoch {epoch}/{n_epoch}: " + ", ".join(f"{k} {v:.4g}" for k, v in means.items())
-                + f", {seconds:.2f} s a step, {timedelta(seconds=round(seconds * steps_left))} left")
-        self.write_events({**means, "learning_rate": rate})
-        if epoch % config.TRAIN.save_every == 0 or epoch == n_epoch:
-            psnr = self.measure(phase)
-            self.write_samples(phase)
+        line = (f"Phase {phase.number}, epoch {epoch}/{phase.n_epochs}: "
+                + ", ".join(f"{name} {loss:.4g}" for name, loss in means.items())
+                + f", {seconds:.2f} s a step, {self.time_left(seconds)} left")
+        self.write_events(phase, {**means, "learning_rate": rate})
+        if epoch % self.settings.save_every == 0 or epoch == phase.n_epochs:
+            if self.pairs:
+                line += f"; PSNR {self.measure(phase):.2f} dB, bicubic {self.bicubic_psnr:.2f} dB"
             self.save()
-            line += f"; PSNR {psnr:.2f} dB, bicubic {self.bicubic:.2f} dB"
+            self.write_samples(phase)
         print(line)
 
-    def write_events(self, scalars, image=None):
-        """Write to TensorBoard; by its own messages, as tf.summary.scalar and .image want tensorboard installed."""
-        summary = tf.compat.v1.Summary()
-        for name, value in scalars.items():
-            summary.value.add(tag=f"phase_{int(self.phase)}/{name}", simple_value=value)
-        if image is not None:
-            encoded = tf.compat.v1.Summary.Image(
-                height=image.shape[0], width=image.shape[1], colorspace=3,
-                encoded_image_string=tf.io.encode_png(image).numpy())
-            summary.value.add(tag=f"phase_{int(self.phase)}/samples", image=encoded)
-        with self.writer.as_default():
-            tf.summary.experimental.write_raw_pb(summary.SerializeToString(), step=self.total_step)
+    def write_events(self, phase, scalars, image=None):
+        """Log for TensorBoard."""
+        with self.writer.as_default(int(self.total_step)):
+            for name, value in scalars.items():
+                tf.summary.scalar(f"phase_{phase.number}/{name}", value)
+            if image is not None:
+                tf.summary.image(f"phase_{phase.number}/samples", image[np.newaxis])
         self.writer.flush()
 
     def measure(self, phase):
-        """Mean PSNR of the averaged weights on the first validation images; of phase 1 the best are kept."""
+        """Mean PSNR of the averaged weights on the first validation images; a phase may keep its best weights."""
         self.upscaler.refresh(self.averaged)
-        if self.bicubic is None:
-            self.bicubic = np.mean([images.psnr_ssim(images.resize(lr, *hr.shape[:2]), hr)[0] for hr, lr in self.pairs])
         psnr = np.mean([images.psnr_ssim(self.upscaler(lr), hr)[0] for hr, lr in self.pairs])
-        self.write_events({"psnr": psnr})
-        if phase == 1 and psnr > float(self.best_psnr):
+        self.write_events(phase, {"psnr": psnr})
+        if phase.best_file and psnr > float(self.best_psnr):
             self.best_psnr.assign(psnr)
-            weights.save_network(self.folder / "g_srgan_init_best.npz", self.averaged)
+            weights.save_network(self.folder / phase.best_file, self.averaged)
         return psnr
 
     def write_samples(self, phase):
-        """The same training patches each time: a column a patch, from above bicubic, SR and HR."""
-        train = config.TRAIN
-        lrs, hrs = data.Patches(self.patches.photos, train.seed, 8, train.hr_patch_size, 1).batch(0, 0)
-        grid = np.hstack([np.vstack([images.resize(lr, *hr.shape[:2]), self.upscaler(lr), hr]) for lr, hr in zip(lrs, hrs, strict=True)])
-        folder = Path(train.sample_path) / ("srgan_ginit" if phase == 1 else "srgan_gan")
-        images.write_image(folder / f"train_{'g_init' if phase == 1 else 'g'}_{int(self.epoch)}.png", grid)
-        self.write_events({}, grid)
+        """Draw the same training patches each time: a column a patch, from above bicubic, SR and HR."""
+        lrs, hrs = self.sample_patches.batch(0, 0)
+        grid = np.hstack([np.vstack([images.resize(lr, *hr.shape[:2]), self.upscaler(lr), hr])
+                          for lr, hr in zip(lrs, hrs, strict=True)])
+        images.write_image(Path(self.settings.sample_path) / f"{phase.samples}_{int(self.epoch)}.png", grid)
+        self.write_events(phase, {}, grid)
+
+    # -- the state on disk
 
     def diverged(self, step, what):
-        return UserError(f"Phase {int(self.phase)}, step {step}: {what}; the state of the last save is intact in "
-                         f"{self.folder}/, go on from it with a lower "
-                         f"{'TRAIN.learning_rate_init' if int(self.phase) == 1 else 'TRAIN.lr_init'}.")
+        return UserError(f"Phase {self.phase.number}, step {step}: {what}; the last saved state is intact in "
+                         f"{self.folder}/, resume it with a lower {self.phase.rate_setting}.")
 
-    def save(self):
-        """Weights first, then the state: a run killed in between repeats the steps and writes the weights again."""
+    def save(self) -> None:
+        """Save the weights, then the state: a run killed in between repeats the steps and writes the weights again."""
         for part in (self.generator, self.discriminator, *self.optimizers):
             for variable in part.variables:  # the step of a finite loss may still spoil them
                 if not np.isfinite(variable).all():
-                    step = int(self.epoch) * self.steps + int(self.step)
-                    raise self.diverged(step, f"{variable.path} holds a value that is not a finite number")
-        weights.save_network(self.folder / ("g_srgan_init.npz" if int(self.phase) == 1 else "g_srgan.npz"), self.averaged)
+                    raise self.diverged(self.steps_done(), f"{variable.path} holds a value that is not a finite number")
+        weights.save_network(self.folder / self.phase.weights_file, self.averaged)
         weights.save_network(self.folder / "d_srgan.npz", self.discriminator)
         try:
             self.manager.save()
         except tf.errors.OpError as error:
-            self.remove_half_states()
-            raise UserError(f"The state can't be saved in {self.folder}/ ({error.message}); the one before it is intact: free "
-                            "space, then run the same command again.") from error
+            self.remove_partial_states()
+            raise UserError(f"The state can't be saved in {self.folder}/ ({error.message}); the one before it is intact: "
+                            "free space, then run the same command again.") from error
 
-    def resume(self):
-        """Go on from the newest state that can be read, if there is any; returns whether. Raises UserError if none can."""
+    def resume(self) -> bool:
+        """Restore the newest readable state. Returns True if one was restored; raises UserError if none can be read."""
+        checkpoint, folder = tf.train.Checkpoint(**self.state), self.folder.absolute()
+        if re.search(r"[*?[\\]", folder.as_posix()):  # TensorFlow takes such a path for a pattern
+            self.link = tempfile.TemporaryDirectory()
+            folder = Path(self.link.name, "checkpoint")
+            folder.symlink_to(self.folder.absolute(), target_is_directory=True)
+        self.manager = tf.train.CheckpointManager(checkpoint, folder, max_to_keep=2, checkpoint_name="state")
         states = sorted(self.folder.glob("state-*.index"), key=utils.natural_key, reverse=True)
-        if states or not (self.folder / "checkpoint").exists():  # TensorFlow's list of states, from the first whole one on
-            self.remove_half_states()
+        if states or not holds_training(self.folder):
+            self.remove_partial_states()
         for state in states:
             try:
-                self.checkpoint.restore(str(state.with_suffix(""))).assert_consumed()
+                checkpoint.restore(str(folder / state.stem)).assert_consumed()
             except Exception as error:  # TensorFlow raises what the damaged bytes happen to lead to
-                print(f"{state.with_suffix('')} is damaged ({devices._first_line(error)}); trying the one before it.")
+                print(f"{state.with_suffix('')} is damaged ({devices.first_line(error)}); trying the one before it.")
                 continue
-            print(f"Going on with the training in {self.folder}/: phase {int(self.phase)}, {int(self.epoch)} epochs "
-                  f"and {int(self.step)} steps are done. (--restart begins anew.)")
+            print(f"Resuming the training in {self.folder}/: phase {self.phase.number}, {int(self.epoch)} epochs and "
+                  f"{int(self.step)} steps are done. (--restart starts over.)")
             return True
-        if states or (self.folder / "checkpoint").exists():
-            raise UserError(f"None of the states in {self.folder}/ can be read; --restart begins anew and moves the folder "
-                            "aside.")
+        if holds_training(self.folder):
+            raise UserError(f"None of the states in {self.folder}/ can be read; start over with --restart, which moves the "
+                            "folder aside.")
         return False
 
-    def remove_half_states(self):
-        """What a run left that was killed or had no space left while saving: TensorFlow writes the index last."""
+    def remove_partial_states(self):
+        """Delete partial files of an interrupted save; TensorFlow writes the index last."""
         for path in [*self.folder.glob("state-*"), *self.folder.glob(".*.partial.*")]:
             if path.name.endswith("_temp"):
                 shutil.rmtree(path)
             elif path.name.startswith("."):
                 path.unlink()
             elif path.suffix != ".index" and not path.with_suffix(".index").exists():
-                print(f"{path} has no index, as its save was cut off or the index is lost; it is removed.")
+                print(f"{path} has no index, as its save was interrupted or the index was lost; it is deleted.")
                 path.unlink()
 
 
-@contextlib.contextmanager
-def catch_signals(trainer):
-    """Ctrl-C and SIGTERM let the step end and the state be saved; the second one leaves at once.
+def holds_training(folder: Path) -> bool:
+    """Whether a training saved its state in a folder, readable or not."""
+    return any(folder.glob("state-*")) or (folder / "checkpoint").exists()  # TensorFlow's list of states
 
-    In a thread: Python calls a handler only when TensorFlow has returned, and then once, however many signals came.
+
+@contextlib.contextmanager
+def catch_signals(trainer: Trainer) -> Iterator[None]:
+    """Let Ctrl-C, SIGTERM and a closed terminal end the training after the step, saved; a second signal ends it at once.
+
+    In a thread: Python calls a handler only when TensorFlow has returned, and only once for several signals.
     """
+    if threading.current_thread() is not threading.main_thread():  # as in some notebooks; handlers can't be set there
+        yield
+        return
 
     def watch():
         for number in iter(lambda: receiver.recv(1), b""):
+            if number[0] not in before:
+                continue
             if trainer.stopped_by:
                 os._exit(128 + number[0])
             trainer.stopped_by = number[0]
-            print("Stopping after this step; once more to leave at once, without saving.")
+            print("Stopping after this step; press Ctrl-C again to quit at once without saving.")
 
     receiver, sender = socket.socketpair()
     sender.setblocking(False)
-    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
-    signal.set_wakeup_fd(sender.fileno())
+    caught = [number for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", None))
+              if number and signal.getsignal(number) != signal.SIG_IGN]  # nohup lets a training outlive its terminal
+    before = {number: signal.signal(number, lambda *_: None) for number in caught}
+    wakeup = signal.set_wakeup_fd(sender.fileno())
     threading.Thread(target=watch, daemon=True).start()
     try:
         yield
     finally:
-        signal.set_wakeup_fd(-1)
+        signal.set_wakeup_fd(wakeup)
         sender.close()
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def load_loss(demo):
-    """The recipe of the losses and the VGG19 that it needs, None if it needs none; raises UserError if it can't be had."""
-    recipe, path = config.LOSS[config.TRAIN.loss], config.VGG.path
+def load_loss(config: EasyDict, demo: bool) -> tuple[EasyDict, keras.Model | None]:
+    """The recipe of phase 2's losses and the VGG19 it needs, None if it needs none. Raises UserError."""
+    recipe = config.LOSS[config.TRAIN.loss]
     if not (recipe.w_vgg and config.TRAIN.n_epoch):
         return recipe, None
     try:
-        return recipe, weights.load_vgg(recipe.vgg_layer, path)
+        return recipe, weights.load_vgg(recipe.vgg_layer, config.VGG.path)
     except weights.DownloadError:
         if not demo:
             raise
@@ -402,117 +455,169 @@ def load_loss(demo):
         return config.LOSS.srgan_mse, None
 
 
+def make_networks(settings: EasyDict, source: str | None) -> tuple[keras.Model, keras.Model, keras.Model]:
+    """The generator, its moving average and the discriminator; source: the generator's weights, None for random ones.
+
+    settings: `config.TRAIN`. Raises UserError where the weights can't be read or are of another architecture.
+    """
+    generator = weights.load_generator(source) if source else model.get_G(model.ARCHITECTURES[settings.architecture])
+    architecture, bn_epsilon = generator.architecture, generator.bn_epsilon
+    if architecture.name != settings.architecture:
+        raise UserError(f"{source} is for the architecture {architecture.name}; train it with "
+                        f"--set TRAIN.architecture={architecture.name}.")
+    averaged = model.get_G(architecture, bn_epsilon=bn_epsilon)
+    averaged.set_weights(generator.get_weights())
+    return generator, averaged, model.get_D(architecture, settings.hr_patch_size, bn_epsilon)
+
+
 @contextlib.contextmanager
-def locked(folder):
-    """Hold a training's folder for this process alone; the lock of a killed one is free. Raises UserError."""
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a training's folder for this process alone; a killed process holds it no longer. Raises UserError."""
+    lock, holder = filelock.FileLock(folder / "lock", blocking=False, fallback_to_soft=False), folder / "lock.txt"
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            raise UserError(f"{folder}/ is in use by the training of {holder.read_text()}; stop that one first, or set "
+                            "TRAIN.checkpoint_path to another folder.") from None
+        raise UserError(f"{folder}/ is in use by another training; stop that one first, or set TRAIN.checkpoint_path to "
+                        "another folder.") from None
+    except OSError as error:
+        print(f"{folder}/ can't be locked, as its file system has no locks ({error.strerror}): make sure that no second "
+              "training uses it.")
+    try:
+        with contextlib.suppress(OSError):  # the disk is full, which saving will say
+            holder.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        yield
+    finally:
+        lock.release()
+
+
+def check_writable(folder: Path, setting: str) -> None:
+    """Create a folder and a file in it; raises UserError, naming the setting, where that is not possible."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / "lock", "a+")  # noqa: SIM115 (entered below, outside of this try)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b" ")
     except OSError as error:
-        raise UserError(f"{folder}/ (TRAIN.checkpoint_path) can't be written: {error.strerror}; name another folder.") from error
-    with file:
-        try:
-            if fcntl:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise UserError(f"{folder}/ is in use by the training of process {file.read()}; stop it first, or set "
-                            "TRAIN.checkpoint_path to another folder.") from None
-        with contextlib.suppress(OSError):  # the disk is full, which saving will say
-            os.truncate(file.fileno(), 0)
-            os.write(file.fileno(), str(os.getpid()).encode())
-        yield
+        raise UserError(f"{folder}/ ({setting}) can't be written: {error.strerror or error}; free space or name another "
+                        "folder.") from error
 
 
-def compare_with_last_run(folder, demo):
-    """Say which settings changed since the run whose state is in `folder`; raises UserError for one that can't."""
+def read_last_run(folder: Path) -> dict:
+    """The settings of the run whose state is in `folder`, as it wrote them; {} where they can't be read."""
     try:
-        last = dict(json.loads((folder / "config.json").read_text()))
+        return dict(json.loads((folder / "config.json").read_text()))
     except (OSError, ValueError, TypeError):
-        return
-    if last.pop("demonstration", False) and not demo:
-        print(f"{folder}/ holds the demonstration; your training begins anew.")
-        return utils.move_aside(folder, "training")
+        return {}
+
+
+def compare_settings(folder: Path, last: dict, config: EasyDict, demo: bool) -> None:
+    """Say which settings changed since the run that is resumed; raises UserError for one that can't."""
     before, now = flatten(last), flatten(config)
     for key in ("TRAIN.architecture", "TRAIN.hr_patch_size"):
         if before.get(key, now[key]) != now[key]:
-            raise UserError(f"The training in {folder}/ has {key}={before[key]}, now it is {now[key]}; set it back, or begin "
-                            "anew with --restart.")
-    photos = before.get("TRAIN.hr_img_path", now["TRAIN.hr_img_path"])
+            raise UserError(f"The training in {folder}/ has {key}={before[key]}, now it is {now[key]}; set it back, or "
+                            "start over with --restart.")
+    photos = before.get("TRAIN.hr_img_path", DIV2K_TRAIN_HR)
     if demo and not is_div2k(photos):
-        raise UserError(f"{folder}/ holds a training on {photos}; to go on with it give the same --set as then "
-                        f"(TRAIN.hr_img_path={photos} ...), or begin anew with --restart.")
+        raise UserError(f"{folder}/ holds a training on {photos}; to resume it give the same --set as then "
+                        f"(TRAIN.hr_img_path={photos} ...), or start over with --restart.")
     changed = [f"{key} {before[key]} -> {now[key]}" for key in now if before.get(key, now[key]) != now[key]]
     if changed:
         print(f"Changed since the last run: {', '.join(changed)}.")
 
 
-def make_trainer(strategy, arguments, pairs, name, demo):
-    """A `Trainer` of a strategy's devices, in the state of its last save; raises UserError."""
-    folder = Path(config.TRAIN.checkpoint_path)
-    with strategy.scope(), devices.precision():
-        recipe, vgg = load_loss(demo)
-    photos = data.cache_photos(pairs, name, config.TRAIN.cache_path, config.TRAIN.hr_patch_size)
-    keras.utils.set_random_seed(config.TRAIN.seed)
-    trainer = Trainer(strategy, photos, recipe, vgg, arguments.weights)
-    if not demo and trainer.steps < 25:  # half of DIV2K's
-        print(f"{len(photos)} photos make epochs of only {trainer.steps} steps, where DIV2K's have 50: for as long a training "
-              f"set TRAIN.patches_per_image to about {-(-50 * config.TRAIN.batch_size // len(photos))}.")
-    if trainer.is_chief and trainer.resume() and arguments.weights:
-        print(f"--weights {arguments.weights} is not used, as a training is gone on with.")
+def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: EasyDict, demo: bool) -> Trainer:
+    """A `Trainer` in the state of its last save.
+
+    Raises UserError; only when the first step can be made is an earlier training moved aside that is not resumed.
+    """
+    settings, folder = config.TRAIN, Path(config.TRAIN.checkpoint_path)
+    is_chief, pairs, replaced = devices.is_chief(strategy), [], False
+    if is_chief and holds_training(folder):
+        last = read_last_run(folder)
+        replaced = arguments.restart or (last.pop("demonstration", False) and not demo)
+        if not replaced:
+            compare_settings(folder, last, config, demo)
+    with strategy.scope(), devices.compute_in("float16" if settings.mixed_precision else "float32"):
+        recipe, vgg = load_loss(config, demo)
+        photos = data.cache_photos(*data.training_photos(config), settings.cache_path, settings.hr_patch_size)
+        if is_chief:
+            pairs = data.validation_pairs(config)[:config.VALID.n_quick]
+            pairs = [(hr, lr) for _, hr, lr in data.read_pairs(pairs)]
+        keras.utils.set_random_seed(settings.seed)
+        networks = make_networks(settings, arguments.weights)
+    patches = data.Patches(photos, settings.seed, settings.batch_size, settings.hr_patch_size, settings.patches_per_image)
+    if not demo and patches.steps_per_epoch < 25:  # half of DIV2K's
+        n = -(-50 * settings.batch_size // len(photos))
+        print(f"{len(photos)} photos make epochs of only {patches.steps_per_epoch} steps, where DIV2K's have 50: for as "
+              f"long a training set TRAIN.patches_per_image to about {n}.")
+    trainer = Trainer(strategy, settings, patches, networks, recipe, vgg)
+    if replaced:
+        utils.move_aside(folder, "training", [Path(settings.sample_path, phase.samples).parent
+                                              for phase in trainer.phases])
+    if is_chief:
+        if trainer.resume() and arguments.weights:
+            print(f"--weights {arguments.weights} is ignored: the run in {folder}/ is being resumed.")
+        trainer.watch(pairs, config.VALID.memory_mb)
     if strategy.cluster_resolver:
-        trainer.join()
-    if trainer.is_chief:
+        trainer.share_state({
+            **{key: value for key, value in flatten(config).items()
+               if key.startswith("TRAIN.") and not key.endswith(("path", "devices"))},
+            "config.LOSS": recipe, "the photos": [(photo.height, photo.width) for photo in photos]})
+    if is_chief:
         with utils.atomic_write(folder / "config.json") as partial:
             log_config(partial, {**config, "demonstration": demo})
-    if trainer.is_done():
-        print("Nothing is left to train; a larger TRAIN.n_epoch goes on.")
     return trainer
 
 
-def train(arguments, config):
-    """Train, or go on with the training in the checkpoint folder. Returns the exit code."""
-    demo = data.is_demo(config)
+def train(arguments: Namespace, config: EasyDict) -> int:
+    """Train, or resume the training in the checkpoint folder. Returns the exit code."""
+    settings, folder, demo = config.TRAIN, Path(config.TRAIN.checkpoint_path), data.is_demo(config)
     if demo:
         use_demo(config, arguments.given)
-    pairs, name = data.training_photos(config)
-    if config.TRAIN.deterministic:
+    if settings.deterministic:
         tf.config.experimental.enable_op_determinism()
-        # TensorFlow's graph optimizer would sum the gradients of three losses in the order in which they happen to be ready.
+        # TensorFlow's graph optimizer would sum the gradients of three losses in the order in which they are ready.
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-    strategy = devices.make_strategy()
+    strategy = devices.make_strategy(settings.devices)
     n_devices = strategy.num_replicas_in_sync
-    if config.TRAIN.batch_size % n_devices:
-        smaller = config.TRAIN.batch_size // n_devices * n_devices
-        raise UserError(f"TRAIN.batch_size is {config.TRAIN.batch_size}, which {n_devices} devices can't share evenly; set it to "
+    if settings.batch_size % n_devices:
+        smaller = settings.batch_size // n_devices * n_devices
+        raise UserError(f"TRAIN.batch_size is {settings.batch_size}, which {n_devices} devices can't share evenly; set it to "
                         f"{f'{smaller} or ' if smaller else ''}{smaller + n_devices}, or any multiple of {n_devices}.")
-    folder = Path(config.TRAIN.checkpoint_path)
     with contextlib.ExitStack() as stack:
         if devices.is_chief(strategy):
+            check_writable(folder, "TRAIN.checkpoint_path")
+            check_writable(Path(settings.sample_path), "TRAIN.sample_path")
             stack.enter_context(locked(folder))
-            if any(folder.glob("state-*")) or (folder / "checkpoint").exists():
-                utils.move_aside(folder, "training") if arguments.restart else compare_with_last_run(folder, demo)
             if demo:
-                print(f"{config.TRAIN.hr_img_path} is not there: a demonstration of some minutes on the photos that scikit-image and "
-                      "scikit-learn ship. For real training: python main.py --mode=download fetches DIV2K; for your own photos "
-                      "set config.TRAIN.hr_img_path.")
+                print(f"{DIV2K_TRAIN_HR} is not there: a demonstration of some minutes on the photos that scikit-image and "
+                      "scikit-learn ship. For real training: python main.py --mode=download fetches DIV2K; for your own "
+                      "photos set config.TRAIN.hr_img_path.")
             if n_devices > 1:
-                print(f"{n_devices} devices train together, each with {config.TRAIN.batch_size // n_devices} of the "
-                      f"{config.TRAIN.batch_size} patches of a batch.")
+                print(f"{n_devices} devices train together, each with {settings.batch_size // n_devices} of the "
+                      f"{settings.batch_size} patches of a batch.")
         else:
             stack.enter_context(devices.silent())
         try:
-            trainer = make_trainer(strategy, arguments, pairs, name, demo)
-            trainer.run()
+            trainer = prepare(strategy, arguments, config, demo)
+            if trainer.steps_left():
+                trainer.run()
+            else:
+                print("Training is already complete. Raise TRAIN.n_epoch to train longer." if int(trainer.total_step) else
+                      "There is nothing to train: TRAIN.n_epoch_init and TRAIN.n_epoch are 0; raise them.")
+                return 0
         except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError,
                 tf.errors.FailedPreconditionError, tf.errors.DeadlineExceededError, tf.errors.UnknownError) as error:
             if not strategy.cluster_resolver:
                 raise
-            raise UserError("Another process of this training is gone, which says why if it could; then start all of them again, the "
-                            "training goes on from the last save.") from error
+            raise UserError("Another process of this run has died; see its output for the reason. Then start all of them "
+                            "again: the training is resumed from the last save.") from error
     if trainer.stopped_by:
-        print(f"Stopped and saved in {folder}/{'' if trainer.is_chief else ' of the chief'}; the same command goes on from here.")
+        print(f"Stopped and saved in {folder}/{'' if trainer.is_chief else ' of the chief'}; run the same command to resume.")
         return 128 + trainer.stopped_by
     if trainer.is_chief:
-        print(f"Done: weights in {folder}/, samples in {config.TRAIN.sample_path}. python main.py --mode=evaluate scores them.")
+        print(f"Done: weights in {folder}/, samples in {settings.sample_path}. python main.py --mode=evaluate scores them.")
     return 0

@@ -60,18 +60,21 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
-def move_aside(folder: Path, what: str) -> None:
-    """Move the contents of a folder, except a lock, into a new folder beside it, and say so; raises UserError."""
+def move_aside(folder: Path, what: str, also: Iterable[Path] = ()) -> None:
+    """Move what is in a folder, except for its lock, and the folders `also` into a new one beside it; raises UserError.
+
+    Says where it is now, how large it is, and that it may be deleted.
+    """
     aside = folder.with_name(f"{folder.name}_{datetime.now():%Y%m%d_%H%M%S}")
     try:
         aside.mkdir()
-        for path in list(folder.iterdir()):
-            if path.name != "lock":
-                shutil.move(path, aside)  # the folder itself can't be renamed where it is mounted
+        for path in [*folder.iterdir(), *filter(Path.is_dir, also)]:
+            if not path.name.startswith("lock"):
+                shutil.move(path, aside)  # a rename fails where a folder is mounted
+        size = sum(path.stat().st_size for path in aside.rglob("*") if path.is_file())
     except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"{folder}/ can't be moved aside to {aside}/: {reason}; move it yourself.") from error
-    print(f"The {what} that was in {folder}/ is now in {aside}/.")
+        raise UserError(f"{folder}/ can't be moved aside to {aside}/: {error.strerror or error}; move it yourself.") from error
+    print(f"The {what} that was in {folder}/ is now in {aside}/ ({size / 1e6:,.0f} MB); delete it if you no longer need it.")
 
 
 class progress(tqdm):

@@ -283,7 +283,9 @@ def make_trainer(photos, architecture="paper", loss="srgan_mse"):
     vgg = None
     if config.LOSS[loss].w_vgg:
         vgg = model.get_VGG(config.LOSS[loss].vgg_layer)
-    trainer = train.Trainer(tf.distribute.get_strategy(), photos, config.LOSS[loss], vgg, None)
+    patches = data.Patches(photos, 0, BATCH, PATCH, 8)
+    trainer = train.Trainer(tf.distribute.get_strategy(), config.TRAIN, patches, train.make_networks(config.TRAIN, None),
+                            config.LOSS[loss], vgg)
     rng = np.random.default_rng(0)
     for weight in trainer.generator.weights:  # at first its blocks are the identity, which would hide much from the checks
         if weight.path.endswith(("gamma", "moving_variance")):
@@ -337,7 +339,7 @@ def bench_devices():
 
 def bench_data(trainer, n_steps):
     """Rows for the input pipeline: alone, and while phase 1 trains."""
-    batches = iter(data.Patches(trainer.patches.photos, 0, BATCH, PATCH, 8).dataset(1, 0, 10 ** 6))
+    batches = iter(trainer.patches.dataset(1, 0, 10 ** 6))
     for _ in range(10):
         next(batches)
     began = time.perf_counter()

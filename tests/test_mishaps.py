@@ -81,7 +81,7 @@ DAMAGE = [(damage, end) for damage in (cut, flip, zero, os.unlink) for end in ("
 def test_a_damaged_state_gives_way_to_the_one_before_it(trained, run, damage, end):
     damage(trained / "checkpoint" / f"state-2.{end}")
     code, output = run(trained, "TRAIN.n_epoch=0", "TRAIN.n_epoch_init=1")
-    assert code == 0 and "Going on with the training in checkpoint/: phase 1, 1 epochs" in output, output
+    assert code == 0 and "Resuming the training in checkpoint/: phase 1, 1 epochs" in output, output
     assert "state-2 is damaged" in output or "state-2.data-00000-of-00001 has no index" in output
 
 
@@ -91,7 +91,7 @@ def test_of_states_that_are_all_damaged_none_is_begun_anew(trained, run, damage,
         damage(path)
     before = contents(trained)
     code, output = run(trained, *ONE_PHASE)
-    assert code == 2 and "None of the states in checkpoint/ can be read; --restart" in output, output
+    assert code == 2 and "None of the states in checkpoint/ can be read; start over with --restart" in output, output
     assert contents(trained) == before
     if (damage, end) == (os.unlink, "index"):
         code, output = run(trained, "TRAIN.n_epoch=0", "TRAIN.n_epoch_init=1", more=["--restart"])
@@ -150,11 +150,11 @@ def test_two_trainings_on_one_checkpoint(trained, run):
     first = start(trained, "--set", "TRAIN.n_epoch=0", "TRAIN.n_epoch_init=100000")
     read_until(first, "Phase 1 of 2")
     code, output = run(trained)
-    assert code == 2 and f"checkpoint/ is in use by the training of process {first.pid};" in output
+    assert code == 2 and f"checkpoint/ is in use by the training of process {first.pid} on " in output
     first.kill()
     first.communicate()
     code, output = run(trained, *ONE_PHASE)
-    assert code == 0 and "Going on" in output
+    assert code == 0 and "Resuming" in output
 
 
 @pytest.mark.parametrize("phase, rate", [(1, "TRAIN.learning_rate_init"), (2, "TRAIN.lr_init")])
@@ -234,5 +234,5 @@ def test_decoded_photos_that_vanish_while_they_are_in_use(trained, run, what, mo
     assert "cache/" in output.splitlines()[-1]
     monkeypatch.setattr(train.Trainer, "end_epoch", end_epoch)
     code, output = run(trained, *ONE_PHASE)
-    assert code == 0 and "Going on with the training in checkpoint/: phase 1, 2 epochs" in output, output
+    assert code == 0 and "Resuming the training in checkpoint/: phase 1, 2 epochs" in output, output
     assert len(list((trained / "cache").rglob("*.rgb"))) == 9

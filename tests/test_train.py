@@ -82,7 +82,7 @@ def test_what_is_killed_at_twenty_random_moments_ends_with_the_same_weights_and_
     runs = output.split("Ended by ")[:-1]
     assert sum("Phase 1 of 2" in run for run in runs) >= 5 and sum("Phase 2 of 2" in run for run in runs) >= 5
     stopped = [run for run, (number, _) in zip(runs, ends, strict=True) if number in ("SIGINT", "SIGTERM")]
-    assert all("Stopped and saved in checkpoint/; the same command goes on from here." in run for run in stopped)
+    assert all("Stopped and saved in checkpoint/; run the same command to resume." in run for run in stopped)
     assert "Traceback" not in output and "is damaged" not in output
     assert len(re.findall("^While saving: .*(partial|_temp)", output, re.MULTILINE)) >= 3
     assert not [name for name in os.listdir(folder / "checkpoint") if "partial" in name or "_temp" in name]
@@ -104,7 +104,7 @@ def test_averaged_weights_are_written(uninterrupted):
 def test_finished_training_says_so_at_once_and_restart_keeps_the_old(uninterrupted):
     before = (uninterrupted / "checkpoint" / "g_srgan.npz").read_bytes()
     code, output = run(uninterrupted)
-    assert code == 0 and "Nothing is left to train" in output
+    assert code == 0 and "Training is already complete" in output
     assert (uninterrupted / "checkpoint" / "g_srgan.npz").read_bytes() == before
     code, output = run(uninterrupted, "--restart", "--set", "TRAIN.n_epoch_init=1", "TRAIN.n_epoch=0")
     assert code == 0, output
@@ -127,7 +127,7 @@ def test_a_second_ctrl_c_leaves_at_once_and_harms_nothing(interrupted, number, c
     process = start(folder, "--set", "TRAIN.n_epoch=26")
     output = read_until(process, "Phase 2 of 2")
     process.send_signal(number)
-    output += read_until(process, "Stopping after this step; once more to leave at once")
+    output += read_until(process, "Stopping after this step; press Ctrl-C again")
     process.send_signal(number)
     output += process.communicate()[0]
     assert process.returncode == code and "Stopped and saved" not in output and "Traceback" not in output, output

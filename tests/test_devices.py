@@ -91,7 +91,7 @@ def test_two_devices_train_as_one_does(first_phase, tmp_path):
 def test_a_training_goes_on_with_another_number_of_devices(first_phase, one_device, tmp_path):
     folder = shutil.copytree(first_phase, tmp_path / "run")
     output, = finish(start(folder, "TRAIN.devices=2"))
-    assert "TRAIN.devices 0 -> 2" in output and "Going on" in output
+    assert "TRAIN.devices 0 -> 2" in output and "Resuming" in output
     assert difference(one_device, folder, "g_srgan.npz") < CLOSE
     assert difference(one_device, folder, "d_srgan.npz") < CLOSE
 
@@ -119,11 +119,11 @@ def test_two_processes_end_alike_however_they_were_interrupted(two_processes, tm
     read_until(chief, "Phase 2 of 2")
     worker.kill()
     output = chief.communicate(timeout=60)[0]
-    assert chief.returncode == 2 and "Another process of this training is gone" in output and "Traceback" not in output
+    assert chief.returncode == 2 and "Another process of this run has died" in output and "Traceback" not in output
     worker.communicate()
 
     output, _ = finish(*start_two(tmp_path))
-    assert "Going on with the training in checkpoint/: phase 1, 1 epochs" in output
+    assert "Resuming the training in checkpoint/: phase 1, 1 epochs" in output
     for name in ("g_srgan.npz", "d_srgan.npz"):
         assert difference(two_processes / "0", tmp_path / "0", name) == 0
 
@@ -160,15 +160,17 @@ def test_a_training_goes_on_in_mixed_precision(first_phase, one_device, tmp_path
 
 
 OVERFLOW = """
-import main, model, numpy as np, tensorflow as tf, utils
+import data, dataclasses, devices, model, numpy as np, tensorflow as tf, train
 from config import config, override, resolve
-import dataclasses
 model.ARCHITECTURES["paper"] = dataclasses.replace(model.PAPER, n_blocks=1)
 override(config, ["TRAIN.devices=2", "TRAIN.mixed_precision=true", "TRAIN.batch_size=2", "TRAIN.hr_patch_size=32"])
 resolve(config)
-devices.choose_devices()
+devices.choose_devices(2)
 photos = data.cache_photos(data.packaged_pairs("train"), "", "cache/", 32)
-trainer = train.Trainer(tf.distribute.MirroredStrategy(devices.list_devices()), photos, config.LOSS.srgan_mse, None, None)
+strategy = tf.distribute.MirroredStrategy(devices.list_devices())
+with strategy.scope(), devices.compute_in("float16"):
+    networks = train.make_networks(config.TRAIN, None)
+trainer = train.Trainer(strategy, config.TRAIN, data.Patches(photos, 0, 2, 32, 1), networks, config.LOSS.srgan_mse, None)
 content_loss, overflow = model.content_loss, tf.Variable(True)
 
 def infinite_for_one_weight_on_the_second_device(hr, sr):
