@@ -183,6 +183,7 @@ RULES = {
     "MOS.path": Rule(Path),
     "DOWNLOAD.url": Rule(str),
     "DOWNLOAD.*.folder": Rule(Path),
+    "DOWNLOAD.*.n_images": Rule(int),
     "DOWNLOAD.*.size": Rule(int),
     "DOWNLOAD.*.sha256": Rule(str),
 }
