@@ -1,13 +1,18 @@
-"""Downloads from a server on this machine that does all that servers do: what is not whole and right is not taken."""
+"""Downloads from a server on this machine that misbehaves: only what is whole and right is kept."""
 import hashlib
 import http.server
 import io
 import os
 import shutil
+import socket
+import ssl
 import stat
+import subprocess
+import sys
 import threading
 import time
 import zipfile
+from pathlib import Path
 
 import utils
 
@@ -16,9 +21,7 @@ import pytest
 from PIL import Image
 
 import config
-import data
-import images
-import train
+import download
 
 FOLDERS = {"DIV2K_train_HR": ("DIV2K/DIV2K_train_HR/", "DIV2K_train_HR/000{}.png", 256),
            "DIV2K_train_LR_bicubic_X4": ("DIV2K/DIV2K_train_LR_bicubic/X4/", "DIV2K_train_LR_bicubic/X4/000{}x4.png", 64),
@@ -50,8 +53,12 @@ FIRST = "DIV2K_train_HR"
 
 def settings(archives):
     """What `config.DOWNLOAD` would say of them."""
-    return {name: {"folder": FOLDERS[name][0], "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    return {name: {"folder": FOLDERS[name][0], "n_images": 2, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
             for name, data in archives.items()}
+
+
+def fetch(archives, url):
+    download.div2k({"url": url, **settings(archives)})
 
 
 def whole(request, data):
@@ -144,32 +151,49 @@ def files(folder):
 
 
 def refused(server, archives, *words):
-    """The download is refused with one sentence that holds the words; returns it."""
+    """Assert that the download fails with one sentence that holds the words. server: itself or a URL."""
     with pytest.raises(utils.UserError) as refusal:
-        data.download(archives, server.url)
+        fetch(archives, getattr(server, "url", server))
     sentence = str(refusal.value)
     assert sentence.endswith(".") and "\n" not in sentence
     assert all(word in sentence for word in words), sentence
-    return sentence
 
 
 def test_downloads_go_over_https_by_default():
-    for url in (config.config.DOWNLOAD.url, data.FLICKR25K_URL, train.VGG_URL):
+    for url in (config.config.DOWNLOAD.url, download.FLICKR25K["url"]):
         assert url.startswith("https://")
 
 
 def test_all_of_div2k_is_unpacked_once(server, tmp_path, capsys):
-    data.download(settings(ARCHIVES), server.url)
+    fetch(ARCHIVES, server.url)
     for folder, _, side in FOLDERS.values():
-        assert [Image.open(path).width for path in images.list_images(folder)] == [side, side]
+        assert [Image.open(path).width for path in Path(folder).glob("*.png")] == [side, side]
     assert [path for path, _ in server.asked] == [f"/{name}.zip" for name in ARCHIVES]
     shutil.rmtree("DIV2K/DIV2K_valid_HR")
-    data.download(settings(ARCHIVES), server.url)
-    assert len(server.asked) == 5 and "DIV2K/DIV2K_train_HR/ is already there" in capsys.readouterr().out
+    fetch(ARCHIVES, server.url)
+    assert len(server.asked) == 5 and "DIV2K/DIV2K_train_HR/ is already there, 2 images" in capsys.readouterr().out
     assert len(files(tmp_path)) == 8
 
 
-def test_the_command_says_what_it_did_or_why_not(server, call, tmp_path):
+@pytest.mark.parametrize("left", [{}, {"0001.png": "whole", "mine.jpg": b"a user's"}, {"0001.png": b"", "0002.png": "whole"},
+                                  {"0001.png": b"cut off"}])
+def test_a_folder_that_holds_a_part_is_completed_and_nothing_else_is_touched(server, tmp_path, capsys, left):
+    originals = photos("DIV2K_train_HR/000{}.png", 256)
+    folder = tmp_path / "DIV2K" / "DIV2K_train_HR"
+    folder.mkdir(parents=True)
+    for name, content in left.items():
+        (folder / name).write_bytes(originals[f"DIV2K_train_HR/{name}"] if content == "whole" else content)
+    times = {name: (folder / name).stat().st_mtime_ns for name, content in left.items() if content == "whole"}
+    fetch({FIRST: ARCHIVES[FIRST]}, server.url)
+    assert {f"DIV2K_train_HR/{path.name}": path.read_bytes() for path in folder.glob("*.png")} == originals
+    assert all((folder / name).stat().st_mtime_ns == when for name, when in times.items())
+    assert set(files(folder)) == {"0001.png", "0002.png", *left}
+    assert ("holds 1 of 2 images; the others are added" in capsys.readouterr().out) == bool(left)
+    fetch({FIRST: ARCHIVES[FIRST]}, server.url)
+    assert len(server.asked) == 1
+
+
+def test_the_command_prints_what_it_did_or_why_not(server, call, tmp_path):
     given = [f"DOWNLOAD.{name}.{key}={value}" for name, values in settings(ARCHIVES).items() for key, value in values.items()]
     result = call(tmp_path, "--mode=download", "--set", f"DOWNLOAD.url={server.url}", *given)
     assert result.returncode == 0 and "DIV2K/DIV2K_valid_HR/: 2 images." in result.stdout, result.stderr
@@ -180,52 +204,83 @@ def test_the_command_says_what_it_did_or_why_not(server, call, tmp_path):
     assert "404" in result.stderr and "config.DOWNLOAD.url" in result.stderr
 
 
+def test_downloading_imports_no_tensorflow():
+    program = "import sys, download; assert 'tensorflow' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], cwd=Path(download.__file__).parent, check=True)
+
+
 @pytest.mark.parametrize("answer, words", [
-    (silent, "no connection, or it broke off"), (page, f"answers with {len(PAGE)} bytes, not "),
-    (page_without_length, "answers with an unknown number of bytes, not "), (longer, "it is not the archive"),
-    (page_of_the_same_length, "is not what it should be (SHA-256 "), (missing, "404"), (failing, "503")])
+    (silent, "no answer within 0.3 seconds"), (page, f"sends {len(PAGE)} bytes, not "),
+    (page_without_length, "sends an unknown number of bytes, not "), (longer, "it is not the archive"),
+    (page_of_the_same_length, "has SHA-256 "), (missing, "the server answers 404"), (failing, "the server answers 503")])
 def test_what_is_not_the_archive_is_said_and_not_kept(server, tmp_path, monkeypatch, answer, words):
-    monkeypatch.setattr(utils, "DOWNLOAD_TIMEOUT", 0.3)
+    monkeypatch.setattr(download, "TIMEOUT", 0.3)
     server.answer = answer
-    refused(server, settings(ARCHIVES), f"{server.url}{FIRST}.zip", words, "config.DOWNLOAD.url")
+    refused(server, ARCHIVES, f"{server.url}{FIRST}.zip", words, "config.DOWNLOAD.url")
     assert files(tmp_path) == []
 
 
 @pytest.mark.parametrize("answer", [cut_off, stall])
 @pytest.mark.parametrize("again", [ranged, whole])
-def test_a_download_that_breaks_off_or_stalls_is_gone_on_with(server, tmp_path, monkeypatch, answer, again):
-    monkeypatch.setattr(utils, "DOWNLOAD_TIMEOUT", 0.3)
+def test_a_download_that_breaks_off_or_stalls_is_continued(server, tmp_path, monkeypatch, answer, again):
+    monkeypatch.setattr(download, "TIMEOUT", 0.3)
     server.answer = answer
     began = time.perf_counter()
-    refused(server, settings(ARCHIVES), "broke off", "run the same command again to go on")
+    refused(server, ARCHIVES, "run the same command again to continue")
     assert time.perf_counter() - began < 5
     assert files(tmp_path) == [f"DIV2K/{FIRST}.zip.part"]
     size = os.path.getsize(f"DIV2K/{FIRST}.zip.part")
     assert 0 < size <= len(ARCHIVES[FIRST]) // 2
     server.answer = again
-    data.download(settings(ARCHIVES), server.url)
+    fetch(ARCHIVES, server.url)
     assert server.asked[1] == (f"/{FIRST}.zip", f"bytes={size}-") and len(files(tmp_path)) == 8
 
 
-def test_a_server_that_is_not_there_is_said(tmp_path, monkeypatch):
+@pytest.fixture
+def no_proxy(monkeypatch):
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+
+@pytest.fixture
+def closed_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def test_a_server_that_is_not_there_is_an_error_with_the_true_reason(tmp_path, monkeypatch, no_proxy, closed_port):
     monkeypatch.chdir(tmp_path)
-    with http.server.HTTPServer(("127.0.0.1", 0), None) as closed:
-        url = f"http://127.0.0.1:{closed.server_port}/"
-    with pytest.raises(utils.UserError, match="no connection"):
-        data.download(settings(ARCHIVES), url)
-    with pytest.raises(utils.UserError, match=r"config.DOWNLOAD.url"):
-        data.download(settings(ARCHIVES), "no address/")
+    url = f"http://127.0.0.1:{closed_port}/"
+    refused(url, ARCHIVES, "could not be downloaded: Connection refused;", "config.DOWNLOAD.url")
+    refused("http://no-such-host.invalid/", ARCHIVES, "its address is not known here", "DNS")
+    refused("no address/", ARCHIVES, "config.DOWNLOAD.url")
+    monkeypatch.setenv("http_proxy", url)
+    refused("http://div2k.invalid/", ARCHIVES, "the proxy of HTTPS_PROXY or HTTP_PROXY fails (Connection refused)")
     assert files(tmp_path) == []
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="makes a certificate with openssl")
+def test_a_certificate_that_is_not_trusted_is_the_reason(server, tmp_path, no_proxy):
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj",
+                    "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", "key", "-out", "certificate"],
+                   check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain("certificate", "key")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    refused(f"https://localhost:{server.server_port}/", ARCHIVES, "its certificate is not trusted (self-signed certificate)",
+            "REQUESTS_CA_BUNDLE")
+    assert server.asked == [] and files(tmp_path) == ["certificate", "key"]
 
 
 def test_an_archive_that_was_put_there_by_hand_is_taken_when_it_is_the_right_one(server, tmp_path):
     (tmp_path / "DIV2K").mkdir()
     (tmp_path / "DIV2K" / f"{FIRST}.zip").write_bytes(ARCHIVES[FIRST])
-    data.download(settings({FIRST: ARCHIVES[FIRST]}), server.url)
+    fetch({FIRST: ARCHIVES[FIRST]}, server.url)
     assert server.asked == [] and files(tmp_path) == [f"DIV2K/{FIRST}/0001.png", f"DIV2K/{FIRST}/0002.png"]
     shutil.rmtree(tmp_path / "DIV2K" / FIRST)
     (tmp_path / "DIV2K" / f"{FIRST}.zip").write_bytes(ARCHIVES[FIRST][:-1] + b"!")
-    refused(server, settings({FIRST: ARCHIVES[FIRST]}), "is not what it should be (SHA-256 ", "was deleted")
+    refused(server, {FIRST: ARCHIVES[FIRST]}, "has SHA-256 ", "was deleted")
     assert files(tmp_path) == []
 
 
@@ -263,7 +318,7 @@ EVIL = {
 def test_entries_that_lead_elsewhere_are_refused_and_nothing_is_left(server, tmp_path, case):
     """The digest is right: the archive is what its maker wanted it to be."""
     server.archives[FIRST] = archive_of({**photos("DIV2K_train_HR/000{}.png", 8), **EVIL[case]})
-    refused(server, settings({FIRST: server.archives[FIRST]}), f"DIV2K/{FIRST}.zip holds '", "it was deleted")
+    refused(server, {FIRST: server.archives[FIRST]}, f"DIV2K/{FIRST}.zip holds '", "it was deleted")
     assert files(tmp_path) == [] and not list(tmp_path.parent.rglob("evil*"))
 
 
@@ -279,7 +334,7 @@ DAMAGED = {
 @pytest.mark.parametrize("case", DAMAGED)
 def test_an_archive_that_is_damaged_is_said_and_nothing_is_left(server, tmp_path, case):
     server.archives[FIRST] = DAMAGED[case]
-    refused(server, settings({FIRST: DAMAGED[case]}), f"DIV2K/{FIRST}.zip can't be unpacked", "it was deleted")
+    refused(server, {FIRST: DAMAGED[case]}, f"DIV2K/{FIRST}.zip can't be unpacked", "it was deleted")
     assert files(tmp_path) == []
 
 
@@ -289,27 +344,32 @@ def test_a_full_disk_is_said_and_what_came_is_kept(server, tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
-        refused(server, settings(ARCHIVES), f"{FIRST}.zip.part can't be written", "free space")
+        refused(server, ARCHIVES, f"{FIRST}.zip.part can't be written", "free space")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert files(tmp_path) == [f"DIV2K/{FIRST}.zip.part"]
     server.answer = ranged
-    data.download(settings(ARCHIVES), server.url)
+    fetch(ARCHIVES, server.url)
     assert len(files(tmp_path)) == 8
 
 
-def test_mirflickr_is_fetched_by_tensorlayer_whole_or_not_at_all_and_once(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(utils, "FLICKR25K_URL", server.url)
+def test_mirflickr_is_downloaded_by_tensorlayer_whole_or_not_at_all_and_once(server, tmp_path, monkeypatch, capfd):
     photo = photos("{}", 8)["1"]
-    server.archives["mirflickr25k"] = archive_of(
+    server.archives["mirflickr25k"] = whole_archive = archive_of(
         {"mirflickr/im1.jpg": photo, "mirflickr/im2.jpg": photo, "mirflickr/meta/tags/tags1.txt": b"sky"})
-    for answer in (missing, cut_off, page):
+    monkeypatch.setattr(download, "FLICKR25K", {"url": server.url, "size": len(whole_archive),
+                                                "md5": hashlib.md5(whole_archive).hexdigest()})
+    monkeypatch.setattr(download, "TIMEOUT", 0.3)
+    answers = {missing: "404", cut_off: "retrieval incomplete", page: "verify", page_of_the_same_length: "MD5", silent: "timed out"}
+    for answer, reason in answers.items():
         server.answer = answer
-        with pytest.raises(utils.UserError, match=r"MIRFLICKR-25k could not be downloaded .*mirflickr25k.zip"):
-            data.flickr25k()
+        with pytest.raises(utils.UserError, match=rf"MIRFLICKR-25k could not be downloaded .*{reason}.*mirflickr25k.zip"):
+            download.flickr25k()
         assert files(tmp_path) == []
     server.answer = whole
     for _ in range(2):
-        assert [path.name for path in images.list_images(data.flickr25k())] == ["im1.jpg", "im2.jpg"]
-    assert data.flickr25k().as_posix() == "data/flickr25k/mirflickr" and len(server.asked) == 4
+        assert sorted(path.name for path in download.flickr25k().glob("*.jpg")) == ["im1.jpg", "im2.jpg"]
+    assert download.flickr25k().as_posix() == "data/flickr25k/mirflickr" and len(server.asked) == 6
     assert files(tmp_path / "data") == [f"flickr25k/mirflickr/{name}" for name in ("im1.jpg", "im2.jpg", "meta/tags/tags1.txt")]
+    assert socket.getdefaulttimeout() is None
+    assert "cuInit" not in capfd.readouterr().err
