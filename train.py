@@ -544,7 +544,8 @@ def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: Easy
         recipe, vgg = load_loss(config, demo)
         photos = data.cache_photos(*data.training_photos(config), settings.cache_path, settings.hr_patch_size)
         if is_chief:
-            pairs = data.validation_pairs(config)[:config.VALID.n_quick]
+            announce = not demo and (replaced or not holds_training(folder))  # once; the demonstration says so itself
+            pairs = data.validation_pairs(config, announce)[:config.VALID.n_quick]
             pairs = [(hr, lr) for _, hr, lr in data.read_pairs(pairs)]
         keras.utils.set_random_seed(settings.seed)
         networks = make_networks(settings, arguments.weights)
@@ -592,10 +593,9 @@ def train(arguments: Namespace, config: EasyDict) -> int:
             check_writable(folder, "TRAIN.checkpoint_path")
             check_writable(Path(settings.sample_path), "TRAIN.sample_path")
             stack.enter_context(locked(folder))
-            if demo:
-                print(f"{DIV2K_TRAIN_HR} is not there: a demonstration of some minutes on the photos that scikit-image and "
-                      "scikit-learn ship. For real training: python main.py --mode=download fetches DIV2K; for your own "
-                      "photos set config.TRAIN.hr_img_path.")
+            if demo and (arguments.restart or not holds_training(folder)):
+                print(f"{DIV2K_TRAIN_HR} is not there: a short demonstration on bundled photos.\n"
+                      "To train for real: python main.py --mode=download, or set TRAIN.hr_img_path.")
             if n_devices > 1:
                 print(f"{n_devices} devices train together, each with {settings.batch_size // n_devices} of the "
                       f"{settings.batch_size} patches of a batch.")
