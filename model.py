@@ -104,6 +104,9 @@ class PReLU(layers.Layer):
         self.alpha = self.add_weight(
             shape=(self.channels,), initializer=keras.initializers.Constant(0.25), autocast=False, name="alpha")
 
+    def compute_output_shape(self, input_shape):  # or Keras would trace `call`, which takes longer
+        return input_shape
+
     def call(self, x):
         alpha = tf.tile(tf.convert_to_tensor(self.alpha), [x.shape[-1] // self.channels])
         if self.inference:
@@ -256,7 +259,7 @@ def get_G(architecture: Architecture = PAPER, n_blocks: int | None = None, bn_ep
 
     LR (N, H, W, 3) of any height and width, in the range of `normalize_lr`, to SR (N, 4 H, 4 W, 3) in [-1, 1].
     n_blocks: residual blocks, by default the architecture's. folded: leave the batch norms out and give their
-    convolutions a bias instead, see `fold`. dtype: a Keras dtype policy, by default the global one.
+    convolutions a bias instead, see `Folded`. dtype: a Keras dtype policy, by default the global one.
     """
     if n_blocks is not None:
         architecture = replace(architecture, n_blocks=n_blocks)
@@ -299,15 +302,72 @@ def get_G(architecture: Architecture = PAPER, n_blocks: int | None = None, bn_ep
     return _network(lr, sr, "generator", architecture, bn_epsilon)
 
 
-def fold(generator: keras.Model, folded: keras.Model) -> None:
-    """Give `folded`, made by `get_G(..., folded=True)`, the weights of a generator, batch norms folded into convolutions."""
-    for layer in folded.layers:
-        weights = generator.get_layer(layer.name).get_weights()
-        if len(layer.weights) > len(weights):
-            gamma, beta, mean, variance = generator.get_layer(layer.name.replace("conv", "bn")).get_weights()
-            factor = gamma / np.sqrt(variance + generator.bn_epsilon)
-            weights = [weights[0] * factor, beta - mean * factor]
-        layer.set_weights(weights)
+def weight_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+    """Shapes of a generator's weights by name, in the order of weights files: by layer, a batch norm's beta first."""
+
+    def conv(name, size, channels, filters):
+        return {f"{name}/kernel": (size, size, channels, filters), f"{name}/bias": (filters,)}
+
+    def act(prefix):
+        return {f"{prefix}_act/alpha": (64,)} if architecture.activation == "prelu" else {}
+
+    def conv_norm(prefix, number):
+        norm = {f"{prefix}_bn_{number}/{name}": (64,) for name in ("beta", "gamma", "moving_mean", "moving_variance")}
+        return {f"{prefix}_conv_{number}/kernel": (3, 3, 64, 64), **norm}
+
+    shapes = conv("head_conv", architecture.head_size, 3, 64) | act("head")
+    for block in (f"block_{number}" for number in range(1, architecture.n_blocks + 1)):
+        shapes |= conv_norm(block, 1) | act(block) | conv_norm(block, 2)
+    shapes |= conv_norm("trunk", 1)
+    for upsample in ("upsample_1", "upsample_2"):
+        shapes |= conv(f"{upsample}_conv", 3, 64, 256) | act(upsample)
+    return shapes | conv("tail_conv", architecture.tail_size, 64, 3)
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A generator's weights for inference: each batch norm folded into its convolution."""
+
+    architecture: Architecture
+    arrays: dict[str, np.ndarray]  # by the names of `get_G(..., folded=True)`
+
+    def network(self, dtype: str | None = None) -> keras.Model:
+        """The folded generator with these weights. dtype: a Keras dtype policy, by default the global one."""
+        network = get_G(self.architecture, folded=True, dtype=dtype)
+        self.assign(network)
+        return network
+
+    def assign(self, network: keras.Model) -> None:
+        """Give a folded generator these weights."""
+        for variable in network.weights:
+            variable.assign(self.arrays[variable.path])
+
+
+def fold(arrays: dict[str, np.ndarray], architecture: Architecture, bn_epsilon: float) -> Folded:
+    """Fold the batch norms of a generator. arrays: its weights, by the names of `weight_shapes`."""
+    folded = {name: array for name, array in arrays.items() if "_bn_" not in name}
+    for name in arrays:
+        if name.endswith("/gamma"):
+            norm = name.removesuffix("/gamma")
+            conv = norm.replace("_bn_", "_conv_")
+            factor = arrays[name] / np.sqrt(arrays[f"{norm}/moving_variance"] + np.float32(bn_epsilon))
+            folded[f"{conv}/kernel"] = arrays[f"{conv}/kernel"] * factor
+            folded[f"{conv}/bias"] = arrays[f"{norm}/beta"] - arrays[f"{norm}/moving_mean"] * factor
+    return Folded(architecture, folded)
+
+
+def fold_network(generator: keras.Model) -> Folded:
+    """Fold the batch norms of a generator, with its current weights."""
+    arrays = {weight.path: weight.numpy() for weight in generator.weights}
+    return fold(arrays, generator.architecture, generator.bn_epsilon)
+
+
+def blend(a: Folded, b: Folded, share: float) -> Folded:
+    """Interpolate two generators' weights, `b` with a share from 0 to 1 (ESRGAN, https://arxiv.org/abs/1809.00219, 3.4)."""
+    if a.architecture != b.architecture:
+        raise UserError(f"VALID.blend needs two generators of one kind; these are {a.architecture.name} with "
+                        f"{a.architecture.n_blocks} blocks and {b.architecture.name} with {b.architecture.n_blocks}; set it to 1.")
+    return Folded(a.architecture, {name: (1 - share) * array + share * b.arrays[name] for name, array in a.arrays.items()})
 
 
 # ---------------------------------------------------------------------------------------------------------- VGG19
@@ -371,14 +431,16 @@ def tiles(y: int, y_stop: int, x: int, x_stop: int, size: int) -> list[tuple[int
 
 
 class Upscaler:
-    """Upscales whole images with a generator, in tiles, so that memory does not grow with the image.
+    """Upscales whole images with a generator, tile by tile, so that memory does not grow with the image.
 
     Tiles overlap by the receptive field, so that the result equals that of the whole image but for float32 rounding.
     The trunk sees far and needs little memory, the upsampling the reverse, so each trunk tile is upsampled in smaller ones.
     """
 
-    def __init__(self, generator: keras.Model, memory_mb: int = 500, device: str | None = None):
-        """memory_mb: what the feature maps of a tile may take; device: TensorFlow's name of one, None for its choice."""
+    def __init__(self, generator: keras.Model | Folded, memory_mb: int = 500, device: str | None = None):
+        """generator: a network, or its folded weights, which are quicker to load. memory_mb: what the feature maps of a tile
+        may take. device: TensorFlow's name of one, None for its choice.
+        """
         self.architecture, self.device = generator.architecture, device
         with tf.device(device):
             self.network = get_G(self.architecture, folded=True)
@@ -395,9 +457,10 @@ class Upscaler:
         # A quarter is enough for the upsampling: its margin is narrow, larger tiles are hardly faster.
         self.upsampling_tile = max(32, int((memory_mb / 4 * 2 ** 20 / (3 * 4 * 256 * 4)) ** 0.5))
 
-    def refresh(self, generator: keras.Model) -> None:
+    def refresh(self, generator: keras.Model | Folded) -> None:
         """Take over the current weights of `generator`."""
-        fold(generator, self.network)
+        folded = generator if isinstance(generator, Folded) else fold_network(generator)
+        folded.assign(self.network)
 
     def __call__(self, lr: np.ndarray) -> np.ndarray:
         """LR (H, W, 3) of any size, uint8 or uint16, to SR (4 H, 4 W, 3) of the same type."""

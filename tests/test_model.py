@@ -2,6 +2,8 @@
 import dataclasses
 import itertools
 
+from utils import UserError
+
 import keras
 import numpy as np
 import pytest
@@ -161,9 +163,26 @@ def test_prelu_before_the_shuffle_is_keras_prelu_behind_it():
 def test_folded_generator_equals_the_unfolded(architecture, bn_epsilon):
     generator = randomize(model.get_G(architecture, n_blocks=2, bn_epsilon=bn_epsilon))
     lr = np.random.default_rng(4).uniform(0, 1, (1, 24, 21, 3)).astype("float32")
-    folded = model.get_G(generator.architecture, folded=True)
-    model.fold(generator, folded)
-    np.testing.assert_allclose(folded(lr), generator(lr), atol=1e-4)
+    folded = model.fold_network(generator)
+    np.testing.assert_allclose(folded.network()(lr), generator(lr), atol=1e-4)
+
+
+def test_shapes_of_weights_are_those_of_the_network(generator):
+    shapes = model.weight_shapes(generator.architecture)
+    assert shapes == {weight.path: tuple(weight.shape) for weight in generator.weights}
+
+
+def test_a_blend_is_between_its_networks():
+    lr = picture(9, 12)
+    a, b = (model.fold_network(randomize(model.get_G(n_blocks=1), seed)) for seed in (1, 2))
+    images = [model.Upscaler(model.blend(a, b, share))(lr) for share in (0, 0.5, 1)]
+    np.testing.assert_array_equal(images[0], model.Upscaler(a)(lr))
+    np.testing.assert_array_equal(images[2], model.Upscaler(b)(lr))
+    middle = model.blend(a, b, 0.5).arrays
+    for name in ("block_1_conv_2/kernel", "block_1_act/alpha", "tail_conv/bias"):
+        np.testing.assert_allclose(middle[name], (a.arrays[name] + b.arrays[name]) / 2, rtol=1e-6)
+    with pytest.raises(UserError, match="paper with 1 blocks and tensorlayer with 1"):
+        model.blend(a, model.fold_network(model.get_G(model.TENSORLAYER, n_blocks=1)), 0.5)
 
 
 def test_losses_are_those_of_the_article():
