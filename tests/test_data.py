@@ -154,7 +154,7 @@ def test_lr_is_found_by_the_names_of_every_tool(tmp_path, hr, lr, capsys):
 
 
 def test_lr_without_a_folder_is_made_and_nothing_is_said(tmp_path, capsys):
-    files = make_files(tmp_path, "photo.png", "photo_2.png", "a low wall.jpg", "x4.png", "all_LR.png")
+    files = make_files(tmp_path, "photo.png", "photo_2.png", "a low wall.jpg", "x4.png", "all_LR.png", "LR/one.png")
     assert data.pair_files(files, tmp_path, "") == [(path, None) for path in files]
     assert capsys.readouterr().out == ""
 
@@ -177,11 +177,26 @@ def test_a_name_that_fits_two_photos_is_given_to_neither(tmp_path):
 def test_equal_names_in_subfolders_keep_their_own_lr(tmp_path):
     files = make_files(tmp_path / "hr", "a/1.png", "b/1.png", "1.png")
     make_files(tmp_path / "lr", "a/1x4.png", "1x4.png")
-    partners = {path: path.parent / f"{path.stem}x4.png" for path in (tmp_path / "lr" / "a" / "1", tmp_path / "lr" / "1")}
-    lrs = [*(tmp_path / "lr").rglob("*.png")]
-    found = data.match_names(files, tmp_path / "hr", lrs, tmp_path / "lr")
-    assert found == {tmp_path / "hr" / "a" / "1.png": [partners[tmp_path / "lr" / "a" / "1"]],
-                     tmp_path / "hr" / "1.png": [partners[tmp_path / "lr" / "1"]]}
+    found, _ = data.match_names(files, tmp_path / "hr", (tmp_path / "lr").rglob("*.png"), tmp_path / "lr")
+    assert found == {tmp_path / "hr" / name: [tmp_path / "lr" / lr] for name, lr in (("a/1.png", "a/1x4.png"), ("1.png", "1x4.png"))}
+
+
+@pytest.mark.parametrize("hr, lr, others", [
+    ("HR/baby.png", "LR_bicubic/X4/babyx4.png", ("LR_bicubic/X2/babyx2.png", "LR_bicubic/X3/babyx3.png")),
+    ("GTmod12/baby.png", "LRbicx4/baby.png", ("LRbicx2/baby.png", "LRbicx3/baby.png")),  # as BasicSR has Set5
+    ("DIV2K_train_HR/0001.png", "DIV2K_train_LR_bicubic/X4/0001x4.png", ("DIV2K_train_LR_bicubic/X2/0001x2.png",)),
+    ("image_SRF_4/img_001_SRF_4_HR.png", "image_SRF_4/img_001_SRF_4_LR.png", ("image_SRF_2/img_001_SRF_2_LR.png",))])
+def test_lr_in_subfolders_beside_the_hr_is_not_taken_for_hr(tmp_path, hr, lr, others, capsys):
+    files = make_files(tmp_path, hr, lr, *others, "more/photo.png")
+    assert data.pair_files(files, tmp_path, "") == [(tmp_path / hr, tmp_path / lr), (tmp_path / "more" / "photo.png", None)]
+    assert f"{1 + len(others)} of {len(files)} files are not used as HR" in capsys.readouterr().out
+
+
+def test_lr_is_found_in_subfolders_of_its_folder(tmp_path):
+    files = make_files(tmp_path / "hr", "0001.png", "0002.png")
+    make_files(tmp_path / "lr", *(f"X{scale}/000{i}x{scale}.png" for scale in (2, 3, 4) for i in (1, 2)))
+    found, _ = data.match_names(files, tmp_path / "hr", sorted((tmp_path / "lr").rglob("*.png")), tmp_path / "lr")
+    assert found == {path: [tmp_path / "lr" / "X4" / f"{path.stem}x4.png"] for path in files}
 
 
 @pytest.mark.parametrize("lr_folder", [False, True])
@@ -192,7 +207,7 @@ def test_lr_and_other_methods_results_beside_the_hr_are_not_taken_for_hr(tmp_pat
     pairs = data.pair_files(files, tmp_path, tmp_path if lr_folder else "")
     assert names_of(pairs) == {"img_001_SRF_4_HR.png": "img_001_SRF_4_LR.png", "img_002_SRF_4_HR.png": "img_002_SRF_4_LR.png",
                                "other.png": None}
-    assert "holds 2 LR images of its photos; 10 files are not used as HR" in capsys.readouterr().out
+    assert "holds LR images of its photos: 10 of 13 files are not used as HR" in capsys.readouterr().out
 
 
 def test_lr_beside_the_hr_is_what_is_measured_and_trained_on(tmp_path, no_bar):
