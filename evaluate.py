@@ -28,7 +28,7 @@ def evaluate(arguments, config) -> int:
     output = Path(arguments.output or Path(config.TRAIN.sample_path) / "evaluate")
     paths = find_generators(arguments.weights, Path(config.TRAIN.checkpoint_path))
     if arguments.input:  # check the photos first: loading weights takes seconds
-        photos = photos_to_restore(Path(arguments.input), output)
+        photos = photos_to_restore([Path(path) for path in arguments.input], output)
         paths = dict([list(paths.items())[-1]])
     else:
         pairs = data.validation_pairs(config)
@@ -150,16 +150,19 @@ class Photo:
     share_done: float = 0
 
 
-def photos_to_restore(source: Path, output: Path) -> list[Photo]:
-    """The photo that is named, or those of a folder; raises UserError if there is none."""
-    if not os.path.exists(source):
-        raise UserError(f"{source} (--input) does not exist; name a photo or a folder of photos.")
-    files = data.find_images(source, "--input") if source.is_dir() else [source]
-    if source.is_dir() and output.is_dir() and source.samefile(output):
-        photos = [path for path in files if not path.name.endswith("_gen.png")]
-        if len(photos) < len(files):
-            print(f"Not restored again: {len(files) - len(photos)} results (*_gen.png) of an earlier run.")
-        files = photos
+def photos_to_restore(sources: list[Path], output: Path) -> list[Photo]:
+    """The photos that are named and those of the folders that are, each once; raises UserError if there is none."""
+    files = []
+    for source in sources:
+        if not os.path.exists(source):
+            raise UserError(f"{source} (--input) does not exist; name a photo or a folder of photos.")
+        found = data.find_images(source, "--input") if source.is_dir() else [source]
+        if source.is_dir() and output.is_dir() and source.samefile(output):
+            photos = [path for path in found if not path.name.endswith("_gen.png")]
+            if len(photos) < len(found):
+                print(f"Not restored again: {len(found) - len(photos)} results (*_gen.png) of an earlier run.")
+            found = photos
+        files += [path for path in found if path not in files]
     return [Photo(path, output / f"{name}_gen.png") for path, name in zip(files, images.output_names(files), strict=True)]
 
 

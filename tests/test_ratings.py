@@ -123,8 +123,8 @@ def test_the_table_fits_80_columns_and_tells_long_names_apart():
 def test_the_analysis_does_not_import_tensorflow_and_prints_no_complaints(study, tmp_path):
     _, key, folder = study
     write_ratings(folder, key, "a", by_method)
-    script = ("import sys, main; main.configure([f'MOS.path={sys.argv[1]}/mos']); "
-              "code = main.main(main.parse_arguments(['--mode=mos', '--input', sys.argv[1] + '/ratings'])); "
+    script = ("import sys, main; code = main.main(main.parse_arguments("
+              "['--mode=mos', '--input', sys.argv[1] + '/ratings', '--set', f'MOS.path={sys.argv[1]}/mos'])); "
               "sys.exit(code or 'tensorflow' in sys.modules)")
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=Path(ratings.__file__).parent,
                           capture_output=True, text=True)
