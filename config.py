@@ -59,7 +59,6 @@ config.TRAIN.deterministic = False  # the same run bit for bit on the same machi
 # what it runs on
 config.TRAIN.devices = 0  # how many of this machine's GPUs to use; 0: all. Without a GPU: parts of the CPU
 config.TRAIN.precision = "auto"  # auto: bfloat16 on a CPU that has it, else float32; or float32, bfloat16, float16
-config.TRAIN.mixed_precision = False  # compute in float16, for a GPU with tensor cores; slower on a CPU
 
 # where training writes
 config.TRAIN.checkpoint_path = "checkpoint/"
@@ -119,6 +118,12 @@ config.DEMO.n_epoch_init = 16
 config.DEMO.n_epoch = 2
 config.DEMO.save_every = 5
 
+# Settings of TRAIN in a training that starts from --weights: it begins in phase 2, and lower rates keep what is learnt.
+config.FINE_TUNING = edict()
+config.FINE_TUNING.n_epoch_init = 0
+config.FINE_TUNING.learning_rate_init = 1e-4
+config.FINE_TUNING.lr_init = 1e-5
+
 
 class Rule(NamedTuple):
     """The values that a setting takes."""
@@ -158,7 +163,6 @@ RULES = {
     "TRAIN.deterministic": Rule(bool),
     "TRAIN.devices": Rule(int),
     "TRAIN.precision": Rule(str, choices=("auto", "float32", "bfloat16", "float16")),
-    "TRAIN.mixed_precision": Rule(bool),
     "TRAIN.checkpoint_path": Rule(Path),
     "TRAIN.sample_path": Rule(Path),
     "LOSS.*.w_mse": Rule(float),
@@ -187,13 +191,16 @@ RULES = {
     "DOWNLOAD.*.size": Rule(int),
     "DOWNLOAD.*.sha256": Rule(str),
 }
+PRESETS = ("DEMO", "FINE_TUNING")  # sections that may replace settings of TRAIN
+RENAMED = {"TRAIN.mixed_precision": "TRAIN.precision (float16 instead of true, float32 instead of false)"}
 OPEN = ("MOS.sets", "MOS.methods")  # sections in which the user chooses the names
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path, such as folder/"}
 
 
 def rule_of(key: str) -> Rule | None:
     """The row of RULES that describes a setting."""
-    key = f"TRAIN.{key[5:]}" if key.startswith("DEMO.") else key
+    section, _, name = key.partition(".")
+    key = f"TRAIN.{name}" if section in PRESETS else key
     return next((rule for pattern, rule in RULES.items() if fnmatch.fnmatchcase(key, pattern)), None)
 
 
@@ -245,6 +252,8 @@ def _parse(key, text):
 
 
 def _unknown(key, known):
+    if key in RENAMED:
+        return UserError(f"There is no setting {key} any more; use {RENAMED[key]}.")
     same_name = [other for other in known if other.split(".")[-1] == key.split(".")[-1]]
     nearest = (same_name or difflib.get_close_matches(key, known, n=1, cutoff=0))[0]
     return UserError(f"There is no setting {key}; the nearest is {nearest} (all of them are in config.py).")
@@ -307,9 +316,9 @@ def resolve(cfg: edict) -> None:
     cfg.TRAIN.decay_every = cfg.TRAIN.decay_every or max(1, cfg.TRAIN.n_epoch // 2)
 
 
-def use_demo(cfg: edict, given: set[str]) -> None:
-    """Put the settings of DEMO in place of TRAIN's, except those `given` for this run."""
-    cfg.TRAIN.update({name: value for name, value in cfg.DEMO.items() if f"TRAIN.{name}" not in given})
+def use_preset(cfg: edict, preset: str, given: set[str]) -> None:
+    """Put the settings of the section `preset` in place of TRAIN's, except those `given` for this run."""
+    cfg.TRAIN.update({name: value for name, value in cfg[preset].items() if f"TRAIN.{name}" not in given})
     if "TRAIN.decay_every" not in given:
         cfg.TRAIN.decay_every = max(1, cfg.TRAIN.n_epoch // 2)
 

@@ -2,8 +2,10 @@
 import contextlib
 import json
 import os
+import re
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import utils
 from utils import UserError
@@ -106,10 +108,42 @@ def silent() -> Iterator[None]:
         yield
 
 
+def precision(setting: str) -> str:
+    """The type that networks compute in: the setting, or for `auto` bfloat16 on a CPU that has it, float32 elsewhere.
+
+    setting: TRAIN.precision or VALID.precision.
+    """
+    if setting != "auto":
+        return setting
+    if tf.config.list_physical_devices("GPU"):
+        return "float32"  # TensorFlow computes it in TF32 on GPUs that have it
+    try:
+        features = Path("/proc/cpuinfo").read_text()
+    except OSError:  # not Linux
+        return "float32"
+    return "bfloat16" if re.search(r"\b(avx512_bf16|amx_bf16)\b", features) else "float32"
+
+
+def describe() -> str:
+    """What TensorFlow computes on here, for a line on the screen: `2 CPU cores`, `1 GPU (NVIDIA L4)`."""
+    gpus = tf.config.list_physical_devices("GPU")
+    gpus = gpus[:len(tf.config.list_logical_devices("GPU"))]
+    if not gpus:
+        return utils.plural(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(), "CPU core")
+    name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "unknown")
+    return f"{utils.plural(len(gpus), 'GPU')} ({name})"
+
+
+def dtype_policy(setting: str) -> str:
+    """Keras's name for networks that compute in `precision(setting)` and keep their weights in float32."""
+    name = precision(setting)
+    return name if name == "float32" else f"mixed_{name}"
+
+
 @contextlib.contextmanager
-def compute_in(precision: str) -> Iterator[None]:
-    """Let networks that are built inside compute in `float32` or `float16`; their weights are float32 in any case."""
-    keras.config.set_dtype_policy("float32" if precision == "float32" else f"mixed_{precision}")
+def compute_in(setting: str) -> Iterator[None]:
+    """Let networks that are built inside compute in `precision(setting)`."""
+    keras.config.set_dtype_policy(dtype_policy(setting))
     try:
         yield
     finally:

@@ -31,7 +31,7 @@ import devices
 import images
 import model
 import weights
-from config import DIV2K_TRAIN_HR, flatten, is_div2k, log_config, use_demo
+from config import DIV2K_TRAIN_HR, flatten, is_div2k, log_config, use_preset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Trainer:
             "init_optimizer": scaled[0], "g_optimizer": scaled[1], "d_optimizer": scaled[2],
             "phase": self.phase_number, "epoch": self.epoch, "step": self.step, "total_step": self.total_step,
             "best_psnr": self.best_psnr}
-        self.optimizers = scaled if settings.mixed_precision else [optimizer.inner_optimizer for optimizer in scaled]
+        self.optimizers = scaled if settings.precision == "float16" else [optimizer.inner_optimizer for optimizer in scaled]
         self.init_optimizer, self.g_optimizer, self.d_optimizer = self.optimizers
         self.init_step, self.gan_step = self.on_all_devices(self._init_step), self.on_all_devices(self._gan_step)
         self.phases = (
@@ -147,7 +147,7 @@ class Trainer:
         """Apply one optimizer step. `loss` is this device's share of the batch loss; gradients are summed over devices."""
         variables = network.trainable_variables
         gradients = tape.gradient(loss, variables, output_gradients=tf.convert_to_tensor(optimizer.scale_loss(1.0)))
-        if self.settings.mixed_precision and self.strategy.num_replicas_in_sync > 1:
+        if self.settings.precision == "float16" and self.strategy.num_replicas_in_sync > 1:
             # Loss scaling decides per device whether to skip; make every device see an overflow on any of them.
             bad = tf.reduce_any([tf.reduce_any(~tf.math.is_finite(gradient)) for gradient in gradients])
             n_bad = tf.distribute.get_replica_context().all_reduce("SUM", tf.cast(bad, tf.float32))
@@ -223,8 +223,8 @@ class Trainer:
         if start >= stop:
             return
         batches = iter(self.batches(phase, start, stop))
-        print(f"Phase {phase.number} of {len(self.phases)}, {phase.title}: {phase.n_epochs} epochs of {n} steps of "
-              f"{self.patches.batch_size} patches. The first step takes longer, to compile.")
+        print(f"Phase {phase.number} of {len(self.phases)}, {phase.title}: "
+              f"{utils.plural(phase.n_epochs, 'epoch')} of {utils.plural(n, 'step')} of {self.patches.batch_size} patches. The first step takes longer, to compile.")
         times, history = [], []
         with utils.progress(f"Phase {phase.number}, step", stop, start) as bar:
             for done in range(start + 1, stop + 1):
@@ -455,19 +455,38 @@ def load_loss(config: EasyDict, demo: bool) -> tuple[EasyDict, keras.Model | Non
         return config.LOSS.srgan_mse, None
 
 
-def make_networks(settings: EasyDict, source: str | None) -> tuple[keras.Model, keras.Model, keras.Model]:
-    """The generator, its moving average and the discriminator; source: the generator's weights, None for random ones.
+def load_networks(settings: EasyDict, source: str) -> tuple[keras.Model, keras.Model | None]:
+    """The generator in `source` (--weights) and the discriminator trained with it, None where there is none that fits.
 
-    settings: `config.TRAIN`. Raises UserError where the weights can't be read or are of another architecture.
+    settings: `config.TRAIN`. Says what was taken. Raises UserError where the generator can't be used.
     """
-    generator = weights.load_generator(source) if source else model.get_G(model.ARCHITECTURES[settings.architecture])
+    generator = weights.load_generator(source)
+    if generator.architecture.name != settings.architecture:
+        raise UserError(f"{source} is for the architecture {generator.architecture.name}; train it with "
+                        f"--set TRAIN.architecture={generator.architecture.name}.")
+    try:
+        discriminator = weights.load_discriminator(source, settings.hr_patch_size)
+        if discriminator.bn_epsilon != generator.bn_epsilon or discriminator.architecture.name != settings.architecture:
+            raise UserError("The discriminator beside it is of another network.")
+    except UserError as error:
+        print(f"Starting from the generator of {source}, with a fresh discriminator. ({error})")
+        return generator, None
+    print(f"Starting from the generator and the discriminator of {source}.")
+    return generator, discriminator
+
+
+def make_networks(settings: EasyDict, source: str | None, n_blocks: int | None = None, bn_epsilon: float = model.BN_EPSILON
+                  ) -> tuple[keras.Model, keras.Model, keras.Model]:
+    """The generator, its moving average and the discriminator, from the weights `source`, if any, or random.
+
+    settings: `config.TRAIN`; n_blocks, bn_epsilon: of random ones. Raises UserError.
+    """
+    generator, discriminator = load_networks(settings, source) if source else (None, None)
+    generator = generator or model.get_G(model.ARCHITECTURES[settings.architecture], n_blocks, bn_epsilon)
     architecture, bn_epsilon = generator.architecture, generator.bn_epsilon
-    if architecture.name != settings.architecture:
-        raise UserError(f"{source} is for the architecture {architecture.name}; train it with "
-                        f"--set TRAIN.architecture={architecture.name}.")
     averaged = model.get_G(architecture, bn_epsilon=bn_epsilon)
     averaged.set_weights(generator.get_weights())
-    return generator, averaged, model.get_D(architecture, settings.hr_patch_size, bn_epsilon)
+    return generator, averaged, discriminator or model.get_D(architecture, settings.hr_patch_size, bn_epsilon)
 
 
 @contextlib.contextmanager
@@ -515,6 +534,7 @@ def read_last_run(folder: Path) -> dict:
 def compare_settings(folder: Path, last: dict, config: EasyDict, demo: bool) -> None:
     """Say which settings changed since the run that is resumed; raises UserError for one that can't."""
     before, now = flatten(last), flatten(config)
+    before.setdefault("TRAIN.precision", "float16" if before.get("TRAIN.mixed_precision") else "float32")
     for key in ("TRAIN.architecture", "TRAIN.hr_patch_size"):
         if before.get(key, now[key]) != now[key]:
             raise UserError(f"The training in {folder}/ has {key}={before[key]}, now it is {now[key]}; set it back, or "
@@ -533,43 +553,52 @@ def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: Easy
 
     Raises UserError; only when the first step can be made is an earlier training moved aside that is not resumed.
     """
-    settings, folder = config.TRAIN, Path(config.TRAIN.checkpoint_path)
-    is_chief, pairs, replaced = devices.is_chief(strategy), [], False
-    if is_chief and holds_training(folder):
-        last = read_last_run(folder)
-        replaced = arguments.restart or (last.pop("demonstration", False) and not demo)
-        if not replaced:
-            compare_settings(folder, last, config, demo)
-    with strategy.scope(), devices.compute_in("float16" if settings.mixed_precision else "float32"):
+    settings, folder, is_chief = config.TRAIN, Path(config.TRAIN.checkpoint_path), devices.is_chief(strategy)
+    saved = is_chief and holds_training(folder)
+    last = read_last_run(folder) if saved else {}
+    replaced = saved and (arguments.restart or (last.get("demonstration", False) and not demo))
+    resumed = saved and not replaced
+    origin = last.get("origin", {}) if resumed else {"weights": arguments.weights}
+    if origin.get("weights"):
+        use_preset(config, "FINE_TUNING", arguments.given)
+    settings.precision = devices.precision(settings.precision)
+    if resumed:
+        compare_settings(folder, last, config, demo)
+        if arguments.weights and arguments.weights != origin.get("weights"):
+            print(f"--weights {arguments.weights} is ignored: the run in {folder}/ is being resumed.")
+    with strategy.scope(), devices.compute_in(settings.precision):
         recipe, vgg = load_loss(config, demo)
         photos = data.cache_photos(*data.training_photos(config), settings.cache_path, settings.hr_patch_size)
+        pairs = []
         if is_chief:
-            announce = not demo and (replaced or not holds_training(folder))  # once; the demonstration says so itself
+            announce = not demo and not resumed  # once; the demonstration says so itself
             pairs = data.validation_pairs(config, announce)[:config.VALID.n_quick]
             pairs = [(hr, lr) for _, hr, lr in data.read_pairs(pairs)]
         keras.utils.set_random_seed(settings.seed)
-        networks = make_networks(settings, arguments.weights)
+        generator, *others = make_networks(
+            settings, None if resumed else arguments.weights, origin.get("n_blocks"),
+            origin.get("bn_epsilon", model.BN_EPSILON))
+    origin = {**origin, "n_blocks": generator.architecture.n_blocks, "bn_epsilon": generator.bn_epsilon}
     patches = data.Patches(photos, settings.seed, settings.batch_size, settings.hr_patch_size, settings.patches_per_image)
     if not demo and patches.steps_per_epoch < 25:  # half of DIV2K's
         n = -(-50 * settings.batch_size // len(photos))
         print(f"{len(photos)} photos make epochs of only {patches.steps_per_epoch} steps, where DIV2K's have 50: for as "
               f"long a training set TRAIN.patches_per_image to about {n}.")
-    trainer = Trainer(strategy, settings, patches, networks, recipe, vgg)
+    trainer = Trainer(strategy, settings, patches, (generator, *others), recipe, vgg)
     if replaced:
         utils.move_aside(folder, "training", [Path(settings.sample_path, phase.samples).parent
                                               for phase in trainer.phases])
     if is_chief:
-        if trainer.resume() and arguments.weights:
-            print(f"--weights {arguments.weights} is ignored: the run in {folder}/ is being resumed.")
+        trainer.resume()
         trainer.watch(pairs, config.VALID.memory_mb)
     if strategy.cluster_resolver:
         trainer.share_state({
             **{key: value for key, value in flatten(config).items()
                if key.startswith("TRAIN.") and not key.endswith(("path", "devices"))},
-            "config.LOSS": recipe, "the photos": [(photo.height, photo.width) for photo in photos]})
+            "config.LOSS": recipe, "--weights": origin["bn_epsilon"], "the photos": [(photo.height, photo.width) for photo in photos]})
     if is_chief:
         with utils.atomic_write(folder / "config.json") as partial:
-            log_config(partial, {**config, "demonstration": demo})
+            log_config(partial, {**config, "demonstration": demo, "origin": origin})
     return trainer
 
 
@@ -577,7 +606,7 @@ def train(arguments: Namespace, config: EasyDict) -> int:
     """Train, or resume the training in the checkpoint folder. Returns the exit code."""
     settings, folder, demo = config.TRAIN, Path(config.TRAIN.checkpoint_path), data.is_demo(config)
     if demo:
-        use_demo(config, arguments.given)
+        use_preset(config, "DEMO", arguments.given)
     if settings.deterministic:
         tf.config.experimental.enable_op_determinism()
         # TensorFlow's graph optimizer would sum the gradients of three losses in the order in which they are ready.
@@ -596,9 +625,9 @@ def train(arguments: Namespace, config: EasyDict) -> int:
             if demo and (arguments.restart or not holds_training(folder)):
                 print(f"{DIV2K_TRAIN_HR} is not there: a short demonstration on bundled photos.\n"
                       "To train for real: python main.py --mode=download, or set TRAIN.hr_img_path.")
-            if n_devices > 1:
-                print(f"{n_devices} devices train together, each with {settings.batch_size // n_devices} of the "
-                      f"{settings.batch_size} patches of a batch.")
+            shares = f", {settings.batch_size // n_devices} of the {settings.batch_size} patches of a batch on each"
+            print(f"Training on {devices.describe()} in {devices.precision(settings.precision)}"
+                  f"{shares if n_devices > 1 else ''}.")
         else:
             stack.enter_context(devices.silent())
         try:

@@ -18,7 +18,8 @@ import devices
 SMALL = Path(__file__).parent / "small.py"
 # 12 steps of each phase, of 9 photos.
 SETTINGS = ("TRAIN.hr_patch_size=32", "TRAIN.batch_size=4", "TRAIN.patches_per_image=5", "TRAIN.n_epoch_init=1",
-            "TRAIN.n_epoch=1", "TRAIN.save_every=1", "TRAIN.loss=srgan_mse", "VALID.n_quick=1", "TRAIN.deterministic=true")
+            "TRAIN.n_epoch=1", "TRAIN.save_every=1", "TRAIN.loss=srgan_mse", "VALID.n_quick=1", "TRAIN.deterministic=true",
+            "TRAIN.precision=float32")
 
 
 def start(folder, *settings, place=None):
@@ -84,7 +85,7 @@ def two_processes(tmp_path_factory):
 
 def test_two_devices_train_as_one_does(first_phase, tmp_path):
     output, = finish(start(tmp_path, "TRAIN.devices=2", "TRAIN.n_epoch=0"))
-    assert "2 devices train together, each with 2 of the 4 patches" in output
+    assert "in float32, 2 of the 4 patches of a batch on each" in output
     assert difference(first_phase, tmp_path, "g_srgan_init.npz") < CLOSE
 
 
@@ -154,8 +155,8 @@ def test_the_tasks_of_slurm_are_a_cluster(monkeypatch):
 
 def test_a_training_goes_on_in_mixed_precision(first_phase, one_device, tmp_path):
     folder = shutil.copytree(first_phase, tmp_path / "run")
-    output, = finish(start(folder, "TRAIN.devices=2", "TRAIN.mixed_precision=true"))
-    assert "TRAIN.mixed_precision False -> True" in output
+    output, = finish(start(folder, "TRAIN.devices=2", "TRAIN.precision=float16"))
+    assert "TRAIN.precision float32 -> float16" in output
     assert difference(one_device, folder, "g_srgan.npz") < 10 * CLOSE
 
 
@@ -163,7 +164,7 @@ OVERFLOW = """
 import data, dataclasses, devices, model, numpy as np, tensorflow as tf, train
 from config import config, override, resolve
 model.ARCHITECTURES["paper"] = dataclasses.replace(model.PAPER, n_blocks=1)
-override(config, ["TRAIN.devices=2", "TRAIN.mixed_precision=true", "TRAIN.batch_size=2", "TRAIN.hr_patch_size=32"])
+override(config, ["TRAIN.devices=2", "TRAIN.precision=float16", "TRAIN.batch_size=2", "TRAIN.hr_patch_size=32"])
 resolve(config)
 devices.choose_devices(2)
 photos = data.cache_photos(data.packaged_pairs("train"), "", "cache/", 32)
