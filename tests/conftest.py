@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,33 @@ def call():
         return subprocess.run([sys.executable, str(script), *map(str, arguments)], cwd=folder, capture_output=True, text=True)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def start_chromium():
+    """Start a headless browser: `start_chromium(profile, *arguments, **experimental_options)`; skips where there is none."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="pages are not tested: pip install selenium")
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    chromedriver = shutil.which("chromedriver")
+    if not (browser and chromedriver):
+        pytest.skip("pages are not tested: no browser (Debian: apt-get install chromium chromium-driver)")
+    drivers = []
+
+    def start(profile, *arguments, **experimental_options):
+        options = webdriver.ChromeOptions()
+        options.binary_location = browser
+        for argument in ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync",
+                         "disable-background-networking", "disable-component-update", f"user-data-dir={profile}", *arguments):
+            options.add_argument(f"--{argument}")
+        for name, value in experimental_options.items():
+            options.add_experimental_option(name, value)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+        drivers.append(webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver)))
+        return drivers[-1]
+
+    yield start
+    for driver in drivers:
+        driver.quit()
 
 
 @pytest.fixture

@@ -267,32 +267,16 @@ def test_a_study_is_moved_aside_rather_than_overwritten(evaluated, tmp_path):
 # --------------------------------------------------------------------------------------------------------- the page
 
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-DRIVER = shutil.which("chromedriver")
-
-
 @pytest.fixture
-def browse(tmp_path):
+def browse(tmp_path, start_chromium):
     """Open headless browsers: `browse(url, size=..., language=..., profile=..., touch=...)`."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="the page is not tested: pip install selenium")
-    if not (BROWSER and DRIVER):
-        pytest.skip("the page is not tested: no browser (Debian: apt-get install chromium chromium-driver)")
     drivers = []
 
     def start(url, size=(1280, 900), language="en-US", profile="profile", touch=False, density=1):
-        options = webdriver.ChromeOptions()
-        options.binary_location = BROWSER
-        for argument in ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync",
-                         "disable-background-networking", "disable-component-update",
-                         f"user-data-dir={tmp_path / profile}", f"window-size={size[0]},{size[1]}",
-                         f"accept-lang={language}", f"force-device-scale-factor={density}"):
-            options.add_argument(f"--{argument}")
-        options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path / "downloads")})
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        if touch:
-            metrics = {"width": size[0], "height": size[1], "pixelRatio": density, "touch": True}
-            options.add_experimental_option("mobileEmulation", {"deviceMetrics": metrics})
-        driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+        emulation = {"mobileEmulation": {"deviceMetrics": {"width": size[0], "height": size[1], "pixelRatio": density, "touch": True}}}
+        driver = start_chromium(
+            tmp_path / profile, f"window-size={size[0]},{size[1]}", f"accept-lang={language}", f"force-device-scale-factor={density}",
+            prefs={"download.default_directory": str(tmp_path / "downloads")}, **emulation if touch else {})
         drivers.append(driver)
         driver.get(url)
         return Page(driver)

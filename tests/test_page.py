@@ -4,7 +4,6 @@ import functools
 import http.server
 import io
 import json
-import shutil
 import threading
 import time
 from pathlib import Path
@@ -15,8 +14,6 @@ import pytest
 from PIL import Image
 
 TEMPLATE = Path(__file__).parent.parent / "page.html"
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-DRIVER = shutil.which("chromedriver")
 METHODS = {"lr": "LR", "bicubic": "bicubic", "lanczos": "Lanczos", "srresnet": "SRResNet", "srgan": "SRGAN", "hr": "original"}
 COLORS = {"lr": (250, 0, 0), "bicubic": (0, 250, 0), "lanczos": (0, 0, 250), "srresnet": (250, 250, 0),
           "srgan": (0, 250, 250), "hr": (250, 0, 250)}
@@ -82,19 +79,8 @@ def noisy(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    webdriver = pytest.importorskip("selenium.webdriver", reason="the page is not tested: pip install selenium")
-    if not (BROWSER and DRIVER):
-        pytest.skip("the page is not tested: no browser (Debian: apt-get install chromium chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for argument in ("headless", "no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking", "disable-component-update",
-                     "disable-sync", "hide-scrollbars", f"user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(f"--{argument}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
+def browser(tmp_path_factory, start_chromium):
+    return start_chromium(tmp_path_factory.mktemp("profile"), "hide-scrollbars")
 
 
 @pytest.fixture
