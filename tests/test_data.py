@@ -40,7 +40,8 @@ def imresize(image, scale):
         weights = cubic((centre[:, np.newaxis] - near) * stretch)
         weights /= weights.sum(axis=1, keepdims=True)
         near = np.concatenate([np.arange(n), np.arange(n)[::-1]])[near % (2 * n)]
-        image = np.moveaxis(np.einsum("ok,ok...->o...", weights, np.moveaxis(image.astype(float), axis, 0)[near]), 0, axis)
+        rows = np.moveaxis(image, axis, 0).astype(np.float32)
+        image = np.moveaxis(sum(w[:, np.newaxis, np.newaxis] * rows[i] for w, i in zip(weights.T, near.T, strict=True)), 0, axis)
         image = image.clip(0, 255).round() if axis else image
     return image.astype(np.uint8)
 

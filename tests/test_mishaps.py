@@ -230,7 +230,7 @@ def test_decoded_photos_that_vanish_while_they_are_in_use(trained, run, what, mo
 
     monkeypatch.setattr(train.Trainer, "end_epoch", vanish)
     code, output = run(trained, "TRAIN.n_epoch=0", "TRAIN.n_epoch_init=30", "TRAIN.save_every=10")
-    assert code == 2 and output.splitlines()[-1].endswith("run the same command again, which makes them anew."), output
+    assert code == 2 and output.splitlines()[-1].endswith("run the same command again to restore them."), output
     assert "cache/" in output.splitlines()[-1]
     monkeypatch.setattr(train.Trainer, "end_epoch", end_epoch)
     code, output = run(trained, *ONE_PHASE)
