@@ -270,6 +270,17 @@ def test_digits_choose_the_methods(browse, colors):
     assert page.color_at(x + 3, y + 3) == COLORS["lr"] and page.color_at(x + width - 3, y + 3) == COLORS["hr"]
 
 
+def test_zero_is_the_tenth_of_many_methods(browse, tmp_path):
+    methods = {"lr": "LR", **{f"blend_{i}": f"blend {i}" for i in range(9)}, "back_projected": "back-projected", "hr": "original"}
+    pictures = dict(zip(methods, [*plain(64, 48).values()] * 2, strict=False)) | {"hr": plain(64, 48)["hr"]}
+    page = browse(build(tmp_path / "page", {"a": {**pictures, "lr": plain(64, 48)["lr"]}}, methods), size=(900, 700))
+    assert page.chosen() == ["LR", "back-projected"]
+    page.press("0")
+    assert page.chosen() == ["LR", "blend 8"] and page.texts(".captions small")[1].startswith("between SRResNet")
+    x, _, width, _ = page.rectangle("#right [aria-pressed=true]")
+    assert x >= 0 and x + width <= 900
+
+
 def test_captions_name_what_is_seen_with_its_scores(browse, colors):
     page = browse(colors)
     scores = read_results(colors)["images"][0]["metrics"]
