@@ -100,6 +100,20 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
         resolver.task_id == 0 and "chief" not in resolver.cluster_spec().jobs)
 
 
+def take_from_chief(strategy: tf.distribute.Strategy, variables: list[tf.Variable]) -> None:
+    """Give variables the chief's values on all processes, each of which must call this."""
+
+    @tf.function
+    def take():
+        context = tf.distribute.get_replica_context()
+        for variable in variables:
+            value = tf.convert_to_tensor(variable)
+            chiefs = tf.where(context.replica_id_in_sync_group == 0, value, tf.zeros_like(value))
+            variable.assign(context.all_reduce("SUM", chiefs))
+
+    strategy.run(take)
+
+
 @contextlib.contextmanager
 def silent() -> Iterator[None]:
     """Keep lines and progress bars of this process off the screen: the chief's are enough."""

@@ -3,24 +3,17 @@ import contextlib
 import dataclasses
 import functools
 import json
-import os
-import re
-import shutil
 import signal
-import socket
-import tempfile
-import threading
 import time
 import zlib
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
 import utils
 from utils import UserError
 
-import filelock
 import keras
 import numpy as np
 import tensorflow as tf
@@ -30,8 +23,9 @@ import data
 import devices
 import images
 import model
+import runs
 import weights
-from config import DIV2K_TRAIN_HR, flatten, is_div2k, log_config, use_preset
+from config import DIV2K_TRAIN_HR, flatten, log_config, use_preset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +72,8 @@ class Trainer:
         self.generator, self.averaged, self.discriminator = networks
         self.sample_patches = data.Patches(patches.photos, settings.seed, 8, settings.hr_patch_size, 1)
         self.folder = Path(settings.checkpoint_path)
-        self.stopped_by = 0  # the number of a signal
+        self.signals = []  # those that asked the run to end
+        self.stopped_by = 0
         with strategy.scope():
             # Always built with loss scaling, so that a training can be resumed with or without float16.
             scaled = [keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(beta_1=settings.beta1)) for _ in range(3)]
@@ -206,7 +201,7 @@ class Trainer:
         """Train from the current state to the end of the last phase, saving on the way."""
         print("To train: " + " and ".join(f"{steps:,} steps of phase {number}"
                                           for number, steps in self.steps_left().items()) + ".")
-        with catch_signals(self), self.patches.user_errors():
+        with runs.catch_signals() as self.signals, self.patches.user_errors():
             for phase in self.phases[int(self.phase_number) - 1:]:
                 if phase is not self.phase:  # it begins with the weights that the one before wrote
                     self.generator.set_weights(self.averaged.get_weights())
@@ -262,8 +257,9 @@ class Trainer:
 
     def must_stop(self):
         """Whether this process or another one got a signal, so that all of them stop after the same step."""
-        if self.sum_over_processes(self.stopped_by):
-            self.stopped_by = self.stopped_by or signal.SIGTERM
+        number = self.signals[0] if self.signals else 0
+        if self.sum_over_processes(number):
+            self.stopped_by = number or signal.SIGTERM
         return self.stopped_by
 
     def sum_over_processes(self, number: int) -> int:
@@ -287,17 +283,8 @@ class Trainer:
         if different:
             raise UserError(f"The processes do not train the same: {', '.join(different)} differ; give all of them the same "
                             "config.py, --set, --weights, photos and VGG19.")
-        variables = [variable for part in self.state.values() for variable in getattr(part, "variables", [part])]
-
-        @tf.function
-        def take_chiefs_state():
-            context = tf.distribute.get_replica_context()
-            for variable in variables:
-                value = tf.convert_to_tensor(variable)
-                chiefs = tf.where(context.replica_id_in_sync_group == 0, value, tf.zeros_like(value))
-                variable.assign(context.all_reduce("SUM", chiefs))
-
-        self.strategy.run(take_chiefs_state)
+        devices.take_from_chief(self.strategy, [variable for part in self.state.values()
+                                                for variable in getattr(part, "variables", [part])])
 
     # -- what an epoch writes
 
@@ -360,21 +347,17 @@ class Trainer:
         try:
             self.manager.save()
         except tf.errors.OpError as error:
-            self.remove_partial_states()
+            runs.remove_partial_states(self.folder)
             raise UserError(f"The state can't be saved in {self.folder}/ ({error.message}); the one before it is intact: "
                             "free space, then run the same command again.") from error
 
     def resume(self) -> bool:
         """Restore the newest readable state. Returns True if one was restored; raises UserError if none can be read."""
-        checkpoint, folder = tf.train.Checkpoint(**self.state), self.folder.absolute()
-        if re.search(r"[*?[\\]", folder.as_posix()):  # TensorFlow takes such a path for a pattern
-            self.link = tempfile.TemporaryDirectory()
-            folder = Path(self.link.name, "checkpoint")
-            folder.symlink_to(self.folder.absolute(), target_is_directory=True)
+        checkpoint, folder = tf.train.Checkpoint(**self.state), runs.without_wildcards(self.folder)
         self.manager = tf.train.CheckpointManager(checkpoint, folder, max_to_keep=2, checkpoint_name="state")
         states = sorted(self.folder.glob("state-*.index"), key=utils.natural_key, reverse=True)
-        if states or not holds_training(self.folder):
-            self.remove_partial_states()
+        if states or not runs.holds_training(self.folder):
+            runs.remove_partial_states(self.folder)
         for state in states:
             try:
                 checkpoint.restore(str(folder / state.stem)).assert_consumed()
@@ -384,61 +367,10 @@ class Trainer:
             print(f"Resuming the training in {self.folder}/: phase {self.phase.number}, {int(self.epoch)} epochs and "
                   f"{int(self.step)} steps are done. (--restart starts over.)")
             return True
-        if holds_training(self.folder):
+        if runs.holds_training(self.folder):
             raise UserError(f"None of the states in {self.folder}/ can be read; start over with --restart, which moves the "
                             "folder aside.")
         return False
-
-    def remove_partial_states(self):
-        """Delete partial files of an interrupted save; TensorFlow writes the index last."""
-        for path in [*self.folder.glob("state-*"), *self.folder.glob(".*.partial.*")]:
-            if path.name.endswith("_temp"):
-                shutil.rmtree(path)
-            elif path.name.startswith("."):
-                path.unlink()
-            elif path.suffix != ".index" and not path.with_suffix(".index").exists():
-                print(f"{path} has no index, as its save was interrupted or the index was lost; it is deleted.")
-                path.unlink()
-
-
-def holds_training(folder: Path) -> bool:
-    """Whether a training saved its state in a folder, readable or not."""
-    return any(folder.glob("state-*")) or (folder / "checkpoint").exists()  # TensorFlow's list of states
-
-
-@contextlib.contextmanager
-def catch_signals(trainer: Trainer) -> Iterator[None]:
-    """Let Ctrl-C, SIGTERM and a closed terminal end the training after the step, saved; a second signal ends it at once.
-
-    In a thread: Python calls a handler only when TensorFlow has returned, and only once for several signals.
-    """
-    if threading.current_thread() is not threading.main_thread():  # as in some notebooks; handlers can't be set there
-        yield
-        return
-
-    def watch():
-        for number in iter(lambda: receiver.recv(1), b""):
-            if number[0] not in before:
-                continue
-            if trainer.stopped_by:
-                os._exit(128 + number[0])
-            trainer.stopped_by = number[0]
-            print("Stopping after this step; press Ctrl-C again to quit at once without saving.")
-
-    receiver, sender = socket.socketpair()
-    sender.setblocking(False)
-    caught = [number for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", None))
-              if number and signal.getsignal(number) != signal.SIG_IGN]  # nohup lets a training outlive its terminal
-    before = {number: signal.signal(number, lambda *_: None) for number in caught}
-    wakeup = signal.set_wakeup_fd(sender.fileno())
-    threading.Thread(target=watch, daemon=True).start()
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(wakeup)
-        sender.close()
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def load_loss(config: EasyDict, demo: bool) -> tuple[EasyDict, keras.Model | None]:
@@ -489,73 +421,14 @@ def make_networks(settings: EasyDict, source: str | None, n_blocks: int | None =
     return generator, averaged, discriminator or model.get_D(architecture, settings.hr_patch_size, bn_epsilon)
 
 
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a training's folder for this process alone; a killed process holds it no longer. Raises UserError."""
-    lock, holder = filelock.FileLock(folder / "lock", blocking=False, fallback_to_soft=False), folder / "lock.txt"
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        with contextlib.suppress(OSError, UnicodeDecodeError):
-            raise UserError(f"{folder}/ is in use by the training of {holder.read_text()}; stop that one first, or set "
-                            "TRAIN.checkpoint_path to another folder.") from None
-        raise UserError(f"{folder}/ is in use by another training; stop that one first, or set TRAIN.checkpoint_path to "
-                        "another folder.") from None
-    except OSError as error:
-        print(f"{folder}/ can't be locked, as its file system has no locks ({error.strerror}): make sure that no second "
-              "training uses it.")
-    try:
-        with contextlib.suppress(OSError):  # the disk is full, which saving will say
-            holder.write_text(f"process {os.getpid()} on {socket.gethostname()}")
-        yield
-    finally:
-        lock.release()
-
-
-def check_writable(folder: Path, setting: str) -> None:
-    """Create a folder and a file in it; raises UserError, naming the setting, where that is not possible."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b" ")
-    except OSError as error:
-        raise UserError(f"{folder}/ ({setting}) can't be written: {error.strerror or error}; free space or name another "
-                        "folder.") from error
-
-
-def read_last_run(folder: Path) -> dict:
-    """The settings of the run whose state is in `folder`, as it wrote them; {} where they can't be read."""
-    try:
-        return dict(json.loads((folder / "config.json").read_text()))
-    except (OSError, ValueError, TypeError):
-        return {}
-
-
-def compare_settings(folder: Path, last: dict, config: EasyDict, demo: bool) -> None:
-    """Say which settings changed since the run that is resumed; raises UserError for one that can't."""
-    before, now = flatten(last), flatten(config)
-    before.setdefault("TRAIN.precision", "float16" if before.get("TRAIN.mixed_precision") else "float32")
-    for key in ("TRAIN.architecture", "TRAIN.hr_patch_size"):
-        if before.get(key, now[key]) != now[key]:
-            raise UserError(f"The training in {folder}/ has {key}={before[key]}, now it is {now[key]}; set it back, or "
-                            "start over with --restart.")
-    photos = before.get("TRAIN.hr_img_path", DIV2K_TRAIN_HR)
-    if demo and not is_div2k(photos):
-        raise UserError(f"{folder}/ holds a training on {photos}; to resume it give the same --set as then "
-                        f"(TRAIN.hr_img_path={photos} ...), or start over with --restart.")
-    changed = [f"{key} {before[key]} -> {now[key]}" for key in now if before.get(key, now[key]) != now[key]]
-    if changed:
-        print(f"Changed since the last run: {', '.join(changed)}.")
-
-
 def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: EasyDict, demo: bool) -> Trainer:
     """A `Trainer` in the state of its last save.
 
     Raises UserError; only when the first step can be made is an earlier training moved aside that is not resumed.
     """
     settings, folder, is_chief = config.TRAIN, Path(config.TRAIN.checkpoint_path), devices.is_chief(strategy)
-    saved = is_chief and holds_training(folder)
-    last = read_last_run(folder) if saved else {}
+    saved = is_chief and runs.holds_training(folder)
+    last = runs.read_last_run(folder) if saved else {}
     replaced = saved and (arguments.restart or (last.get("demonstration", False) and not demo))
     resumed = saved and not replaced
     origin = last.get("origin", {}) if resumed else {"weights": arguments.weights}
@@ -563,7 +436,7 @@ def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: Easy
         use_preset(config, "FINE_TUNING", arguments.given)
     settings.precision = devices.precision(settings.precision)
     if resumed:
-        compare_settings(folder, last, config, demo)
+        runs.compare_settings(folder, last, config, demo)
         if arguments.weights and arguments.weights != origin.get("weights"):
             print(f"--weights {arguments.weights} is ignored: the run in {folder}/ is being resumed.")
     with strategy.scope(), devices.compute_in(settings.precision):
@@ -619,10 +492,10 @@ def train(arguments: Namespace, config: EasyDict) -> int:
                         f"{f'{smaller} or ' if smaller else ''}{smaller + n_devices}, or any multiple of {n_devices}.")
     with contextlib.ExitStack() as stack:
         if devices.is_chief(strategy):
-            check_writable(folder, "TRAIN.checkpoint_path")
-            check_writable(Path(settings.sample_path), "TRAIN.sample_path")
-            stack.enter_context(locked(folder))
-            if demo and (arguments.restart or not holds_training(folder)):
+            runs.check_writable(folder, "TRAIN.checkpoint_path")
+            runs.check_writable(Path(settings.sample_path), "TRAIN.sample_path")
+            stack.enter_context(runs.locked(folder))
+            if demo and (arguments.restart or not runs.holds_training(folder)):
                 print(f"{DIV2K_TRAIN_HR} is not there: a short demonstration on bundled photos.\n"
                       "To train for real: python main.py --mode=download, or set TRAIN.hr_img_path.")
             shares = f", {settings.batch_size // n_devices} of the {settings.batch_size} patches of a batch on each"

@@ -1,0 +1,181 @@
+"""What a training shares with the runs before and beside it: its folder, its lock, its settings, signals."""
+import atexit
+import contextlib
+import errno
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TextIO
+
+from utils import UserError
+
+import filelock
+from easydict import EasyDict
+
+from config import DIV2K_TRAIN_HR, flatten, is_div2k
+
+
+def check_writable(folder: Path, setting: str) -> None:
+    """Create a folder and a file in it; raises UserError, naming the setting, where that is not possible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b" ")
+    except OSError as error:
+        raise UserError(f"{folder}/ ({setting}) can't be written: {error.strerror or error}; free space or name another "
+                        "folder.") from error
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a training's folder for this process alone; a killed process holds it no longer. Raises UserError."""
+    lock, holder = filelock.FileLock(folder / "lock", blocking=False, fallback_to_soft=False), folder / "lock.txt"
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            raise UserError(f"{folder}/ is in use by the training of {holder.read_text()}; stop that one first, or set "
+                            "TRAIN.checkpoint_path to another folder.") from None
+        raise UserError(f"{folder}/ is in use by another training; stop that one first, or set TRAIN.checkpoint_path to "
+                        "another folder.") from None
+    except OSError as error:
+        print(f"{folder}/ can't be locked, as its file system has no locks ({error.strerror}): make sure that no second "
+              "training uses it.")
+    try:
+        with contextlib.suppress(OSError):  # the disk is full, which saving will say
+            holder.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        yield
+    finally:
+        lock.release()
+
+
+def holds_training(folder: Path) -> bool:
+    """Whether a training saved its state in a folder, readable or not."""
+    return any(folder.glob("state-*")) or (folder / "checkpoint").exists()  # TensorFlow's list of states
+
+
+def remove_partial_states(folder: Path) -> None:
+    """Delete partial files of an interrupted save; TensorFlow writes the index last."""
+    for path in [*folder.glob("state-*"), *folder.glob(".*.partial.*")]:
+        if path.name.endswith("_temp"):
+            shutil.rmtree(path)
+        elif path.name.startswith("."):
+            path.unlink()
+        elif path.suffix != ".index" and not path.with_suffix(".index").exists():
+            print(f"{path} has no index, as its save was interrupted or the index was lost; it is deleted.")
+            path.unlink()
+
+
+def without_wildcards(folder: Path) -> Path:
+    """A path to `folder`, through a link if need be, without the characters that TensorFlow takes for a pattern."""
+    if not re.search(r"[*?[\\]", folder.absolute().as_posix()):
+        return folder
+    links = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, links, ignore_errors=True)
+    link = Path(links, "folder")
+    try:
+        link.symlink_to(folder.absolute(), target_is_directory=True)
+    except OSError as error:  # Windows asks for a privilege
+        raise UserError(f"{folder}/ has a [ in its path, which TensorFlow can't use here; rename it.") from error
+    return link
+
+
+def read_last_run(folder: Path) -> dict:
+    """The settings of the run whose state is in `folder`, as it wrote them; {} where they can't be read."""
+    try:
+        return dict(json.loads((folder / "config.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def compare_settings(folder: Path, last: dict, config: EasyDict, demo: bool) -> None:
+    """Say which settings changed since the run that is resumed; raises UserError for one that can't."""
+    before, now = flatten(last), flatten(config)
+    before.setdefault("TRAIN.precision", "float16" if before.get("TRAIN.mixed_precision") else "float32")
+    for key in ("TRAIN.architecture", "TRAIN.hr_patch_size"):
+        if before.get(key, now[key]) != now[key]:
+            raise UserError(f"The training in {folder}/ has {key}={before[key]}, now it is {now[key]}; set it back, or "
+                            "start over with --restart.")
+    photos = before.get("TRAIN.hr_img_path", DIV2K_TRAIN_HR)
+    if demo and not is_div2k(photos):
+        raise UserError(f"{folder}/ holds a training on {photos}; to resume it give the same --set as then "
+                        f"(TRAIN.hr_img_path={photos} ...), or start over with --restart.")
+    changed = [f"{key} {before[key]} -> {now[key]}" for key in now if before.get(key, now[key]) != now[key]]
+    if changed:
+        print(f"Changed since the last run: {', '.join(changed)}.")
+
+
+class Screen:
+    """A stream to the screen that may close before the run ends, as when its terminal does.
+
+    on_close: called when that happens; from then on nothing is written.
+    """
+
+    def __init__(self, stream: TextIO, on_close: Callable[[], None]):
+        self.stream, self.on_close = stream, on_close
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        self._try(self.stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self.stream.flush)
+
+    def _try(self, action, *arguments):
+        try:
+            action(*arguments)
+        except OSError as error:  # others, such as a full disk, cost a line of a log file
+            if error.errno in (errno.EPIPE, errno.EIO):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+                self.on_close()
+
+
+@contextlib.contextmanager
+def catch_signals() -> Iterator[list[int]]:
+    """Collect the signals that ask a run to end: Ctrl-C, SIGTERM, a closed terminal. A second one ends it at once.
+
+    Yields a list that gets the number of the first one. Signals are watched in a thread: Python calls a handler only
+    when TensorFlow has returned, and only once for several signals.
+    """
+    stopped_by, handlers = [], {}
+    screen = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (stream and Screen(stream, lambda: stopped_by.append(1)) for stream in screen)
+
+    def watch():
+        for number in iter(lambda: receiver.recv(1), b""):
+            if number[0] in handlers and stopped_by:
+                os._exit(128 + number[0])
+            if number[0] in handlers:
+                stopped_by.append(number[0])
+                print("Stopping after this step; press Ctrl-C again to quit at once without saving.")
+
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
+    wakeup = None
+    if threading.current_thread() is threading.main_thread():  # a notebook may run it in another, without signals
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)  # Windows has no SIGHUP; nohup lets a run outlive its terminal
+            if number and signal.getsignal(number) != signal.SIG_IGN:
+                handlers[number] = signal.signal(number, lambda *_: None)
+        wakeup = signal.set_wakeup_fd(sender.fileno())
+        threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield stopped_by
+    finally:
+        sys.stdout, sys.stderr = screen
+        if wakeup is not None:
+            signal.set_wakeup_fd(wakeup)
+        sender.close()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
