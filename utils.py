@@ -128,8 +128,9 @@ class progress(tqdm):
             width = self.ncols - len(head) - len(tail) - 2
             if width >= 5:
                 break
-        bar = Bar(min(1, self.n / (self.total or 1)), width, Bar.ASCII if self.ascii else Bar.UTF)
-        return f"{head}|{bar}|{tail}" if width > 3 else (head[:-1] + tail)[:self.ncols]
+        if width < 3:
+            return (head.rstrip() + tail)[:self.ncols]
+        return f"{head}|{Bar(min(1, self.n / (self.total or 1)), width, Bar.ASCII if self.ascii else Bar.UTF)}|{tail}"
 
 
 class AboveBar(DummyTqdmFile):

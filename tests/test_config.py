@@ -1,0 +1,137 @@
+"""Settings: what config.py may hold, what `--set` may say, and what follows from it."""
+import copy
+import re
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+from utils import UserError
+
+import pytest
+from conftest import ROOT
+
+import config
+from config import override, resolve
+
+SOURCE = (ROOT / "config.py").read_text()
+
+
+@pytest.fixture
+def cfg():
+    return copy.deepcopy(config.config)
+
+
+def edited(line, text=SOURCE):
+    """The config of a config.py in which `line` stands in the place of the setting's own, or at the end if it has none."""
+    key = line.partition(" = ")[0]
+    lines = text.splitlines()
+    place = next((number for number, old in enumerate(lines) if old.startswith(f"{key} = ")), len(lines))
+    lines[place:place + 1] = [line]
+    module = types.ModuleType("edited")
+    exec(compile("\n".join(lines), "config.py", "exec"), module.__dict__)
+    module.resolve(module.config)
+    return module.config
+
+
+def test_every_setting_has_a_rule_and_every_rule_a_setting(cfg):
+    resolve(cfg)
+    keys = config.flatten(cfg)
+    unused = [pattern for pattern in config.RULES if not any(config.rule_of(key) is config.RULES[pattern] for key in keys)]
+    assert unused == [f"{section}.*" for section in config.OPEN]  # the user names what is in them
+
+
+def test_every_setting_has_its_reason_beside_it():
+    values = [line for line in SOURCE.splitlines() if re.match(r"config\.(TRAIN|LOSS|VGG|VALID|MOS)\.", line)]
+    assert len(values) > 40 and [line for line in values if "  # " not in line and "_path = " not in line] == []
+
+
+@pytest.mark.parametrize("line, words", [
+    ('config.TRAIN.n_epoch = "5"', "TRAIN.n_epoch takes a whole number, not '5'"),
+    ("config.TRAIN.n_epoch = 5,", "remove the comma"),
+    ("config.TRAIN.n_epoch = 5.0", "TRAIN.n_epoch takes a whole number, not 5.0"),
+    ("config.TRAIN.batch_size = True", "TRAIN.batch_size takes a whole number, not True"),
+    ("config.TRAIN.batch_size = 0", "TRAIN.batch_size is 0; it must be at least 1"),
+    ("config.TRAIN.deterministic = 1", "TRAIN.deterministic takes true or false"),
+    ('config.TRAIN.lr_init = "1e-4"', "TRAIN.lr_init takes a number"),
+    ('config.TRAIN.lr_init = float("nan")', "TRAIN.lr_init is nan"),
+    ('config.TRAIN.ema_decay = float("inf")', "TRAIN.ema_decay is inf"),
+    ("config.TRAIN.beta1 = 1", "TRAIN.beta1 is 1; it must be at least 0 and at most 0.9999"),
+    ("config.TRAIN.hr_patch_size = 50", "at least 16, a multiple of 4"),
+    ("config.TRAIN.hr_img_path = None", "TRAIN.hr_img_path takes a path"),
+    ('config.TRAIN.hr_img_path = ""', "TRAIN.hr_img_path is empty"),
+    ('config.TRAIN.checkpoint_path = "gs://bucket/run"', "TRAIN.checkpoint_path is gs://bucket/run, a URL"),
+    ('config.TRAIN.schedule_init = "cosin"', "the nearest is cosine"),
+    ('config.TRAIN.loss = "vgg54"', "the nearest is srgan_vgg54"),
+    ('config.LOSS.srgan_mse = {"w_mse": "1"}', "config.LOSS.srgan_mse.w_vgg is missing"),
+    ("config.TRAIN.batchsize = 8", "no setting TRAIN.batchsize; the nearest is TRAIN.batch_size"),
+    ('config.MOS.sets = "samples/Set5/"', "--set MOS.sets.Set5=folder/"),
+    ('config.MOS.sets = {"Set5": 5}', "MOS.sets.Set5 takes a path"),
+    ('config.DEMO.n_epoch = "2"', "DEMO.n_epoch takes a whole number"),
+])
+def test_a_wrong_line_in_config_is_one_sentence(line, words):
+    with pytest.raises(UserError) as caught:
+        edited(line)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("line", ["config.TRAIN.batch_size = 16", "config.MOS.sets = {}"])
+def test_a_missing_line_is_one_sentence(line):
+    with pytest.raises(UserError, match="is missing in config.py; put its line back"):
+        edited("config.TRAIN.seed = 0", "\n".join(old for old in SOURCE.splitlines() if not old.startswith(line)))
+
+
+def test_lines_of_tensorlayer_srgan_are_understood():
+    cfg = edited("config.TRAIN.hr_img_path = '/data/DIV2K_train_HR/'")
+    assert (cfg.TRAIN.hr_img_path, cfg.TRAIN.lr_img_path) == ("/data/DIV2K_train_HR/", "")
+    assert edited("config.TRAIN.n_epoch = 10").TRAIN.decay_every == 5
+    assert edited("config.TRAIN.lr_init = 1").TRAIN.lr_init == 1
+    assert edited("config.VGG.path = Path('~/vgg19.npy')").VGG.path == str(Path.home() / "vgg19.npy")
+    assert edited("config.TRAIN.img_path = 'your_image_folder/'").TRAIN.hr_img_path == "your_image_folder/"
+
+
+def test_set_reads_each_kind(cfg):
+    given = override(cfg, ["TRAIN.batch_size=8", "config.TRAIN.lr_init=1e-5", "TRAIN.deterministic=True", "LOSS.original.w_adv=0",
+                           "TRAIN.hr_img_path=~/my photos/", "MOS.sets.Set 5.1=a=b/", "VALID.lr_img_path="])
+    assert given == {"TRAIN.batch_size", "TRAIN.lr_init", "TRAIN.deterministic", "LOSS.original.w_adv", "TRAIN.hr_img_path",
+                     "MOS.sets.Set 5.1", "VALID.lr_img_path"}
+    resolve(cfg)
+    assert (cfg.TRAIN.batch_size, cfg.TRAIN.lr_init, cfg.TRAIN.deterministic, cfg.LOSS.original.w_adv) == (8, 1e-5, True, 0)
+    assert cfg.TRAIN.hr_img_path == f"{Path.home()}/my photos/" and dict(cfg.MOS.sets) == {"Set 5.1": "a=b/"}
+
+
+@pytest.mark.parametrize("setting, words", [
+    ("TRAIN.batch_size", "KEY=VALUE"),
+    ("TRAIN.batch_size=many", "TRAIN.batch_size takes a whole number, not 'many'"),
+    ("TRAIN.deterministic=maybe", "true or false"),
+    ("batch_size=8", "TRAIN.batch_size"),
+    ("TRAIN=8", "There is no setting TRAIN;"),
+    ("MOS.sets=samples/Set5/", "--set MOS.sets.Set5=folder/"),
+    ("MOS.methods.=folder/", "--set MOS.methods"),
+])
+def test_a_wrong_set_is_one_sentence(cfg, setting, words):
+    with pytest.raises(UserError) as caught:
+        override(cfg, [setting])
+    assert words in str(caught.value)
+
+
+def test_the_rate_falls_at_half_of_the_epochs_wherever_they_are_set(cfg):
+    again = copy.deepcopy(cfg)
+    override(cfg, ["TRAIN.n_epoch=30"])
+    resolve(cfg)
+    assert cfg.TRAIN.decay_every == 15
+    override(again, ["TRAIN.n_epoch=30", "TRAIN.decay_every=7"])
+    resolve(again)
+    assert again.TRAIN.decay_every == 7
+
+
+def test_the_demonstration_replaces_what_was_not_given(cfg):
+    given = override(cfg, ["TRAIN.batch_size=2"])
+    resolve(cfg)
+    config.use_demo(cfg, given)
+    assert (cfg.TRAIN.batch_size, cfg.TRAIN.n_epoch_init, cfg.TRAIN.n_epoch, cfg.TRAIN.decay_every) == (2, 16, 2, 1)
+
+
+def test_settings_and_utils_import_no_tensorflow():
+    script = "import utils, config, sys; sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT).returncode == 0
