@@ -440,8 +440,9 @@ def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: Easy
         if arguments.weights and arguments.weights != origin.get("weights"):
             print(f"--weights {arguments.weights} is ignored: the run in {folder}/ is being resumed.")
     with strategy.scope(), devices.compute_in(settings.precision):
+        found = data.training_photos(config)  # a wrong path is noticed before VGG19 is downloaded
         recipe, vgg = load_loss(config, demo)
-        photos = data.cache_photos(*data.training_photos(config), settings.cache_path, settings.hr_patch_size)
+        photos = data.cache_photos(*found, settings.cache_path, settings.hr_patch_size)
         pairs = []
         if is_chief:
             announce = not demo and not resumed  # once; the demonstration says so itself

@@ -77,7 +77,7 @@ def test_a_wrong_line_in_config_is_one_sentence(line, words):
 
 @pytest.mark.parametrize("line", ["config.TRAIN.batch_size = 16", "config.MOS.sets = {}"])
 def test_a_missing_line_is_one_sentence(line):
-    with pytest.raises(UserError, match="is missing in config.py; put its line back"):
+    with pytest.raises(UserError, match=r"is missing in config\.py; put its line back"):
         edited("config.TRAIN.seed = 0", "\n".join(old for old in SOURCE.splitlines() if not old.startswith(line)))
 
 
