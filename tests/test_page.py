@@ -446,6 +446,14 @@ def test_scores_are_sorted_so_that_best_and_worst_are_found(browse, colors):
     assert page.texts("tbody th") == list("abcde") and page.texts("#strip span") == list("abcde")
 
 
+def test_on_a_phone_a_row_leads_from_the_scores_to_the_image(browse, colors):
+    page = browse(colors, size=(360, 640), touch=True)
+    page.click("#table")
+    page.find("tbody tr:nth-child(3)").click()
+    page.settle()
+    assert page.name() == "c" and not page.find("#scores").is_displayed()
+
+
 def test_equal_images_have_an_infinite_psnr_and_missing_scores_sort_last(browse, tmp_path):
     folder = build(tmp_path / "page", {name: plain(64, 48) for name in "abc"})
     results = read_results(folder)
@@ -520,12 +528,14 @@ def test_of_a_hundred_images_only_those_looked_at_are_loaded(browse, served, tmp
     assert page.run("return loaded.size") == 2 and page.run("return document.querySelectorAll('#stage img').length") == 2
 
 
-@pytest.mark.parametrize("name", ["two words", "100%25 #1?&a=b", "quote\"'quote", "зебра ёж", "<script>window.hit=1<", "<b>a+b;c"])
+@pytest.mark.parametrize("name", ["two words", "100%25 #1?&a=b", "quote\"'quote", "зебра ёж", "<script>window.hit=1<", "<b>a+b;c",
+                                  "back\\slash", "long " * 40])
 def test_odd_file_names(browse, tmp_path, name):
     folder = build(tmp_path / "page", {"first": plain(64, 48), name: plain(64, 48)})
-    page = browse(folder)
+    page = browse(folder, size=(360, 640))
     page.press("arrow_down")
     assert page.run("return document.querySelector('#name').textContent") == name
+    assert page.run("return document.body.scrollWidth") == 360
     x, y, width, _ = page.rectangle(".layer img")
     assert page.color_at(x + 2, y + 2) == COLORS["bicubic"] and page.color_at(x + width - 2, y + 2) == COLORS["srgan"]
     assert page.run("return window.hit") is None and page.run("return document.querySelectorAll('b').length") == 2
