@@ -318,8 +318,9 @@ def resolve(cfg: edict) -> None:
 
 def use_preset(cfg: edict, preset: str, given: set[str]) -> None:
     """Put the settings of the section `preset` in place of TRAIN's, except those `given` for this run."""
-    cfg.TRAIN.update({name: value for name, value in cfg[preset].items() if f"TRAIN.{name}" not in given})
-    if "TRAIN.decay_every" not in given:
+    settings = {name: value for name, value in cfg[preset].items() if f"TRAIN.{name}" not in given}
+    cfg.TRAIN.update(settings)
+    if "n_epoch" in settings and "TRAIN.decay_every" not in given:
         cfg.TRAIN.decay_every = max(1, cfg.TRAIN.n_epoch // 2)
 
 

@@ -269,5 +269,5 @@ def score(pairs: list[tuple[Path, Path | None]], output: Path, restorers: list[d
         chosen = sorted({round(place) for place in np.linspace(0, len(rows) - 1, n_figures)})
         results.draw_comparison(output, [rows[i] for i in chosen], suffixes)
     print(f"PSNR in dB / SSIM, on Y with 4 border pixels cut, of {len(rows)} images; table, images and comparison.png "
-          f"are in {output}/.")
+          f"are in {output.absolute()}/.")
     return 0

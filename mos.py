@@ -318,5 +318,5 @@ def _print_summary(path, sets, rated, repeats, calibration):
     unrated = " that are not rated" if any(v.set for v in calibration) else ""
     print(f"{len(rated) + len(repeats)} pictures to rate, {len(repeats)} of them for the second time; examples of "
           f"{utils.plural(len(calibration) // 2, 'image')}{unrated}; {size / 1e6:,.0f} MB")
-    print(f"Raters open {path / 'study' / 'index.html'}: send them the folder, or put it on a web server. Keep "
+    print(f"Raters open {path.absolute() / 'study' / 'index.html'}: send them the folder, or put it on a web server. Keep "
           f"{path / 'key.json'} to yourself.\nThen: python main.py --mode=mos --input FOLDER_OF_THEIR_RATING_FILES")

@@ -48,7 +48,7 @@ def analyse(config, folder):
         file.write_text(_csv(found), encoding="utf-8", newline="")
     with utils.atomic_write(path / "mos.png") as file:
         figure(found).savefig(file, dpi=150)
-    print(f"Written: {path / 'mos.json'}, {path / 'mos.csv'}, {path / 'mos.png'}")
+    print(f"mos.json, mos.csv and mos.png are in {path.absolute()}/.")
     return found
 
 

@@ -519,8 +519,10 @@ def train(arguments: Namespace, config: EasyDict) -> int:
             raise UserError("Another process of this run has died; see its output for the reason. Then start all of them "
                             "again: the training is resumed from the last save.") from error
     if trainer.stopped_by:
-        print(f"Stopped and saved in {folder}/{'' if trainer.is_chief else ' of the chief'}; run the same command to resume.")
+        where = f"{folder.absolute()}/{'' if trainer.is_chief else ' of the chief'}"
+        print(f"Stopped and saved in {where}; run the same command to resume.")
         return 128 + trainer.stopped_by
     if trainer.is_chief:
-        print(f"Done: weights in {folder}/, samples in {settings.sample_path}. python main.py --mode=evaluate scores them.")
+        print(f"Done: weights in {folder.absolute()}/, samples in {Path(settings.sample_path).absolute()}/. "
+              "python main.py --mode=evaluate scores them.")
     return 0

@@ -128,7 +128,7 @@ def test_the_rate_falls_at_half_of_the_epochs_wherever_they_are_set(cfg):
 def test_the_demonstration_replaces_what_was_not_given(cfg):
     given = override(cfg, ["TRAIN.batch_size=2"])
     resolve(cfg)
-    config.use_demo(cfg, given)
+    config.use_preset(cfg, "DEMO", given)
     assert (cfg.TRAIN.batch_size, cfg.TRAIN.n_epoch_init, cfg.TRAIN.n_epoch, cfg.TRAIN.decay_every) == (2, 16, 2, 1)
 
 

@@ -114,7 +114,7 @@ def test_two_processes_end_alike_however_they_were_interrupted(two_processes, tm
     worker.terminate()  # both stop after the same step
     outputs = [process.communicate(timeout=100)[0] for process in (chief, worker)]
     assert [chief.returncode, worker.returncode] == [143, 143], outputs
-    assert "Stopped and saved in checkpoint/" in outputs[0]
+    assert "Stopped and saved in /" in outputs[0]
 
     chief, worker = start_two(tmp_path)
     read_until(chief, "Phase 2 of 2")
