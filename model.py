@@ -437,13 +437,15 @@ class Upscaler:
     The trunk sees far and needs little memory, the upsampling the reverse, so each trunk tile is upsampled in smaller ones.
     """
 
-    def __init__(self, generator: keras.Model | Folded, memory_mb: int = 500, device: str | None = None):
+    def __init__(self, generator: keras.Model | Folded, memory_mb: int = 500, device: str | None = None,
+                 precision: str = "float32"):
         """generator: a network, or its folded weights, which are quicker to load. memory_mb: what the feature maps of a tile
-        may take. device: TensorFlow's name of one, None for its choice.
+        may take. device: TensorFlow's name of one, None for its choice. precision: a Keras dtype policy, such as
+        "mixed_bfloat16"; weights and the last activation are float32 in any case.
         """
         self.architecture, self.device = generator.architecture, device
         with tf.device(device):
-            self.network = get_G(self.architecture, folded=True)
+            self.network = get_G(self.architecture, folded=True, dtype=precision)
         self.refresh(generator)
         features = self.network.get_layer("trunk_sum").output
         trunk, upsampling = keras.Model(self.network.input, features), keras.Model(features, self.network.output)
@@ -452,10 +454,10 @@ class Upscaler:
             tf.function(network, input_signature=[tf.TensorSpec((1, *x.shape[1:]), x.dtype)])
             for network in (trunk, upsampling) for x in network.inputs)
         # Bytes of a pixel in the maps that are alive at once: 5 of 64 channels; 3 of 256 at twice the resolution.
-        margin = self.architecture.field
-        self.trunk_tile = max(64, int((memory_mb * 2 ** 20 / (5 * 64 * 4)) ** 0.5) - 2 * margin)
+        margin, size = self.architecture.field, tf.as_dtype(features.dtype).size
+        self.trunk_tile = max(64, int((memory_mb * 2 ** 20 / (5 * 64 * size)) ** 0.5) - 2 * margin)
         # A quarter is enough for the upsampling: its margin is narrow, larger tiles are hardly faster.
-        self.upsampling_tile = max(32, int((memory_mb / 4 * 2 ** 20 / (3 * 4 * 256 * 4)) ** 0.5))
+        self.upsampling_tile = max(32, int((memory_mb / 4 * 2 ** 20 / (3 * 4 * 256 * size)) ** 0.5))
 
     def refresh(self, generator: keras.Model | Folded) -> None:
         """Take over the current weights of `generator`."""

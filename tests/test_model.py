@@ -209,6 +209,17 @@ def test_tiles_give_the_picture_of_the_whole(generator, size):
     assert np.abs(tiled - whole).max() <= 1
 
 
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_half_precision_gives_nearly_the_same_picture(policy):
+    generator = randomize(model.get_G(n_blocks=2))
+    lr = picture(40, 70)
+    exact = model.Upscaler(generator)(lr).astype(int)
+    upscaler = model.Upscaler(generator, memory_mb=1, precision=policy)
+    assert {str(weight.dtype) for weight in upscaler.network.weights} == {"float32"}
+    difference = np.abs(upscaler(lr) - exact)
+    assert 0 < difference.mean() < 1
+
+
 def test_a_narrower_margin_would_show(generator):
     """The fields are no wider than needed: one pixel less, and a pixel at a tile's edge misses what it sees."""
     lr = np.zeros((1, 100, 100, 3), "float32")
