@@ -237,6 +237,9 @@ def test_the_slider_parts_two_methods_by_mouse_and_keys(browse, colors):
     middle = page.middle("#slider")
     page.drag(middle, (middle[0] + 20, middle[1]), (x + 0.8 * width, middle[1]))
     assert page.slider() == 80 and border() == pytest.approx(0.8, abs=0.02)
+    middle = page.middle("#slider")
+    page.drag((middle[0] + 15, middle[1]), (middle[0] + 15, middle[1]))  # held beside its line, it does not jump
+    assert page.slider() == 80
     page.drag((x + 0.3 * width, y + 20), (x + 0.3 * width, y + 20))  # all of the picture is seen: a click sets the slider
     assert page.slider() == 30 and border() == pytest.approx(0.3, abs=0.02)
     page.press("arrow_right", "arrow_right", "arrow_left")
