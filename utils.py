@@ -17,6 +17,7 @@ from typing import IO
 from tqdm import tqdm
 from tqdm.contrib import DummyTqdmFile
 from tqdm.std import Bar
+from tqdm.utils import disp_len, disp_trim
 
 # TensorFlow and Keras read these when they are imported, which is why `utils` is imported before them everywhere.
 os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever the user's keras.json says
@@ -75,8 +76,10 @@ def move_aside(folder: Path, what: str, also: Iterable[Path] = ()) -> None:
                 shutil.move(path, aside)  # a rename fails where a folder is mounted
         size = sum(path.stat().st_size for path in aside.rglob("*") if path.is_file())
     except OSError as error:
-        raise UserError(f"{folder}/ can't be moved aside to {aside}/: {error.strerror or error}; move it yourself.") from error
-    print(f"The {what} that was in {folder}/ is now in {aside}/ ({size / 1e6:,.0f} MB); delete it if you no longer need it.")
+        reason = error.strerror or error
+        raise UserError(f"{folder}/ can't be moved aside to {aside}/: {reason}; move it yourself.") from error
+    print(f"The {what} that was in {folder}/ is now in {aside}/ ({size / 1e6:,.0f} MB); delete it if you no longer "
+          "need it.")
 
 
 class progress(tqdm):
@@ -125,11 +128,11 @@ class progress(tqdm):
         eta = f" ETA {time_left((self.total - self.n) / rate)}" if rate else ""
         for digits in (3, 2):
             tail = eta + "".join(f" {name} {value:.{digits}g}" for name, value in self.values.items())
-            width = self.ncols - len(head) - len(tail) - 2
+            width = self.ncols - disp_len(head) - disp_len(tail) - 2
             if width >= 5:
                 break
         if width < 3:
-            return (head.rstrip() + tail)[:self.ncols]
+            return disp_trim(head.rstrip() + tail, self.ncols)
         return f"{head}|{Bar(min(1, self.n / (self.total or 1)), width, Bar.ASCII if self.ascii else Bar.UTF)}|{tail}"
 
 
@@ -178,7 +181,7 @@ def plural(n: int, noun: str) -> str:
 
 
 def prepare_streams() -> None:
-    """Make stdout and stderr usable: closed, on a screen that lacks some characters, or in a log file that is followed."""
+    """Make stdout and stderr usable: closed, on a screen that lacks characters, or in a log file that is followed."""
     for number in range(3):
         try:
             os.fstat(number)

@@ -14,7 +14,8 @@ sys.path.insert(0, str(ROOT))
 
 def pytest_collection_modifyitems(items):
     """The longest files first, so that two workers end together."""
-    items.sort(key=lambda item: item.path.name not in ("test_train.py", "test_distribute.py", "test_mishaps.py", "test_cli.py"))
+    longest = ("test_train.py", "test_devices.py", "test_mishaps.py", "test_cli.py")
+    items.sort(key=lambda item: item.path.name not in longest)
 
 
 @pytest.fixture(scope="session")
@@ -22,14 +23,15 @@ def call():
     """Run main.py (or another script) as a user does, in a folder; gives code, stdout and stderr."""
 
     def run(folder, *arguments, script=ROOT / "main.py"):
-        return subprocess.run([sys.executable, str(script), *map(str, arguments)], cwd=folder, capture_output=True, text=True)
+        command = [sys.executable, str(script), *map(str, arguments)]
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
     return run
 
 
 @pytest.fixture(scope="session")
 def start_chromium():
-    """Start a headless browser: `start_chromium(profile, *arguments, **experimental_options)`; skips where there is none."""
+    """Start a headless browser: `start_chromium(profile, *arguments, **experimental_options)`; skips without one."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="pages are not tested: pip install selenium")
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     chromedriver = shutil.which("chromedriver")
@@ -41,7 +43,8 @@ def start_chromium():
         options = webdriver.ChromeOptions()
         options.binary_location = browser
         for argument in ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync",
-                         "disable-background-networking", "disable-component-update", f"user-data-dir={profile}", *arguments):
+                         "disable-background-networking", "disable-component-update", f"user-data-dir={profile}",
+                         *arguments):
             options.add_argument(f"--{argument}")
         for name, value in experimental_options.items():
             options.add_experimental_option(name, value)

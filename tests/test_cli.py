@@ -78,7 +78,8 @@ def test_fresh_clone_evaluates(clone):
 
 def test_own_photo_is_restored_by_the_trained_weights(clone, call, tmp_path):
     folder = clone[0]
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (21, 30, 3), dtype=np.uint8)).save(tmp_path / "мой снимок.png")
+    photo = np.random.default_rng(0).integers(0, 256, (21, 30, 3), dtype=np.uint8)
+    Image.fromarray(photo).save(tmp_path / "мой снимок.png")
     result = call(folder, "--mode=evaluate", "--input", tmp_path / "мой снимок.png", "--output", tmp_path / "out")
     assert result.returncode == 0, result.stderr
     assert Image.open(tmp_path / "out" / "мой снимок_gen.png").size == (120, 84)
@@ -153,7 +154,8 @@ def test_words_without_their_option_are_answered_by_the_command_that_was_meant(r
 
 
 def test_what_is_meant_is_understood(run, tmp_path):
-    assert "a.jpg (--input)" in run(tmp_path, "--mode=evaluate", "--input", "a.jpg", "b.jpg", "--weights", "pretrained").err
+    result = run(tmp_path, "--mode=evaluate", "--input", "a.jpg", "b.jpg", "--weights", "pretrained")
+    assert "a.jpg (--input)" in result.err
 
 
 @pytest.mark.parametrize("arguments, words", [
@@ -211,7 +213,7 @@ def weights_that_execute(folder):
     (no_weights, ("--mode=evaluate", "--weights", "g.npz"), ("g.npz", "web page")),
     (lfs_pointer, ("--set", "TRAIN.n_epoch_init=1"), ("vgg19.npy", "LFS")),
     (weights_that_execute, ("--mode=evaluate",), ("checkpoint/g_srgan.npz", "posix.system", "nothing was run")),
-    (no_weights, ("--mode=evaluate", "--weights", "g.npz", "--input", "photo.jpg"), ("photo.jpg (--input) does not exist",)),
+    (no_weights, ("--mode=evaluate", "--weights", "g.npz", "--input", "a.jpg"), ("a.jpg (--input) does not exist",)),
 ])
 def test_a_users_mistake_is_one_sentence(prepare, arguments, words, run, tmp_path):
     if prepare:
@@ -301,8 +303,8 @@ def test_run_in_jupyter(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
     for name in ("stdout", "stderr"):
         monkeypatch.setattr(sys, name, Notebook())
-    for arguments in (["--set", "TRAIN.seed=1", "--mode=mos", "--input", "ratings"], ["--mode=mos", "--input", "ratings"]):
-        monkeypatch.setattr(sys, "argv", ["main.py", *arguments])
+    for settings in (["--set", "TRAIN.seed=1"], []):
+        monkeypatch.setattr(sys, "argv", ["main.py", "--mode=mos", "--input", "ratings", *settings])
         with pytest.raises(SystemExit) as end:
             runpy.run_path(str(ROOT / "main.py"), run_name="__main__")
         assert end.value.code == 2
@@ -314,7 +316,8 @@ def test_keras_settings_of_the_user_do_not_reach_us(tmp_path):
     (tmp_path / ".keras").mkdir()
     (tmp_path / ".keras" / "keras.json").write_text(json.dumps(
         {"backend": "theano", "floatx": "float16", "image_data_format": "channels_first", "epsilon": 1e-7}))
-    script = ("import evaluate, keras, numpy; print(keras.config.backend(), keras.config.floatx(), keras.config.image_data_format());"
+    script = ("import evaluate, numpy; from keras import config; "
+              "print(config.backend(), config.floatx(), config.image_data_format());"
               "print(evaluate.model.get_G(n_blocks=1).predict(numpy.zeros((1, 8, 8, 3)), verbose=0).shape)")
     result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True,
                             env={**os.environ, "HOME": str(tmp_path), "KERAS_BACKEND": "torch"})
