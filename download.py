@@ -149,6 +149,7 @@ def flickr25k() -> Path:
     with utils.quiet():
         import tensorlayer as tl
     partial = folder.with_name(".partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a killed run, which tensorlayer would take for whole
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)  # urllib, which tensorlayer uses, would wait for ever
     try:

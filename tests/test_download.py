@@ -367,6 +367,8 @@ def test_mirflickr_is_downloaded_by_tensorlayer_whole_or_not_at_all_and_once(ser
             download.flickr25k()
         assert files(tmp_path) == []
     server.answer = whole
+    (tmp_path / "data" / "flickr25k" / ".partial").mkdir(parents=True)
+    (tmp_path / "data" / "flickr25k" / ".partial" / "mirflickr25k.zip").write_bytes(whole_archive[:100])  # of a killed run
     for _ in range(2):
         assert sorted(path.name for path in download.flickr25k().glob("*.jpg")) == ["im1.jpg", "im2.jpg"]
     assert download.flickr25k().as_posix() == "data/flickr25k/mirflickr" and len(server.asked) == 6
