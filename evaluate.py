@@ -1,6 +1,10 @@
-"""Evaluation: scoring generators on validation images, and restoring photos (article, section 3.1)."""
+"""Evaluation: scoring generators on validation images, and restoring photos (article, section 3.1).
+
+From Python: `from evaluate import Restorer; sr = Restorer()(lr)`.
+"""
 import collections
 import dataclasses
+import json
 import os
 import queue
 import sys
@@ -13,52 +17,102 @@ import utils
 from utils import SCALE, UserError
 
 import numpy as np
-import tensorflow as tf
 
-import data
-import devices
-import images
-import model
-import results
-import weights
+with utils.quiet():  # imported from Python, nobody else keeps TensorFlow's notes off the screen
+    import keras
+    import tensorflow as tf
+
+    import data
+    import devices
+    import images
+    import model
+    import results
+    import weights
+
+BLEND_STOPS = (0, 0.25, 0.5, 0.75, 1)  # shares of SRGAN to choose from on the page of a photo
+BACK_PROJECTION_MARGIN = 4  # LR pixels that the bicubic kernel reaches to each side, 2 downwards and 2 upwards
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")  # of an --output that is a file
 
 
 def evaluate(arguments, config) -> int:
     """Score the generators, or restore the photos of `--input`. Returns the exit code: 1 if some photos failed."""
+    valid = config.VALID
     output = Path(arguments.output or Path(config.TRAIN.sample_path) / "evaluate")
-    paths = find_generators(arguments.weights, Path(config.TRAIN.checkpoint_path))
+    generators = find_generators(arguments.weights, Path(config.TRAIN.checkpoint_path), scoring=not arguments.input)
     if arguments.input:  # check the photos first: loading weights takes seconds
-        photos = photos_to_restore([Path(path) for path in arguments.input], output)
-        paths = dict([list(paths.items())[-1]])
+        (method, path), = generators.items()
+        photos = photos_to_restore([Path(path) for path in arguments.input], output, method)
+        methods = {method: (path, valid.blend, valid.back_project)}
+        if "VALID.blend" in arguments.given and len(photos) == 1 and photos[0].shown_in:
+            photos, shares = with_blend_stops(photos[0], valid.blend)
+            methods = {results.blend_name(share): (path, share, valid.back_project) for share in shares}
     else:
         pairs = data.validation_pairs(config)
-    make_writable(output)
+        methods = {method: (path, 1, False) for method, path in generators.items()}
+        path = generators[results.main_method(list(generators))]
+        if valid.blend < 1:
+            methods[results.blend_name(valid.blend)] = (path, valid.blend, False)
+        if valid.back_project and "VALID.back_project" in arguments.given:
+            methods["back_projected"] = (path, 1, True)
+    scored_exactly = not arguments.input and "VALID.precision" not in arguments.given  # to be compared between machines
+    precision = "float32" if scored_exactly else valid.precision
     with utils.quiet():
         devices.choose_devices(config.TRAIN.devices)
-        names = [device.name for device in devices.list_devices()]
-    restorers: list[dict] = [{} for _ in names]
-    for method, path in paths.items():
-        generator = weights.load_generator(path)
-        for name, of_device in zip(names, restorers, strict=True):
-            of_device[method] = Restorer(generator, config.VALID.memory_mb, name)
+        device_names = [device.name for device in devices.list_devices()]
+    restorers: list[dict[str, Callable]] = [{} for _ in device_names]
+    for method, (path, share, back_project) in methods.items():
+        generator = load(path, share)
+        for name, of_device in zip(device_names, restorers, strict=True):
+            of_device[method] = Restorer(generator, back_project=back_project, self_ensemble=valid.self_ensemble,
+                                         memory_mb=valid.memory_mb, precision=precision, device=name)
+    for method, path in generators.items():
         print(f"{method}: {path}")
+    print(f"Computing on {devices.describe()} in {devices.precision(precision)}.")
     if arguments.input:
-        return restore(photos, [restorer for of_device in restorers for restorer in of_device.values()])
-    return score(pairs, output, restorers, config.VALID.n_figures)
+        return restore(photos, restorers, output)
+    return score(pairs, output, restorers, valid.n_figures)
 
 
-def find_generators(weights: str | None, trained: Path) -> dict[str, Path]:
-    """The weights files to evaluate by method; raises UserError if there is none. trained: TRAIN.checkpoint_path."""
-    if weights:
-        return {Path(weights).stem: Path(weights)}
+def find_generators(given: str | None, trained: Path, scoring: bool) -> dict[str, str | Path]:
+    """The weights to evaluate, by method: those `given` by --weights, the trained ones, or the pre-trained ones.
+
+    trained: TRAIN.checkpoint_path. scoring: take all that there are to compare, instead of the best one. Says why where
+    trained weights are left out. Raises UserError if there are none.
+    """
+    if given:
+        method = Path(given).stem
+        return {f"{method}_weights" if method in results.TITLES.keys() - results.GENERATORS else method: given}
     shipped = Path(__file__).parent / "models"
-    for candidates in ({"srresnet": trained / "g_srgan_init.npz", "srgan": trained / "g_srgan.npz"},
-                       {"srresnet": shipped / "srresnet.npz", "srgan": shipped / "srgan.npz"}):
-        found = {method: path for method, path in candidates.items() if path.exists()}
+    for found in ({"srresnet": trained / "g_srgan_init.npz", "srgan": trained / "g_srgan.npz"},
+                  {"srresnet": shipped / "srresnet.npz", "srgan": shipped / "srgan.npz"}):
+        found = {method: path for method, path in found.items() if path.exists()}
         if found:
-            return found
-    raise UserError(f"There are no trained weights in {trained}/ or models/; run python main.py first, or name a file "
-                    "with --weights.")
+            break
+    demonstration = found and is_demonstration(trained)
+    if found and not demonstration:
+        return found if scoring else dict([list(found.items())[-1]])
+    try:
+        weights.find_file("pretrained")
+    except UserError as error:
+        if not found:
+            raise UserError(f"There are no trained weights in {trained}/; run python main.py, or name a file with "
+                            f"--weights. {error}") from error
+        print(f"The weights in {trained}/ are those of the demonstration, for show only. {error}")
+        return found if scoring else dict([list(found.items())[-1]])
+    if not scoring:
+        if demonstration:
+            print(f"The weights in {trained}/ are those of the demonstration, for show only: the pre-trained SRGAN is used. "
+                  f"For yours: --weights {found[list(found)[-1]]}")
+        return {"pretrained": "pretrained"}
+    return found | {"pretrained": "pretrained"} if found else {"srresnet": "pretrained-srresnet", "srgan": "pretrained"}
+
+
+def is_demonstration(trained: Path) -> bool:
+    """Whether a training was the demonstration, by the settings that it left."""
+    try:
+        return bool(json.loads((trained / "config.json").read_text()).get("demonstration"))
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def make_writable(folder: Path) -> None:
@@ -73,33 +127,109 @@ def make_writable(folder: Path) -> None:
 # ------------------------------------------------------------------------------------------------------ upscaling
 
 
+def load(path: str | Path, blend: float = 1) -> model.Folded:
+    """A generator's weights, or with `blend` below 1 those between its SRResNet (0) and itself (1).
+
+    SRResNet's are `pretrained-srresnet` for `pretrained`, and otherwise g_srgan_init.npz beside the file, or srresnet.npz.
+    Raises UserError.
+    """
+    folded = weights.load_folded(path)
+    if blend == 1:
+        return folded
+    if str(path) == "pretrained":
+        return model.blend(weights.load_folded("pretrained-srresnet"), folded, blend)
+    beside = [Path(path).with_name(name) for name in ("g_srgan_init.npz", "srresnet.npz")]
+    start = next((file for file in beside if file.exists() and file != Path(path)), None)
+    if not start:
+        raise UserError(f"VALID.blend is {blend}, but {beside[0]}, the SRResNet to blend with, does not exist; put it there "
+                        "or set VALID.blend to 1.")
+    return model.blend(weights.load_folded(start), folded, blend)
+
+
 class Restorer:
-    """Upscales photos by 4: gray stays gray, alpha stays alpha."""
+    """Upscales photos by 4, whatever their size: gray stays gray, and alpha stays alpha.
 
-    def __init__(self, generator, memory_mb: int = 500, device: str | None = None):
-        """memory_mb: what the feature maps of a tile may take; device: TensorFlow's name of one, None for its choice."""
-        self.upscaler = model.Upscaler(generator, memory_mb, device)
+    restorer = Restorer()  # or Restorer("checkpoint/g_srgan.npz")
+    sr = restorer(lr)
+    """
 
-    def __call__(self, photo: np.ndarray, report: Callable[[float], None] | None = None) -> np.ndarray:
-        """(H, W, C), uint8 or uint16, C as in `images.read_image`, to (4 H, 4 W, C) of the same type.
+    def __init__(self, weights: str | Path | model.Folded | keras.Model = "pretrained", *, blend: float = 1, back_project: bool = True,
+                 self_ensemble: bool = False, memory_mb: int = 500, precision: str = "auto", device: str | None = None):
+        """weights: a file, `pretrained` (SRGAN), `pretrained-srresnet`, or a generator that is loaded already.
 
-        report: called with the share that is done, from 0 to 1.
+        blend: as in `load`. back_project: give the result the colours and the brightness of its LR. self_ensemble: average
+        over eight flips and turns. memory_mb: what the feature maps of a tile may take. precision: as VALID.precision.
+        device: TensorFlow's name of one, None for its choice. Raises UserError.
         """
-        n_colours = 1 if photo.shape[2] < 3 else 3
-        colours, alpha = photo[:, :, :n_colours], photo[:, :, n_colours:]
-        sr = np.empty((SCALE * photo.shape[0], SCALE * photo.shape[1], photo.shape[2]), photo.dtype)
+        with utils.quiet():
+            generator = load(weights, blend) if isinstance(weights, str | Path) else weights
+            self.upscaler = model.Upscaler(generator, memory_mb, device, devices.dtype_policy(precision))
+        self.back_project, self.self_ensemble = back_project, self_ensemble
+
+    def __call__(self, lr: np.ndarray, report: Callable[[float], None] | None = None) -> np.ndarray:
+        """LR (H, W, C), uint8 or uint16, to SR (4 H, 4 W, C) of the same type. C as in `images.read_image`: 1 gray,
+        2 gray and alpha, 3 RGB, 4 RGB and alpha. report: called with the share that is done, from 0 to 1.
+        """
+        n_colours = 1 if lr.shape[2] < 3 else 3
+        colours, alpha = lr[:, :, :n_colours], lr[:, :, n_colours:]
+        gray = not (colours != colours[:, :, :1]).any()
+        sr = np.empty((SCALE * lr.shape[0], SCALE * lr.shape[1], lr.shape[2]), lr.dtype)
         if alpha.size:
             sr[:, :, n_colours:] = images.resize(alpha, *sr.shape[:2])
-        lr = np.repeat(colours, 3, axis=2) if n_colours == 1 else colours
-        tiles = self.upscaler.tiles(*photo.shape[:2])
+        if n_colours == 1:
+            colours = np.broadcast_to(colours, (*colours.shape[:2], 3))
+        tiles = self.upscaler.tiles(*lr.shape[:2])
         for number, tile in enumerate(tiles):
-            part = self.upscaler.upscale(
-                lr, *tile, report and (lambda share, number=number: report((number + share) / len(tiles))))
-            if n_colours == 1:
-                part = part.mean(axis=2, keepdims=True)
+            def report_tile(share, number=number):
+                if report:
+                    report((number + share) / len(tiles))
+
+            part = self._upscale_tile(colours, tile, gray, report_tile)
             y, y_stop, x, x_stop = (SCALE * edge for edge in tile)
             sr[y:y_stop, x:x_stop, :n_colours] = model.quantize(part, tf.as_dtype(sr.dtype))
         return sr
+
+    def _upscale_tile(self, lr, tile, gray, report):
+        if not self.back_project:
+            sr = self._average(lr, tile, report)
+            return sr.mean(axis=2, keepdims=True) if gray else sr
+        y, y_stop, x, x_stop = tile
+        margin = BACK_PROJECTION_MARGIN
+        top, left = max(0, y - margin), max(0, x - margin)
+        bottom, right = min(lr.shape[0], y_stop + margin), min(lr.shape[1], x_stop + margin)
+        sr = self._average(lr, (top, bottom, left, right), report)
+        lr = lr[top:bottom, left:right]
+        if gray:
+            sr, lr = sr.mean(axis=2, keepdims=True), lr[:, :, :1]
+        lr = lr * np.float32(2 / np.iinfo(lr.dtype).max) - 1  # as SR leaves the network
+        sr = back_project(sr, lr)
+        return sr[SCALE * (y - top):SCALE * (y_stop - top), SCALE * (x - left):SCALE * (x_stop - left)]
+
+    def _average(self, lr, tile, report):
+        """SR of a tile, float32 in [-1, 1]; with `self_ensemble` the mean over the eight flips and turns of all of LR."""
+        if not self.self_ensemble:
+            return self.upscaler.upscale(lr, *tile, report)
+        total = 0
+        for number in range(8):
+            flip, turns = number % 2, number // 2
+            turned, (y, y_stop, x, x_stop) = lr, tile
+            if flip:
+                turned, (x, x_stop) = lr[:, ::-1], (lr.shape[1] - x_stop, lr.shape[1] - x)
+            for _ in range(turns):
+                y, y_stop, x, x_stop = turned.shape[1] - x_stop, turned.shape[1] - x, y, y_stop
+                turned = np.rot90(turned)
+            sr = self.upscaler.upscale(turned, y, y_stop, x, x_stop)
+            total = total + (np.rot90(sr, -turns)[:, ::-1] if flip else np.rot90(sr, -turns)) / 8
+            report((number + 1) / 8)
+        return total
+
+
+def back_project(sr: np.ndarray, lr: np.ndarray) -> np.ndarray:
+    """SR (4 H, 4 W, C) with the difference between LR (H, W, C) and the downsampled SR added to it; all float32.
+
+    One step of iterative back-projection (Irani and Peleg, 1991), by the bicubic that LR is made with.
+    """
+    return sr + images.resize(lr - images.resize(sr, *lr.shape[:2]), *sr.shape[:2])
 
 
 def map_ahead(function: Callable, items: Iterable, n_threads: int = 1) -> Iterator:
@@ -141,43 +271,67 @@ def map_over_devices(function: Callable, items: Iterable, workers: list) -> Iter
 
 @dataclasses.dataclass
 class Photo:
-    """A photo on its way from its file to that of its result. image: LR, then SR; error: why there is none."""
+    """A photo on its way from its file to that of its result. error: why there is none.
+
+    method: by which it is upscaled; shown_in: the folder whose index.html shows it, None if it is not to be shown.
+    """
 
     path: Path
     target: Path
-    image: np.ndarray | None = None
+    method: str
+    shown_in: Path | None = None
+    lr: np.ndarray | None = None
+    sr: np.ndarray | None = None
     error: UserError | None = None
     share_done: float = 0
 
 
-def photos_to_restore(sources: list[Path], output: Path) -> list[Photo]:
-    """The photos that are named and those of the folders that are, each once; raises UserError if there is none."""
-    files = []
-    for source in sources:
+def photos_to_restore(inputs: list[Path], output: Path, method: str) -> list[Photo]:
+    """The photos that are named, and those of folders, to be restored by `method`; raises UserError if there are none.
+
+    Results of a folder are laid out as its subfolders are. `output` is a folder, unless it is one photo and `output` ends
+    as an image does: then it is the result's own file.
+    """
+    found: dict[Path, dict[Path, None]] = {}  # photos, each once, by the folder of their results
+    for source in inputs:
         if not os.path.exists(source):
             raise UserError(f"{source} (--input) does not exist; name a photo or a folder of photos.")
-        found = data.find_images(source, "--input") if source.is_dir() else [source]
-        if source.is_dir() and output.is_dir() and source.samefile(output):
-            photos = [path for path in found if not path.name.endswith("_gen.png")]
-            if len(photos) < len(found):
-                print(f"Not restored again: {len(found) - len(photos)} results (*_gen.png) of an earlier run.")
-            found = photos
-        files += [path for path in found if path not in files]
-    return [Photo(path, output / f"{name}_gen.png") for path, name in zip(files, images.output_names(files), strict=True)]
+        for path in data.find_images(source, "--input") if source.is_dir() else [source]:
+            folder = output / (path.parent.relative_to(source) if source.is_dir() else "")
+            found.setdefault(folder, {})[path] = None
+    if list(map(len, found.values())) == [1] and output.suffix.lower() in IMAGE_ENDINGS and not output.is_dir():
+        make_writable(output.parent)
+        return [Photo(path, output, method) for path, in found.values()]
+    for folder in found:
+        make_writable(folder)
+    return [Photo(path, folder / f"{name}_gen.png", method, shown_in=output) for folder, paths in found.items()
+            for path, name in zip(paths, images.output_names(list(paths)), strict=True)]
 
 
-def restore(photos: list[Photo], restorers: list[Callable]) -> int:
-    """Restore photos; a failure does not stop the others. Returns the exit code, 1 if some failed.
+def with_blend_stops(photo: Photo, blend: float) -> tuple[list[Photo], list[float]]:
+    """The photo once for each share of SRGAN to choose from, and these shares; the one of `blend` keeps its file."""
+    shares = sorted({*BLEND_STOPS, blend})
+    stem = photo.target.stem.removesuffix("_gen")
+    targets = [photo.target if share == blend else photo.target.with_stem(f"{stem}_{results.blend_name(share)}")
+               for share in shares]
+    return [dataclasses.replace(photo, target=target, method=results.blend_name(share))
+            for share, target in zip(shares, targets, strict=True)], shares
 
-    restorers: one a device, mapping LR and a `report` to SR, as `Restorer` does. While they compute, the next photo is
-    read and the last one is written: memory holds two results at most, and one more for each further device.
+
+def restore(photos: list[Photo], restorers: list[dict[str, Callable]], output: Path) -> int:
+    """Restore photos and write the page that shows them; a failure does not stop the others.
+
+    restorers: of each device what maps LR and `report` to SR, as `Restorer` does, by method. While they compute, the next
+    photo is read and the last one is written: two results are in memory at most, and one more for each further device.
+    Returns the exit code, 1 if some failed.
     """
+    shown: dict[Path, dict] = {}  # what the page has, by photo
     numbers = {id(photo): number for number, photo in enumerate(photos, start=1)}
 
     def read(photo):
-        photo.image = images.read_image(photo.path, native=True)
+        photo.lr = images.read_image(photo.path, native=True)
 
-    def upscale(restorer, photo):
+    def upscale(of_device, photo):
         number = f"{numbers[id(photo)]} of {len(photos)}, " if len(photos) > 1 else ""
         label, = results.short_names([number + photo.path.name], 40).values()
 
@@ -187,12 +341,16 @@ def restore(photos: list[Photo], restorers: list[Callable]) -> int:
             bar.update(sum(photo.share_done for photo in photos))
 
         report(0)
-        photo.image = restorer(photo.image, report)
+        photo.sr = of_device[photo.method](photo.lr, report)
 
     def write(photo):
-        images.write_image(photo.target, photo.image)
-        height, width = photo.image.shape[:2]
-        print(f"{photo.path} {width // SCALE}x{height // SCALE} -> {photo.target} {width}x{height}")
+        images.write_image(photo.target, photo.sr)
+        height, width = photo.lr.shape[:2]
+        if photo.shown_in:
+            if photo.path not in shown:
+                shown[photo.path] = results.page_entry(photo.shown_in, photo.target, photo.lr)
+            shown[photo.path]["pictures"][photo.method] = results.page_url(photo.shown_in, photo.target)
+        print(f"{photo.path} {width}x{height} -> {photo.target} {SCALE * width}x{SCALE * height}")
 
     def step(function):
         def run(*arguments):
@@ -210,9 +368,9 @@ def restore(photos: list[Photo], restorers: list[Callable]) -> int:
 
     def finish(photo):
         step(write)(photo)
-        photo.share_done, photo.image = 1, None
+        photo.share_done, photo.lr, photo.sr = 1, None, None
         if photo.error:
-            print(str(photo.error), file=sys.stderr)
+            print(photo.error, file=sys.stderr)
 
     with utils.progress("", len(photos), counter=False, delay=1) as bar:
         upscaled = map_over_devices(step(upscale), map_ahead(step(read), photos), restorers)
@@ -220,6 +378,8 @@ def restore(photos: list[Photo], restorers: list[Callable]) -> int:
     n_failed = sum(photo.error is not None for photo in photos)
     if n_failed:
         print(f"{n_failed} of {len(photos)} failed.", file=sys.stderr)
+    if shown:
+        results.write_restored_page(output, list(shown.values()))
     return 1 if n_failed else 0
 
 
@@ -228,11 +388,12 @@ def restore(photos: list[Photo], restorers: list[Callable]) -> int:
 
 def score(pairs: list[tuple[Path, Path | None]], output: Path, restorers: list[dict[str, Callable]],
           n_figures: int) -> int:
-    """Measure every method on validation images; print the table, write metrics, pictures and comparison.png.
+    """Measure every method on validation images; print the table, write metrics, pictures, comparison.png and index.html.
 
     pairs: as `data.validation_pairs` gives them; restorers: for each device the generators' `Restorer` by method;
     n_figures: images in comparison.png. Returns the exit code.
     """
+    make_writable(output)
     files = [hr_path for hr_path, _ in pairs]
     names = dict(zip(files, images.output_names(files), strict=True))
     suffixes = results.picture_suffixes(list(restorers[0]))
@@ -243,31 +404,34 @@ def score(pairs: list[tuple[Path, Path | None]], output: Path, restorers: list[d
         pictures = {"lr": lr, "bicubic": images.resize(lr, *hr.shape[:2]),
                     "lanczos": images.resize(lr, *hr.shape[:2], "lanczos3"),
                     **{method: restorer(lr) for method, restorer in of_device.items()}, "hr": hr}
-        metrics = {method: dict(zip(results.METRICS, images.psnr_ssim(pictures[method], hr), strict=True))
-                   for method in methods}
+        metrics = {method: results.measure(pictures[method], hr, lr) for method in methods}
         return {"name": names[hr_path], **metrics}, pictures
 
     def write(result):
         row, pictures = result
         for method, picture in pictures.items():
             images.write_image(output / f"{row['name']}_{suffixes[method]}.png", picture)
-        return row
+        results.write_thumbnail(output, row["name"], pictures["hr"])
+        return row, pictures["hr"].shape[:2]
 
-    rows = []
+    rows, sizes = [], []
     with utils.progress("Image", len(pairs)) as bar:
         table = results.Table(list(names.values()), methods)
         upscaled = map_over_devices(upscale, data.read_pairs(pairs), restorers)
-        for done, row in enumerate(map_ahead(write, upscaled), start=1):
+        for done, (row, size) in enumerate(map_ahead(write, upscaled), start=1):
             table.row(row["name"], row)
             rows.append(row)
+            sizes.append(size)
             bar.update(done)
     mean = {method: {metric: float(np.mean([row[method][metric] for row in rows])) for metric in results.METRICS}
             for method in methods}
     table.row("mean", mean)
     results.write_metrics(output, mean, rows, suffixes)
+    results.write_scored_page(output, mean, rows, sizes, suffixes)
     if n_figures:
         chosen = sorted({round(place) for place in np.linspace(0, len(rows) - 1, n_figures)})
-        results.draw_comparison(output, [rows[i] for i in chosen], suffixes)
-    print(f"PSNR in dB / SSIM, on Y with 4 border pixels cut, of {len(rows)} images; table, images and comparison.png "
-          f"are in {output.absolute()}/.")
+        drawn = {method: suffix for method, suffix in suffixes.items() if method != "lanczos"}  # too close to bicubic
+        results.draw_comparison(output, [rows[i] for i in chosen], drawn)
+    print(f"PSNR in dB / SSIM, on Y with 4 border pixels cut, of {utils.plural(len(rows), 'image')}; table, images, "
+          f"comparison.png and index.html are in {output.absolute()}/.")
     return 0

@@ -29,6 +29,7 @@ TIFF_BEGINNINGS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 COLOURS = {PHOTOMETRIC.RGB: 3, PHOTOMETRIC.YCBCR: 3, PHOTOMETRIC.CIELAB: 3, PHOTOMETRIC.SEPARATED: 4}  # bands; else 1
 READ_BY_TIFFFILE = (PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE,
                     PHOTOMETRIC.SEPARATED)
+MAX_PSNR = 100.0  # dB
 ALPHA = (EXTRASAMPLE.ASSOCALPHA, EXTRASAMPLE.UNASSALPHA)
 
 
@@ -255,12 +256,12 @@ def write_image(path, image):
 
 
 def resize(image, height, width, method="bicubic"):
-    """Resize (H, W, C), uint8 or uint16, by `bicubic`, `lanczos3` or `nearest`; antialiased, as MATLAB's imresize.
+    """Resize (H, W, C) by `bicubic`, `lanczos3` or `nearest`; antialiased, as MATLAB's imresize. float32 stays unrounded.
 
     `tf.image.resize`, rounded and clipped: https://www.tensorflow.org/api_docs/python/tf/image/resize
     """
     resized = tf.image.resize(image, (height, width), method=method, antialias=method != "nearest")
-    return tf.saturate_cast(tf.round(resized), image.dtype).numpy()
+    return resized.numpy() if image.dtype == np.float32 else tf.saturate_cast(tf.round(resized), image.dtype).numpy()
 
 
 def crop_to_scale(image):
@@ -273,10 +274,15 @@ def luminance(image):
     return np.float32(16 + image.astype(np.float64) @ np.array([[65.481], [128.553], [24.966]]) / 255)
 
 
+def psnr(a, b):
+    """PSNR in dB of two images with values up to 255; at most MAX_PSNR, so that equal images leave means finite."""
+    return min(MAX_PSNR, float(tf.image.psnr(a, b, max_val=255)))
+
+
 def psnr_ssim(sr, hr):
     """PSNR in dB and SSIM of two uint8 RGB images (H, W, 3) as the article measures them (section 3.1).
 
     On Y, with 4 border pixels cut; SSIM with a Gaussian window of 11x11, sigma 1.5. Returns two floats.
     """
     sr, hr = (luminance(image)[utils.SCALE:-utils.SCALE, utils.SCALE:-utils.SCALE] for image in (sr, hr))
-    return float(tf.image.psnr(sr, hr, max_val=255)), float(tf.image.ssim(tf.constant(sr), tf.constant(hr), max_val=255))
+    return psnr(sr, hr), float(tf.image.ssim(tf.constant(sr), tf.constant(hr), max_val=255))

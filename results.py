@@ -1,28 +1,50 @@
-"""What evaluation leaves in its folder: pictures and their names, metrics, the printed table, and the comparison."""
+"""What evaluation leaves in its folder: pictures and their names, metrics and their table, comparison.png, index.html."""
 import csv
 import json
+import os
 import warnings
 from pathlib import Path
+from urllib.parse import quote
 
 import utils
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from PIL import Image
 
 import images
 
-METRICS = ("psnr", "ssim")
-TITLES = {"lr": "LR", "lanczos": "Lanczos", "srresnet": "SRResNet", "srgan": "SRGAN", "hr": "original"}
+METRICS = ("psnr", "ssim", "lr_psnr")
+GENERATORS = {"srresnet": "SRResNet", "srgan": "SRGAN", "pretrained": "pre-trained SRGAN",
+              "pretrained-srresnet": "pre-trained SRResNet", "back_projected": "back-projected", "blend_0": "SRResNet", "blend_1": "SRGAN"}
+TITLES = {"lr": "LR", "bicubic": "bicubic", "lanczos": "Lanczos", **GENERATORS, "hr": "original"}
+THUMBNAIL_SIZE = (240, 160)  # at most
+JPEG_SIDE = 65500  # pixels, at most
 
 
 def picture_suffixes(generators: list[str]) -> dict[str, str]:
     """What the file name of each picture ends in, `<image>_<suffix>.png`, by method and in the order in which they are shown.
 
-    `_gen` is tensorlayer/srgan's name for the result: SRGAN's where there is one, otherwise the first generator's.
+    `_gen` is tensorlayer/srgan's name for the result.
     """
-    result = "srgan" if "srgan" in generators else generators[0]
-    return {method: "gen" if method == result else method for method in ("lr", "bicubic", "lanczos", *generators, "hr")}
+    gen = main_method(generators)
+    return {method: "gen" if method == gen else method for method in ("lr", "bicubic", "lanczos", *generators, "hr")}
+
+
+def main_method(generators: list[str]) -> str:
+    """The method whose picture is the result: SRGAN where there is one, otherwise the first."""
+    return "srgan" if "srgan" in generators else generators[0]
+
+
+def blend_name(share: float) -> str:
+    """The method that blends SRResNet with a share of SRGAN."""
+    return f"blend_{share:g}"
+
+
+def title(method: str) -> str:
+    """What a method is called in the comparison and on the page."""
+    return TITLES.get(method, method.replace("_", " "))
 
 
 # ---------------------------------------------------------------------------------------------------------- table
@@ -72,6 +94,12 @@ class Table:
 # -------------------------------------------------------------------------------------------------------- metrics
 
 
+def measure(sr: np.ndarray, hr: np.ndarray, lr: np.ndarray) -> dict[str, float]:
+    """METRICS of uint8 RGB images. lr_psnr: of RGB, between SR downsampled as LR is and LR; low where colours drift."""
+    psnr, ssim = images.psnr_ssim(sr, hr)
+    return {"psnr": psnr, "ssim": ssim, "lr_psnr": images.psnr(images.resize(sr, *lr.shape[:2]), lr)}
+
+
 def write_metrics(folder: Path, mean: dict, rows: list[dict], suffixes: dict[str, str]) -> None:
     """Write metrics.json and metrics.csv.
 
@@ -97,7 +125,7 @@ def draw_comparison(folder: Path, rows: list[dict], suffixes: dict[str, str]) ->
 
     rows: of the images to show, as in metrics.json; their pictures are read from `folder`. suffixes: of the pictures.
     """
-    figure = Figure(figsize=(4 * len(suffixes), 6.2 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(3.2 * len(suffixes), 6.6 * len(rows)), layout="constrained")
     axes = figure.subplots(2 * len(rows), len(suffixes), squeeze=False)
     for row, wholes, details in zip(rows, axes[::2], axes[1::2], strict=True):
         pictures = {method: images.read_image(folder / f"{row['name']}_{suffix}.png")
@@ -108,7 +136,7 @@ def draw_comparison(folder: Path, rows: list[dict], suffixes: dict[str, str]) ->
         for (method, picture), whole, detail in zip(pictures.items(), wholes, details, strict=True):
             whole.imshow(picture)
             whole.add_patch(Rectangle((left - 0.5, top - 0.5), side, side, fill=False, edgecolor="red", linewidth=1.5))
-            whole.set_title(TITLES.get(method, method), parse_math=False)
+            whole.set_title(title(method), parse_math=False)
             detail.imshow(picture[top:top + side, left:left + side], interpolation="nearest")
             caption = row["name"] if method == "hr" else ""
             if method in row:
@@ -132,3 +160,73 @@ def most_different_square(pictures: list[np.ndarray]) -> tuple[int, int, int]:
     squares = total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]
     top, left = np.unravel_index(squares.argmax(), squares.shape)
     return int(top), int(left), side
+
+
+# ----------------------------------------------------------------------------------------------------------- page
+
+
+def write_scored_page(folder: Path, mean: dict, rows: list[dict], sizes: list[tuple[int, int]],
+                      suffixes: dict[str, str]) -> None:
+    """Write the page that compares scored images. sizes: height and width of each; the rest as in `write_metrics`."""
+    entries = [{"name": row["name"], "width": width, "height": height,
+                "thumb": page_url(folder, folder / "thumbnails" / f"{row['name']}.jpg"),
+                "pictures": {method: page_url(folder, folder / f"{row['name']}_{suffix}.png")
+                             for method, suffix in suffixes.items()},
+                "metrics": {method: row[method] for method in mean}}
+               for row, (height, width) in zip(rows, sizes, strict=True)]
+    _write_page(folder, "score", list(suffixes), entries, mean)
+
+
+def write_restored_page(folder: Path, entries: list[dict]) -> None:
+    """Write the page that compares restored photos with their bicubic; entries: see `page_entry`."""
+    methods = list(dict.fromkeys(method for entry in entries for method in entry["pictures"]))
+    _write_page(folder, "restore", methods, entries, {})
+
+
+def page_entry(folder: Path, target: Path, lr: np.ndarray) -> dict:
+    """What the page in `folder` knows of a photo that becomes `target`; writes its bicubic and its thumbnail.
+
+    lr: as `images.read_image` gives it with `native`.
+    """
+    shown = _pillow(lr)
+    height, width = (utils.SCALE * side for side in lr.shape[:2])
+    stem = target.stem.removesuffix("_gen")
+    jpeg = shown.mode in ("L", "RGB") and max(height, width) <= JPEG_SIDE
+    bicubic = target.with_name(f"{stem}_bicubic{'.jpg' if jpeg else '.png'}")
+    images.write_image(bicubic, np.atleast_3d(shown.resize((width, height), Image.Resampling.BICUBIC)))
+    name = target.relative_to(folder).with_name(stem)
+    return {"name": name.as_posix(), "width": width, "height": height,
+            "thumb": page_url(folder, write_thumbnail(folder, name, lr)),
+            "pictures": {"bicubic": page_url(folder, bicubic)}}
+
+
+def write_thumbnail(folder: Path, name: Path | str, image: np.ndarray) -> Path:
+    """Write the thumbnail of the image of that name to where the page in `folder` has it. Returns its path."""
+    thumbnail = _pillow(image).convert("RGBA")
+    thumbnail.thumbnail(THUMBNAIL_SIZE)
+    white = Image.new("RGBA", thumbnail.size, "white")
+    path = folder / "thumbnails" / f"{name}.jpg"
+    images.write_image(path, np.asarray(Image.alpha_composite(white, thumbnail).convert("RGB")))
+    return path
+
+
+def _pillow(image):
+    """A Pillow image of 8 bits."""
+    if image.dtype == np.uint16:
+        image = (image // 257).astype(np.uint8)
+    return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+
+
+def _write_page(folder, mode, methods, entries, mean):
+    results = {"mode": mode, "methods": [{"id": method, "title": title(method)} for method in methods],
+               "mean": mean, "images": entries}
+    content = json.dumps(results, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+    place = '<script id="results" type="application/json">{}</script>'
+    with utils.atomic_write(folder / "index.html") as partial:
+        partial.write_text(template.replace(place.format("null"), place.format(content)), encoding="utf-8")
+
+
+def page_url(folder: Path, path: Path) -> str:
+    """The URL of a file, relative to the page in `folder`; its name may be any bytes."""
+    return quote(os.fsencode(path.relative_to(folder).as_posix()))

@@ -23,7 +23,7 @@ TINY = ("--set", "TRAIN.batch_size=2", "TRAIN.patches_per_image=1", "TRAIN.n_epo
 def clone(tmp_path_factory, call):
     """A fresh clone in which both commands of the README were run, with nothing downloaded and few steps."""
     folder = tmp_path_factory.mktemp("clone")
-    for path in ROOT.glob("*.py"):
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("*.html")]:
         shutil.copy(path, folder)
     results = [call(folder, *arguments, script=folder / "main.py")
                for arguments in (TINY, ("--mode=evaluate", "--set", "VALID.n_figures=1"))]
@@ -63,7 +63,9 @@ def test_fresh_clone_evaluates(clone):
     assert evaluation.returncode == 0, evaluation.stderr
     output = folder / "samples" / "evaluate"
     metrics = json.loads((output / "metrics.json").read_text())
-    assert list(metrics["mean"]) == ["bicubic", "lanczos", "srresnet", "srgan"]
+    assert list(metrics["mean"]) == ["bicubic", "lanczos", "srresnet", "srgan", "pretrained"]
+    # Trained for a day, not for a minute.
+    assert metrics["mean"]["pretrained"]["ssim"] > metrics["mean"]["srgan"]["ssim"] + 0.05
     assert [image["name"] for image in metrics["images"]] == ["chelsea", "china"]
     assert metrics["mean"]["bicubic"]["psnr"] == pytest.approx(26.95, abs=0.01)
     assert metrics["mean"]["srgan"]["ssim"] == pytest.approx(np.mean([i["srgan"]["ssim"] for i in metrics["images"]]))
@@ -73,17 +75,20 @@ def test_fresh_clone_evaluates(clone):
                        ("lr", (112, 75))):
         assert Image.open(output / f"chelsea_{kind}.png").size == size
     assert Image.open(output / "comparison.png").width > 1000
+    assert Image.open(output / "thumbnails" / "chelsea.jpg").size == (239, 160)
+    assert '"name":"chelsea"' in (output / "index.html").read_text(encoding="utf-8")
     assert "26.95 / 0.7218" in evaluation.stdout and "samples/evaluate/" in evaluation.stdout
 
 
-def test_own_photo_is_restored_by_the_trained_weights(clone, call, tmp_path):
+def test_own_photo_is_not_restored_by_the_weights_of_the_demonstration(clone, call, tmp_path):
     folder = clone[0]
     photo = np.random.default_rng(0).integers(0, 256, (21, 30, 3), dtype=np.uint8)
     Image.fromarray(photo).save(tmp_path / "мой снимок.png")
     result = call(folder, "--mode=evaluate", "--input", tmp_path / "мой снимок.png", "--output", tmp_path / "out")
     assert result.returncode == 0, result.stderr
     assert Image.open(tmp_path / "out" / "мой снимок_gen.png").size == (120, 84)
-    assert "checkpoint/g_srgan.npz" in result.stdout
+    assert "for show only" in result.stdout and "pretrained: pretrained" in result.stdout
+    assert "--weights checkpoint/g_srgan.npz" in result.stdout  # how to take them for all that
 
 
 def test_training_goes_on_from_given_weights(clone, call, tmp_path):
@@ -208,7 +213,6 @@ def weights_that_execute(folder):
     (None, ("--set", "TRAIN.hr_img_path=nowhere/"), ("TRAIN.hr_img_path", "nowhere/")),
     (None, ("--set", "TRAIN.img_path=nowhere/"), ("TRAIN.hr_img_path", "nowhere/")),
     (no_image, ("--set", "TRAIN.hr_img_path=empty/"), ("TRAIN.hr_img_path", "empty/")),
-    (None, ("--mode=evaluate",), ("python main.py", "--weights")),
     (None, ("--mode=evaluate", "--weights", "g.npz"), ("g.npz",)),
     (no_weights, ("--mode=evaluate", "--weights", "g.npz"), ("g.npz", "web page")),
     (lfs_pointer, ("--set", "TRAIN.n_epoch_init=1"), ("vgg19.npy", "LFS")),

@@ -454,7 +454,9 @@ def test_colour_does_not_count_where_luminance_is_the_same():
 
 def test_an_image_equals_itself():
     hr = images.read_image(pictures.PHOTOS / "chelsea.png")
-    assert images.psnr_ssim(hr, hr) == (np.inf, 1)
+    assert images.psnr_ssim(hr, hr) == (images.MAX_PSNR, 1)
+    black = np.zeros_like(hr)
+    assert images.psnr_ssim(black, black) == (100, 1)
 
 
 def test_the_smallest_image_that_is_let_through_can_be_measured():
