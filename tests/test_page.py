@@ -4,6 +4,7 @@ import functools
 import http.server
 import io
 import json
+import os
 import threading
 import time
 from pathlib import Path
@@ -12,6 +13,8 @@ from urllib.parse import quote, unquote
 import numpy as np
 import pytest
 from PIL import Image
+
+import results
 
 TEMPLATE = Path(__file__).parent.parent / "page.html"
 METHODS = {"lr": "LR", "bicubic": "bicubic", "lanczos": "Lanczos", "srresnet": "SRResNet", "srgan": "SRGAN", "hr": "original"}
@@ -222,7 +225,7 @@ class Page:
 
 
 def test_the_slider_parts_two_methods_by_mouse_and_keys(browse, colors):
-    page = browse(colors)
+    page = browse(colors, size=(640, 500))
     assert page.chosen() == ["bicubic", "SRGAN"] and page.slider() == 50
     x, y, width, _ = page.rectangle(".layer img")
 
@@ -253,7 +256,7 @@ def test_the_slider_parts_two_methods_by_mouse_and_keys(browse, colors):
 
 
 def test_digits_choose_the_methods(browse, colors):
-    page = browse(colors)
+    page = browse(colors, size=(640, 500))
     x, y, width, _ = page.rectangle(".layer img")
     for digit, method in enumerate(METHODS, 1):
         page.press(str(digit))
@@ -652,3 +655,46 @@ def test_texts_have_contrast_and_controls_have_names(browse, colors, dark):
 def test_the_template_itself_says_how_results_are_made(browse):
     page = browse(TEMPLATE.as_uri())
     assert "--mode=evaluate" in page.find("body").text
+
+
+# ------------------------------------------------------------------------------------------- what evaluation writes
+
+
+def test_a_page_of_scores_as_evaluation_writes_it(browse, tmp_path):
+    names = ["plain", "a #1? 100%", os.fsdecode(b"latin-\xe9"), "<b>'\""]
+    suffixes = results.picture_suffixes(["srresnet", "srgan"])
+    rows = [{"name": name, **{method: {"psnr": 20.0 + i, "ssim": 0.5, "lr_psnr": 30.0} for method in suffixes if method not in ("lr", "hr")}}
+            for i, name in enumerate(names)]
+    for name in names:
+        for method, picture in plain(64, 48).items():
+            Image.fromarray(picture).save(tmp_path / f"{name}_{suffixes[method]}.png")
+        results.write_thumbnail(tmp_path, name, plain(64, 48)["hr"])
+    mean = {method: rows[0][method] for method in rows[0] if method != "name"}
+    results.write_scored_page(tmp_path, mean, rows, [(48, 64)] * len(names), suffixes)
+    page = browse(tmp_path)
+    x, y, width, _ = page.rectangle(".layer img")
+    for _ in names:
+        assert page.color_at(x + 2, y + 2) == COLORS["bicubic"] and page.color_at(x + width - 2, y + 2) == COLORS["srgan"]
+        page.press("arrow_down")
+    assert page.run("return [...document.querySelectorAll('#strip img')].every(i => i.complete && i.naturalWidth > 0)")
+    page.click("#table")
+    assert page.texts("thead tr:nth-child(2) th")[:3] == ["PSNR", "SSIM", "LR-PSNR"]
+    assert page.texts("tbody tr:first-child td")[-3:] == ["20.00", "0.5000", "30.00"]
+
+
+def test_a_page_of_restored_photos_as_evaluation_writes_it(browse, tmp_path):
+    entries = []
+    for name in ("photo", "trip/100%"):
+        target = tmp_path / f"{name}_gen.png"
+        target.parent.mkdir(exist_ok=True)
+        Image.fromarray(plain(64, 48)["srgan"]).save(target)
+        entry = results.page_entry(tmp_path, target, plain(64, 48)["lr"])
+        entry["pictures"]["pretrained"] = results.page_url(tmp_path, target)
+        entries.append(entry)
+    results.write_restored_page(tmp_path, entries)
+    page = browse(tmp_path)
+    page.press("arrow_down")
+    assert page.name() == "trip/100%" and page.chosen() == ["bicubic", "pre-trained SRGAN"]
+    x, y, width, _ = page.rectangle(".layer img")
+    np.testing.assert_allclose(page.color_at(x + 2, y + 2), COLORS["lr"], atol=6)  # a JPEG
+    assert page.color_at(x + width - 2, y + 2) == COLORS["srgan"] and "that others trained" in page.texts(".captions small")[1]
