@@ -289,6 +289,7 @@ def cache_photos(pairs: Sequence[Pair], name: str, cache_path: str | Path, patch
     missing = [path for path in pairs if keys[path] not in cached]
     errors = []
     if missing:
+        utils.check_writable(Path(cache_path), "TRAIN.cache_path")
         # More than 8 threads gain little, and each holds a photo as float32.
         with ThreadPoolExecutor(min(8, os.cpu_count())) as pool, utils.progress("Decoding photos", len(missing)) as bar:
             for done, error in enumerate(pool.map(decode, missing), start=1):

@@ -23,17 +23,6 @@ from easydict import EasyDict
 from config import DIV2K_TRAIN_HR, flatten, is_div2k
 
 
-def check_writable(folder: Path, setting: str) -> None:
-    """Create a folder and a file in it; raises UserError, naming the setting, where that is not possible."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b" ")
-    except OSError as error:
-        raise UserError(f"{folder}/ ({setting}) can't be written: {error.strerror or error}; free space or name another "
-                        "folder.") from error
-
-
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold a training's folder for this process alone; a killed process holds it no longer. Raises UserError."""

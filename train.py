@@ -493,8 +493,8 @@ def train(arguments: Namespace, config: EasyDict) -> int:
                         f"{f'{smaller} or ' if smaller else ''}{smaller + n_devices}, or any multiple of {n_devices}.")
     with contextlib.ExitStack() as stack:
         if devices.is_chief(strategy):
-            runs.check_writable(folder, "TRAIN.checkpoint_path")
-            runs.check_writable(Path(settings.sample_path), "TRAIN.sample_path")
+            utils.check_writable(folder, "TRAIN.checkpoint_path")
+            utils.check_writable(Path(settings.sample_path), "TRAIN.sample_path")
             stack.enter_context(runs.locked(folder))
             if demo and (arguments.restart or not runs.holds_training(folder)):
                 print(f"{DIV2K_TRAIN_HR} is not there: a short demonstration on bundled photos.\n"

@@ -63,6 +63,18 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
+def check_writable(folder: Path, setting: str) -> None:
+    """Create a folder and a file in it; raises UserError, naming the setting, where that is not possible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b" ")
+    except OSError as error:
+        reason = error.strerror or error
+        what = f"{folder}/ ({setting}) can't be written: {reason}"
+        raise UserError(f"{what}; free space or name another folder.") from error
+
+
 def move_aside(folder: Path, what: str, also: Iterable[Path] = ()) -> None:
     """Move what is in a folder, except for its lock, and the folders `also` into a new one beside it; raises UserError.
 

@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT))
 
 def pytest_collection_modifyitems(items):
     """The longest files first, so that two workers end together."""
-    longest = ("test_train.py", "test_devices.py", "test_mishaps.py", "test_cli.py")
+    longest = ("test_train.py", "test_devices.py", "test_runs.py", "test_cli.py")
     items.sort(key=lambda item: item.path.name not in longest)
 
 

@@ -1,0 +1,410 @@
+"""Full disks, damaged files, locks, signals, settings and photos that change: no training is lost, and it is said."""
+import errno
+import fcntl
+import json
+import os
+import pty
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import termios
+import threading
+
+import numpy as np
+import pytest
+import small
+from PIL import Image
+from test_train import SCHEDULE, SMALL, contents, read_until, start
+
+import images
+import main
+import runs
+import train
+import weights
+
+SHORT = tuple(setting for setting in SCHEDULE if setting != "TRAIN.deterministic=true")
+ONE_PHASE = ("TRAIN.n_epoch=0", "TRAIN.n_epoch_init=2")
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run main.py in a folder without the seconds that a new process takes; gives exit code and output."""
+    for replaced in small.REPLACED:
+        monkeypatch.setitem(*replaced)
+
+    def call(folder, *settings, more=()):
+        monkeypatch.chdir(folder)
+        short = [setting for setting in SHORT if "--weights" not in more or "n_epoch" not in setting]
+        code = main.main(main.parse_arguments([*short, *settings, *more]))
+        printed = capsys.readouterr()
+        return code, printed.out + printed.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def two_states(tmp_path_factory):
+    """A folder with two epochs of phase 1 and their states."""
+    folder = tmp_path_factory.mktemp("trained")
+    process = start(folder, "--set", *ONE_PHASE)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    return folder
+
+
+@pytest.fixture
+def trained(two_states, tmp_path):
+    shutil.copytree(two_states, tmp_path / "trained")
+    return tmp_path / "trained"
+
+
+# --------------------------------------------------------------------------------------------------- damaged states
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def zero(path):
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+DAMAGE = [(damage, end) for damage in (cut, flip, zero, os.unlink) for end in ("data-00000-of-00001", "index")]
+
+
+@pytest.mark.parametrize("damage, end", DAMAGE)
+def test_a_damaged_state_gives_way_to_the_one_before_it(trained, run, damage, end):
+    damage(trained / "checkpoint" / f"state-2.{end}")
+    code, output = run(trained, "TRAIN.n_epoch=0", "TRAIN.n_epoch_init=1")
+    assert code == 0 and "Resuming the training in checkpoint/: phase 1, 1 epochs" in output, output
+    assert "state-2 is damaged" in output or "state-2.data-00000-of-00001 has no index" in output
+
+
+@pytest.mark.parametrize("damage, end", DAMAGE)
+def test_of_states_that_are_all_damaged_none_is_begun_anew(trained, run, damage, end):
+    for path in (trained / "checkpoint").glob(f"state-*.{end}"):
+        damage(path)
+    before = contents(trained)
+    code, output = run(trained, *ONE_PHASE)
+    assert code == 2 and "None of the states in checkpoint/ can be read; start over with --restart" in output, output
+    assert contents(trained) == before
+    if (damage, end) == (os.unlink, "index"):
+        code, output = run(trained, "TRAIN.n_epoch=0", "TRAIN.n_epoch_init=1", more=["--restart"])
+        assert code == 0 and "is now in checkpoint_" in output and "Phase 1, epoch 1/1" in output, output
+
+
+# -------------------------------------------------------------------------------------------------------- full disk
+
+
+def test_a_state_that_no_longer_fits_leaves_the_last(trained, run):
+    """A limit on the size of files, which the weights still fit in and the state does not."""
+    before = contents(trained)
+    largest = max(len(data) for name, data in before.items() if name.endswith(".npz"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest + 2 ** 18, limits[1]))
+    try:
+        code, output = run(trained, "TRAIN.n_epoch=0", "TRAIN.n_epoch_init=3")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 2 and "can't be saved in checkpoint/" in output and "free space" in output, output
+    after = contents(trained)
+    assert after.keys() == before.keys()
+    assert all(after[name] == before[name] for name in before if not name.endswith(".npz"))
+    code, output = run(trained, "TRAIN.n_epoch=0", "TRAIN.n_epoch_init=3")
+    assert code == 0 and "phase 1, 2 epochs" in output
+
+
+FULL_DISK = """
+mount -t tmpfs -o size=1g none disk && cp -r trained/. disk && cd disk &&
+head -c "$(($(df --output=avail -B1 . | tail -1) - $1))" /dev/zero > filler && shift
+"$@"
+code=$?
+rm filler && cp -r . ../after && exit $code
+"""
+
+
+@pytest.mark.skipif(subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode != 0,
+                    reason="a disk of its own can't be mounted here")
+@pytest.mark.parametrize("free", [0, 2 ** 23])
+def test_a_full_disk_is_said_and_leaves_the_last_state(trained, tmp_path, free):
+    """A real file system with so many bytes left: nothing can be written, or the weights and a part of the state."""
+    (tmp_path / "disk").mkdir()
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", FULL_DISK, "sh", str(free), sys.executable, SMALL, *SHORT,
+         "TRAIN.n_epoch=0", "TRAIN.n_epoch_init=3"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and "free space" in done.stderr, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    before, after = contents(trained), contents(tmp_path / "after")
+    assert after.keys() == before.keys()
+    assert all(after[name] == before[name] for name in before if name.startswith("state"))
+
+
+# ----------------------------------------------------------------------------------------------------- other mishaps
+
+
+def test_two_trainings_on_one_checkpoint(trained, run):
+    first = start(trained, "--set", "TRAIN.n_epoch=0", "TRAIN.n_epoch_init=100000")
+    read_until(first, "Phase 1 of 2")
+    code, output = run(trained)
+    assert code == 2 and f"checkpoint/ is in use by the training of process {first.pid} on " in output
+    first.kill()
+    first.communicate()
+    code, output = run(trained, *ONE_PHASE)
+    assert code == 0 and "Resuming" in output
+
+
+@pytest.mark.parametrize("phase, rate", [(1, "TRAIN.learning_rate_init"), (2, "TRAIN.lr_init")])
+def test_a_loss_that_is_not_finite_stops_before_it_is_saved(trained, run, phase, rate):
+    before = contents(trained)
+    code, output = run(trained, f"TRAIN.n_epoch_init={4 - phase}", "TRAIN.n_epoch=1", f"{rate}=1e38",
+                       "TRAIN.schedule_init=constant", "TRAIN.patches_per_image=8")
+    assert code == 2 and f"Phase {phase}, step " in output and "the loss mse is " in output, output
+    assert f"lower {rate}." in output
+    after = contents(trained)
+    assert all(after[name] == before[name] for name in before)
+
+
+def test_weights_that_are_not_finite_are_not_saved_though_the_loss_still_is(trained, run, monkeypatch):
+    before = contents(trained)
+    end_epoch = train.Trainer.end_epoch
+
+    def spoil(self, *arguments):
+        self.generator.get_layer("head_conv").bias.assign(np.full(64, np.nan))
+        end_epoch(self, *arguments)
+
+    monkeypatch.setattr(train.Trainer, "end_epoch", spoil)
+    code, output = run(trained, "TRAIN.n_epoch=0", "TRAIN.n_epoch_init=3")
+    assert code == 2 and "head_conv/bias holds a value that is not a finite number" in output, output
+    assert contents(trained) == before
+
+
+def test_photos_that_come_and_go_are_told_and_changed_settings_listed_or_refused(tmp_path, run):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(3):
+        Image.effect_mandelbrot((40, 32), (-2 + number / 9, -1.2, 1, 1.2), 60).save(photos / f"{number}.png")
+    settings = ("TRAIN.hr_img_path=photos/", "TRAIN.n_epoch=0")
+    code, output = run(tmp_path, *settings, "TRAIN.n_epoch_init=1")
+    assert code == 0 and "since the last run" not in output, output
+
+    (photos / "0.png").unlink()
+    (photos / "1.png").rename(photos / "renamed.png")
+    Image.new("RGB", (8, 8)).save(photos / "2.png")
+    Image.new("RGB", (50, 60)).save(photos / "added.png")
+    code, output = run(tmp_path, *settings, "TRAIN.n_epoch_init=2")
+    assert code == 0 and "Photos since the last run: 3 new or changed, 3 gone or changed" in output, output
+    assert "smaller than a patch" in output and "2.png" in output and "Phase 1, epoch 2/2" in output
+
+    photos.rename(tmp_path / "moved")
+    settings = ("TRAIN.hr_img_path=moved/", "TRAIN.n_epoch=0")
+    code, output = run(tmp_path, *settings, "TRAIN.n_epoch_init=3", "TRAIN.learning_rate_init=0.0002",
+                       "TRAIN.batch_size=2", "TRAIN.cache_path=elsewhere/", "TRAIN.sample_path=pictures/")
+    changed, = (line for line in output.splitlines() if line.startswith("Changed since the last run: "))
+    for change in ("TRAIN.hr_img_path photos/ -> moved/", "TRAIN.n_epoch_init 2 -> 3", "TRAIN.batch_size 4 -> 2",
+                   "TRAIN.learning_rate_init 0.001 -> 0.0002", "TRAIN.cache_path cache/ -> elsewhere/",
+                   "TRAIN.sample_path samples/ -> pictures/"):
+        assert change in changed
+    assert code == 0 and (tmp_path / "pictures" / "srgan_ginit" / "train_g_init_3.png").exists(), output
+
+    before = contents(tmp_path)
+    for setting, was, now in (("TRAIN.architecture", "paper", "tensorlayer"), ("TRAIN.hr_patch_size", 16, 32)):
+        code, output = run(tmp_path, *settings, f"{setting}={now}")
+        assert code == 2 and f"{setting}={was}, now it is {now}; set it back" in output
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("what", ["the folder", "a file"])
+def test_decoded_photos_that_vanish_while_they_are_in_use(trained, run, what, monkeypatch):
+    end_epoch = train.Trainer.end_epoch
+
+    def vanish(self, *arguments):
+        end_epoch(self, *arguments)
+        for path in (trained / "cache").rglob("*.rgb"):
+            path.unlink()
+            if what == "a file":
+                return
+        shutil.rmtree(trained / "cache")
+
+    monkeypatch.setattr(train.Trainer, "end_epoch", vanish)
+    code, output = run(trained, "TRAIN.n_epoch=0", "TRAIN.n_epoch_init=30", "TRAIN.save_every=10")
+    assert code == 2 and output.splitlines()[-1].endswith("run the same command again to restore them."), output
+    assert "cache/" in output.splitlines()[-1]
+    monkeypatch.setattr(train.Trainer, "end_epoch", end_epoch)
+    code, output = run(trained, *ONE_PHASE)
+    assert code == 0 and "Resuming the training in checkpoint/: phase 1, 2 epochs" in output, output
+    assert len(list((trained / "cache").rglob("*.rgb"))) == 9
+
+
+# ---------------------------------------------------------------------------------------------- folders and locks
+
+
+def test_any_folder_name_works(tmp_path, run):
+    """TensorFlow takes these characters for patterns, so that it neither deletes old states nor finds new ones."""
+    paths = ("TRAIN.checkpoint_path=exp[1]*/c?", "TRAIN.sample_path=exp[1]*/s", "TRAIN.cache_path=a\\[b]")
+    code, output = run(tmp_path, *paths, "TRAIN.n_epoch=0", "TRAIN.n_epoch_init=3")
+    folder = tmp_path / "exp[1]*" / "c?"
+    assert code == 0, output
+    assert {path.name for path in folder.glob("state-*.index")} == {"state-2.index", "state-3.index"}
+    assert any((folder / "logs").iterdir()) and any((tmp_path / "exp[1]*" / "s" / "srgan_ginit").iterdir())
+    code, output = run(tmp_path, *paths, "TRAIN.n_epoch=0", "TRAIN.n_epoch_init=4")
+    assert code == 0 and "Resuming the training in exp[1]*/c?/: phase 1, 3 epochs" in output, output
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, 524])
+def test_a_file_system_without_locks_trains_without_one(tmp_path, monkeypatch, capsys, number):
+    def flock(file, operation):
+        raise OSError(number, "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with runs.locked(tmp_path):
+        assert "can't be locked" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("setting", ["TRAIN.checkpoint_path", "TRAIN.sample_path", "TRAIN.cache_path"])
+def test_a_folder_that_cannot_be_written_is_named_with_its_setting_at_the_start(trained, run, setting):
+    (trained / "file").write_text("")
+    before = contents(trained)
+    code, output = run(trained, f"{setting}=file/folder", "TRAIN.n_epoch=0", "TRAIN.n_epoch_init=3")
+    assert code == 2 and f"({setting})" in output and "file/folder" in output and "Phase 1" not in output, output
+    assert contents(trained) == before
+
+
+def test_samples_that_cannot_be_written_cost_no_training(tmp_path, run, monkeypatch):
+    def write_image(path, image):
+        raise runs.UserError(f"{path} can't be written.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(images, "write_image", write_image)
+        code, output = run(tmp_path, "TRAIN.n_epoch=0", "TRAIN.n_epoch_init=2")
+    assert code == 2 and "train_g_init_1.png can't be written." in output
+    code, output = run(tmp_path, "TRAIN.n_epoch=0", "TRAIN.n_epoch_init=2")
+    assert code == 0 and "phase 1, 1 epochs and 0 steps are done" in output, output
+
+
+def test_a_restart_moves_the_old_training_only_when_the_new_one_can_start(trained, run, monkeypatch):
+    def load_vgg(layer, path):
+        raise weights.DownloadError(f"{path} is not there.")
+
+    before = contents(trained)
+    monkeypatch.setattr(weights, "load_vgg", load_vgg)
+    monkeypatch.setattr(train.data, "is_demo", lambda config: False)  # which would train without VGG19
+    monkeypatch.setattr(train.data, "training_photos", lambda config: (train.data.packaged_pairs("train"), "photos"))
+    code, output = run(trained, "TRAIN.loss=original", more=["--restart"])
+    assert code == 2 and output.endswith("vgg19.npy is not there.\n"), output
+    assert contents(trained) == before and not list(trained.glob("checkpoint_*"))
+
+    code, output = run(trained, "TRAIN.n_epoch=0", "TRAIN.n_epoch_init=1", more=["--restart"])
+    aside, = trained.glob("checkpoint_*")
+    assert code == 0 and f"is now in {aside.name}/ (" in output and "MB); delete it if you no longer need it." in output
+    samples = {path.name for path in (aside / "srgan_ginit").iterdir()}
+    assert samples == {"train_g_init_1.png", "train_g_init_2.png"}
+    assert [path.name for path in (trained / "samples" / "srgan_ginit").iterdir()] == ["train_g_init_1.png"]
+
+
+def test_nothing_to_train_is_said(tmp_path, run):
+    code, output = run(tmp_path, "TRAIN.n_epoch=0", "TRAIN.n_epoch_init=0")
+    assert code == 0 and "There is nothing to train" in output and "Done" not in output
+
+
+# ------------------------------------------------------------------------------------------------ signals, screens
+
+
+def test_a_closed_terminal_saves_the_training(tmp_path):
+    master, slave = pty.openpty()
+
+    def own_terminal():
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+    process = subprocess.Popen([sys.executable, SMALL, *SHORT, "TRAIN.n_epoch_init=100000"], cwd=tmp_path, stdin=slave,
+                               stdout=slave, stderr=slave, preexec_fn=own_terminal)
+    os.close(slave)
+    shown = b""
+    while b"Phase 1, epoch 2/" not in shown:
+        shown += os.read(master, 10000)
+    os.close(master)
+    assert process.wait(timeout=60) == 129
+    assert list((tmp_path / "checkpoint").glob("state-*.index"))
+
+
+def test_a_reader_that_ends_stops_the_training_and_what_follows_is_not_printed(capfd):
+    reader, writer = os.pipe()
+    closed = []
+    with os.fdopen(writer, "w", buffering=1) as stream:
+        screen = runs.Screen(stream, lambda: closed.append(True))
+        os.close(reader)
+        print("lost", file=screen)
+        assert closed == [True]
+        print("lost as well", file=screen, flush=True)
+        assert closed == [True]
+
+
+def test_a_notebook_may_train_in_another_thread(tmp_path, run):
+    results = []
+    thread = threading.Thread(target=lambda: results.append(run(tmp_path, "TRAIN.n_epoch=0", "TRAIN.n_epoch_init=1")))
+    thread.start()
+    thread.join()
+    assert results[0][0] == 0 and "Done" in results[0][1], results
+
+
+# --------------------------------------------------------------------------------------------------- fine-tuning
+
+
+@pytest.fixture
+def given(two_states, tmp_path):
+    """Weights to start from, of another epsilon, and their discriminator."""
+    (tmp_path / "given").mkdir()
+    for name, target in (("g_srgan_init.npz", "g_srgan.npz"), ("d_srgan.npz", "d_srgan.npz")):
+        arrays = dict(np.load(two_states / "checkpoint" / name))
+        np.savez(tmp_path / "given" / target, **{**arrays, "bn_epsilon": np.array(1e-3)})
+    return tmp_path / "given" / "g_srgan.npz"
+
+
+def saved_config(folder):
+    return json.loads((folder / "checkpoint" / "config.json").read_text())
+
+
+def test_given_weights_are_trained_on_in_phase_2_with_their_discriminator(given, tmp_path, run, monkeypatch):
+    folders = [tmp_path / "at_once", tmp_path / "resumed"]
+    for folder in folders:
+        folder.mkdir()
+    weights_of = ["--weights", str(given)]
+    code, output = run(folders[0], "TRAIN.deterministic=true", "TRAIN.n_epoch=2", more=weights_of)
+    assert code == 0 and f"Starting from the generator and the discriminator of {given}." in output, output
+    assert "Phase 1" not in output and "Phase 2, epoch 2/2" in output
+    train_settings = saved_config(folders[0])["TRAIN"]
+    assert (train_settings["lr_init"], train_settings["n_epoch_init"]) == (1e-5, 0)
+
+    code, output = run(folders[1], "TRAIN.deterministic=true", "TRAIN.n_epoch=1", "TRAIN.decay_every=1",
+                       more=weights_of)
+    assert code == 0, output
+    monkeypatch.setattr(sys.modules[__name__], "SHORT", [setting for setting in SHORT if "n_epoch" not in setting])
+    code, output = run(folders[1], "TRAIN.deterministic=true", "TRAIN.n_epoch=2")  # without --weights
+    assert code == 0 and "Resuming" in output and "lr_init" not in output, output
+    for name in ("g_srgan.npz", "d_srgan.npz"):
+        arrays, same = (np.load(folder / "checkpoint" / name) for folder in folders)
+        assert arrays["bn_epsilon"] == 1e-3 == same["bn_epsilon"]
+        for key in arrays.files:
+            np.testing.assert_array_equal(arrays[key], same[key], err_msg=f"{name} {key}")
+    before = np.load(given)["block_1_conv_1/kernel"]
+    after = np.load(folders[0] / "checkpoint" / "g_srgan.npz")["block_1_conv_1/kernel"]
+    assert 0 < np.abs(after - before).max() < 14 * 1.1e-5  # Adam's steps are at most the rate, 14 of them
+
+
+def test_given_weights_with_phase_1_on_request_and_a_discriminator_that_does_not_fit(given, tmp_path, run):
+    other = given.with_name("d_srgan.npz")
+    np.savez(other, **{**np.load(other), "bn_epsilon": np.array(1e-5)})
+    code, output = run(tmp_path, "TRAIN.n_epoch=0", "TRAIN.n_epoch_init=1", more=["--weights", str(given)])
+    assert code == 0 and "with a fresh discriminator" in output and "Phase 1, epoch 1/1" in output, output
+    assert saved_config(tmp_path)["TRAIN"]["learning_rate_init"] == 1e-4
+    code, output = run(tmp_path, "TRAIN.architecture=tensorlayer", more=["--restart", "--weights", str(given)])
+    assert code == 2 and "is for the architecture paper; train it with --set TRAIN.architecture=paper." in output
