@@ -1,4 +1,3 @@
-import os
 import shutil
 import subprocess
 import sys
@@ -8,8 +7,6 @@ from unittest import mock
 import pytest
 
 ROOT = Path(__file__).parent.parent
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-sys.path.insert(0, str(ROOT))
 
 
 def pytest_collection_modifyitems(items):
