@@ -74,7 +74,8 @@ def training_photos(config: EasyDict) -> tuple[list[Pair], str]:
     if config.TRAIN.dataset == "flickr25k":
         folder = download.flickr25k()
         return [(path, None) for path in find_images(folder, "TRAIN.dataset flickr25k")], f"{folder.absolute()}\0"
-    return _configured_pairs(config.TRAIN, "TRAIN"), f"{Path(config.TRAIN.hr_img_path).absolute()}\0{config.TRAIN.lr_img_path}"
+    name = f"{Path(config.TRAIN.hr_img_path).absolute()}\0{config.TRAIN.lr_img_path}"
+    return _configured_pairs(config.TRAIN, "TRAIN"), name
 
 
 def validation_pairs(config: EasyDict, announce: bool = True) -> list[Pair]:
@@ -149,7 +150,8 @@ def match_names(hr_files: Sequence[Path], hr_folder: str | Path, lr_files: Seque
                     partners[hr].append(path)
                 break
     for hr, lrs in partners.items():
-        lrs.sort(key=lambda lr: (lr.stem != f"{hr.stem}x{utils.SCALE}", lr.stem != hr.stem, not re.search("l[rq]", lr.stem, re.I)))
+        favourites = f"{hr.stem}x{utils.SCALE}", hr.stem
+        lrs.sort(key=lambda lr: (*(lr.stem != name for name in favourites), not re.search("l[rq]", lr.stem, re.I)))
     return dict(partners), matched
 
 
@@ -164,18 +166,19 @@ def pair_files(files: Sequence[Path], hr_folder: str | Path, lr_folder: str | Pa
     partners, matched = match_names(high, hr_folder, [path for path in files if path in low], hr_folder)
     if matched:
         keys = {path: _read_name(path, hr_folder)[0] for path in files}
-        series = tuple(f"{key}_" for hr, lrs in partners.items() for key in map("/".join, {*keys[hr][1:]} & {*keys[lrs[0]]}))
+        series = tuple("/".join(key) + "_" for hr, lrs in partners.items() for key in {*keys[hr][1:]} & {*keys[lrs[0]]})
         used = [path for path in files if path in partners or not (
             path in matched or "/".join(keys[path][0]).startswith(series))]
-        print(f"{hr_folder} holds LR images of its photos: {len(files) - len(used)} of {len(files)} files are not used as HR.")
+        n_left_out = len(files) - len(used)
+        print(f"{hr_folder} holds LR images of its photos: {n_left_out} of {len(files)} files are not used as HR.")
         files = used
     if lr_folder and Path(lr_folder) != Path(hr_folder):
         lr_files = images.list_images(lr_folder) if os.path.isdir(lr_folder) else []
         partners |= match_names(files, hr_folder, lr_files, lr_folder)[0]
         missing = [path.name for path in files if path not in partners]
         if missing:
-            print(f"{len(missing)} of {len(files)} photos have no partner in {lr_folder}, so their LR is made from them: "
-                  f"{utils.listing(missing)}")
+            print(f"{len(missing)} of {len(files)} photos have no partner in {lr_folder}, so their LR is made from "
+                  f"them: {utils.listing(missing)}")
     several = [path for path in files if len(partners.get(path, ())) > 1]
     if several:
         print(f"{len(several)} of {len(files)} photos have several LR images; the first is used, such as "
@@ -184,9 +187,9 @@ def pair_files(files: Sequence[Path], hr_folder: str | Path, lr_folder: str | Pa
 
 
 def read_pair(hr_path: Path, lr_path: Path | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """HR, cropped to multiples of 4, and its LR, both uint8 RGB (H, W, 3). LR without a file is the antialiased bicubic.
+    """HR, cropped to multiples of 4, and its LR, both uint8 RGB (H, W, 3).
 
-    Raises UserError if a file can't be read or the sizes do not match.
+    LR that has no file is made by antialiased bicubic. Raises UserError if a file can't be read or sizes do not match.
     """
     hr = images.crop_to_scale(images.read_image(hr_path))
     height, width = hr.shape[0] // utils.SCALE, hr.shape[1] // utils.SCALE
@@ -211,8 +214,8 @@ def read_pairs(pairs: Sequence[Pair]) -> Iterator[tuple[Path, np.ndarray, np.nda
         try:
             hr, lr = read_pair(hr_path, lr_path)
             if min(hr.shape[:2]) < smallest:
-                raise UserError(f"{hr_path} is too small to be measured; take it out of VALID.hr_img_path, or replace it by "
-                                f"one of at least {smallest} pixels.")
+                raise UserError(f"{hr_path} is too small to be measured, which takes {smallest} pixels; take it out of "
+                                "VALID.hr_img_path.")
         except UserError as error:
             print(f"Left out: {error}", file=sys.stderr)
         else:
@@ -250,8 +253,8 @@ class Photo:
                 lr = self._read(file, self.height * self.width * 3, self.width // utils.SCALE, y, x, size)
         except (OSError, ValueError) as error:  # ValueError: fewer bytes
             reason = getattr(error, "strerror", None) or "it is shorter than it was"
-            raise UserError(f"{self.path} can't be read ({reason}); the decoded photos (TRAIN.cache_path) were deleted or "
-                            "changed while in use: run the same command again to restore them.") from error
+            raise UserError(f"{self.path} can't be read ({reason}); the decoded photos (TRAIN.cache_path) were deleted "
+                            "or changed while in use: run the same command again to restore them.") from error
         return lr, hr
 
     @staticmethod
@@ -266,8 +269,8 @@ class Photo:
 def cache_photos(pairs: Sequence[Pair], name: str, cache_path: str | Path, patch_size: int) -> list[Photo]:
     """Decode every photo once, into raw files that crops are read from; reuses what an earlier run decoded.
 
-    pairs, name: of `training_photos`; patch_size: of HR. Returns the photos that are not smaller than a patch, and prints
-    in one line which are, or can't be read. Raises UserError if none is left.
+    pairs, name: of `training_photos`; patch_size: of HR. Prints which photos are smaller than a patch or can't be
+    read, in a line each, and returns the others. Raises UserError if there are none.
     """
     pairs = {hr.absolute(): lr for hr, lr in pairs}
     keys = {hr: _digest(*(_fingerprint(path) for path in (hr, lr) if path)) for hr, lr in pairs.items()}
@@ -303,10 +306,11 @@ def cache_photos(pairs: Sequence[Pair], name: str, cache_path: str | Path, patch
     large = {path: photo for path, photo in photos.items() if min(photo.height, photo.width) >= patch_size}
     small = [path.name for path in photos if path not in large]
     if small:
-        print(f"Left out, {len(small)} of {len(pairs)} photos smaller than a patch of {patch_size} pixels: {', '.join(small)}")
+        print(f"Left out, {len(small)} of {len(pairs)} photos smaller than a patch of {patch_size} pixels: "
+              f"{', '.join(small)}")
     if not large:
-        raise UserError(f"None of the {len(pairs)} photos can be used; set TRAIN.hr_img_path to a folder of photos of at least "
-                        f"{patch_size} pixels.")
+        raise UserError(f"None of the {len(pairs)} photos can be used; set TRAIN.hr_img_path to a folder of photos of "
+                        f"at least {patch_size} pixels.")
     return list(large.values())
 
 
@@ -382,7 +386,8 @@ class Patches:
         lr, hr = zip(*pairs, strict=True)
         return np.stack(lr), np.stack(hr)
 
-    def dataset(self, phase: int, start: int, stop: int, shares: Sequence[int] = (0,), n_shares: int = 1) -> tf.data.Dataset:
+    def dataset(self, phase: int, start: int, stop: int, shares: Sequence[int] = (0,),
+                n_shares: int = 1) -> tf.data.Dataset:
         """`batch` for the steps [start, stop), each step as one element per share, read ahead in the background.
 
         Iterate over it within `user_errors`.
@@ -397,8 +402,9 @@ class Patches:
                 raise
 
         def with_shape(lr, hr):
-            n, size = self.batch_size // n_shares, self.patch_size // utils.SCALE
-            return tf.ensure_shape(lr, (n, size, size, 3)), tf.ensure_shape(hr, (n, self.patch_size, self.patch_size, 3))
+            n, size = self.batch_size // n_shares, self.patch_size
+            lr_size = size // utils.SCALE
+            return tf.ensure_shape(lr, (n, lr_size, lr_size, 3)), tf.ensure_shape(hr, (n, size, size, 3))
 
         numbers = tf.data.Dataset.range(start * len(shares), stop * len(shares))
         loaded = numbers.map(lambda number: tf.numpy_function(load, [number], [tf.uint8, tf.uint8], stateful=False))

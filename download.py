@@ -63,7 +63,8 @@ def _fetch(url, path, size, sha256):
                 have = have if resumed else 0
                 promised = answer.headers.get("Content-Length", "an unknown number of")
                 if str(size - have) != promised:
-                    raise UserError(f"{url} sends {promised} bytes, not {size - have}, so it is not the archive; {mirror}.")
+                    raise UserError(f"{url} sends {promised} bytes, not {size - have}: it is not the archive; "
+                                    f"{mirror}.")
                 with open(part, "ab" if resumed else "wb") as file, \
                         utils.progress(path.name, size, have, unit_scale=True) as bar:
                     for block in answer.iter_content(1 << 16):
@@ -74,7 +75,8 @@ def _fetch(url, path, size, sha256):
     except requests.RequestException as error:
         raise UserError(f"{url} could not be downloaded: {_reason(error)}; {advice}.") from error
     except OSError as error:
-        raise UserError(f"{part} can't be written ({error.strerror}); free space, then run the same command again.") from error
+        raise UserError(f"{part} can't be written ({error.strerror}); free space and run the same command "
+                        "again.") from error
     if part.stat().st_size < size:
         raise UserError(f"{url} broke off after {part.stat().st_size} of {size} bytes; {advice}.")
     if digest != sha256:
@@ -91,22 +93,23 @@ def _reason(error):
             break
         causes.append(cause)
     cause = causes[-1]
+    words = getattr(cause, "verify_message", None) or getattr(cause, "strerror", None) or str(cause)
     if isinstance(error, requests.HTTPError):
         return f"the server answers {error.response.status_code} {error.response.reason}"
     if isinstance(error, requests.exceptions.SSLError):
-        return (f"its certificate is not trusted ({getattr(cause, 'verify_message', cause)}); check the clock, and behind a "
-                "company's proxy set REQUESTS_CA_BUNDLE to the company's certificate")
+        return (f"its certificate is not trusted ({words}); check the clock, and behind a company's proxy set "
+                "REQUESTS_CA_BUNDLE to the company's certificate")
     if isinstance(error, requests.exceptions.ProxyError):
-        return f"the proxy of HTTPS_PROXY or HTTP_PROXY fails ({getattr(cause, 'strerror', None) or cause}); correct or unset it"
+        return f"the proxy of HTTPS_PROXY or HTTP_PROXY fails ({words}); correct or unset it"
     if isinstance(error, requests.Timeout):
         return f"no answer within {TIMEOUT} seconds"
     if isinstance(cause, socket.gaierror):
-        return f"its address is not known here ({cause.strerror}); check the network's DNS"
-    return f"{getattr(cause, 'strerror', None) or cause}"
+        return f"its address is not known here ({words}); check the network's DNS"
+    return words
 
 
 def _unpack(path, folder):
-    """Unpack the images of an archive that `folder` does not hold yet, all or none, and nothing outside of the folder."""
+    """Unpack the images of an archive that `folder` does not hold yet, all or none, and nothing outside of it."""
     inner = re.escape("/".join(folder.parts[1:]))
     partial = folder.with_name(f".{folder.name}.partial")
     try:
@@ -115,8 +118,8 @@ def _unpack(path, folder):
             for entry in entries:
                 if stat.S_ISLNK(entry.external_attr >> 16) or not re.fullmatch(rf"{inner}/[\w-]+\.png", entry.filename):
                     path.unlink()
-                    raise UserError(f"{path} holds {entry.filename!r}, which is no image of {folder}/; it was deleted, set "
-                                    "config.DOWNLOAD.url to a source that you trust.")
+                    raise UserError(f"{path} holds {entry.filename!r}, which is no image of {folder}/; it was deleted, "
+                                    "set config.DOWNLOAD.url to a source that you trust.")
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             with utils.progress(f"Unpacking {path.name}", len(entries)) as bar:
@@ -136,13 +139,17 @@ def _unpack(path, folder):
         raise UserError(f"{path} can't be unpacked ({error}); it was deleted, set config.DOWNLOAD.url to another "
                         "source.") from error
     except OSError as error:
-        raise UserError(f"{path} can't be unpacked ({error.strerror}); free space, then run the same command again.") from error
+        raise UserError(f"{path} can't be unpacked ({error.strerror}); free space and run the same command "
+                        "again.") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def flickr25k() -> Path:
-    """Folder of MIRFLICKR-25k's photos, where tensorlayer's own loader would put them. Downloads them once. Raises UserError."""
+    """Folder of MIRFLICKR-25k's photos, where tensorlayer's own loader would put them; downloaded once.
+
+    Raises UserError.
+    """
     folder = Path("data/flickr25k/mirflickr")
     if folder.is_dir():
         return folder
@@ -163,8 +170,8 @@ def flickr25k() -> Path:
         shutil.unpack_archive(archive, partial)
         (partial / "mirflickr").rename(folder)
     except Exception as error:  # tensorlayer raises what urllib and zipfile do, or a bare Exception
-        raise UserError(f"MIRFLICKR-25k could not be downloaded ({error}); try again, or unpack {FLICKR25K['url']}mirflickr25k.zip "
-                        f"into {folder}/ yourself.") from error
+        raise UserError(f"MIRFLICKR-25k could not be downloaded ({error}); try again, or unpack "
+                        f"{FLICKR25K['url']}mirflickr25k.zip into {folder}/ yourself.") from error
     finally:
         socket.setdefaulttimeout(timeout)
         shutil.rmtree(partial, ignore_errors=True)

@@ -27,7 +27,8 @@ PATCH = 32
 def cubic(x):
     """Keys' kernel with a = -0.5, as in MATLAB's imresize."""
     x = np.abs(x)
-    return (1.5 * x ** 3 - 2.5 * x ** 2 + 1) * (x <= 1) + (-0.5 * x ** 3 + 2.5 * x ** 2 - 4 * x + 2) * ((x > 1) & (x <= 2))
+    inner, outer = 1.5 * x ** 3 - 2.5 * x ** 2 + 1, -0.5 * x ** 3 + 2.5 * x ** 2 - 4 * x + 2
+    return inner * (x <= 1) + outer * ((x > 1) & (x <= 2))
 
 
 def imresize(image, scale):
@@ -41,7 +42,8 @@ def imresize(image, scale):
         weights /= weights.sum(axis=1, keepdims=True)
         near = np.concatenate([np.arange(n), np.arange(n)[::-1]])[near % (2 * n)]
         rows = np.moveaxis(image, axis, 0).astype(np.float32)
-        image = np.moveaxis(sum(w[:, np.newaxis, np.newaxis] * rows[i] for w, i in zip(weights.T, near.T, strict=True)), 0, axis)
+        image = sum(w[:, np.newaxis, np.newaxis] * rows[i] for w, i in zip(weights.T, near.T, strict=True))
+        image = np.moveaxis(image, 0, axis)
         image = image.clip(0, 255).round() if axis else image
     return image.astype(np.uint8)
 
@@ -56,7 +58,7 @@ def index_coded(height, width):
     rows, columns = np.mgrid[:height // 4, :width // 4]
     lr = np.stack([rows, columns, np.zeros_like(rows)], axis=2).astype(np.uint8)
     hr = lr.repeat(4, axis=0).repeat(4, axis=1)
-    hr[:, :, 2] = 1 + np.arange(16, dtype=np.uint8).reshape(4, 4)[np.arange(height)[:, np.newaxis] % 4, np.arange(width) % 4]
+    hr[:, :, 2] = 1 + np.tile(np.arange(16, dtype=np.uint8).reshape(4, 4), lr.shape[:2])
     return hr, lr
 
 
@@ -123,7 +125,7 @@ def test_an_lr_of_the_wrong_size_is_an_error_that_names_both_sizes(tmp_path):
         data.read_pair(hr, lr)
 
 
-# -------------------------------------------------------------------------------------------- which LR belongs to which HR
+# ------------------------------------------------------------------------------------- which LR belongs to which HR
 
 
 def make_files(folder, *names):
@@ -140,10 +142,11 @@ def names_of(pairs):
 
 @pytest.mark.parametrize("hr, lr", [
     ("0001.png", "0001x4.png"), ("0001.png", "0001.png"), ("0001.png", "0001x4.jpg"),  # DIV2K
-    ("0001.png", "0001x4m.png"), ("0001.png", "0001x4w1.png"), ("0001.png", "0001x4d.png"),  # DIV2K, mild, wild, difficult
+    ("0001.png", "0001x4m.png"), ("0001.png", "0001x4w1.png"), ("0001.png", "0001x4d.png"),  # its mild, wild, difficult
     ("0001.png", "0001_bicLRx4.png"), ("0001.png", "0001_LRBI_x4.png"), ("0001.png", "0001_LRBIx4.png"),
-    ("0001.png", "0001_x4.png"), ("0001.png", "0001-X4.PNG"), ("0001.png", "0001_4x.png"), ("0001.png", "0001_bicubic_x4.png"),
-    ("baby_HR.png", "baby_LR.png"), ("baby.png", "baby_LR.png"), ("baby_GT.png", "baby_LRx4.png"), ("baby_hq.png", "baby_lq.png"),
+    ("0001.png", "0001_x4.png"), ("0001.png", "0001-X4.PNG"), ("0001.png", "0001_4x.png"),
+    ("0001.png", "0001_bicubic_x4.png"), ("baby_HR.png", "baby_LR.png"), ("baby.png", "baby_LR.png"),
+    ("baby_GT.png", "baby_LRx4.png"), ("baby_hq.png", "baby_lq.png"),
     ("baby_HR.png", "baby.png"), ("HR_baby.png", "LR_baby.png"), ("Canon_001_HR.png", "Canon_001_LR4.png"),
     ("img_001_SRF_4_HR.png", "img_001_SRF_4_LR.png"), ("panasonic_1_x1.png", "panasonic_1_x4.png")])
 def test_lr_is_found_by_the_names_of_every_tool(tmp_path, hr, lr, capsys):
@@ -151,7 +154,8 @@ def test_lr_is_found_by_the_names_of_every_tool(tmp_path, hr, lr, capsys):
     files = make_files(tmp_path / "hr", hr, other)
     make_files(tmp_path / "lr", lr, lr.replace("0001", "00010").replace("_001", "_0011").replace("baby", "babyface"))
     assert names_of(data.pair_files(files, tmp_path / "hr", tmp_path / "lr")) == {hr: lr, other: None}
-    assert f"1 of 2 photos have no partner in {tmp_path}/lr, so their LR is made from them: {other}" in capsys.readouterr().out
+    sentence = f"1 of 2 photos have no partner in {tmp_path}/lr, so their LR is made from them: {other}"
+    assert sentence in capsys.readouterr().out
 
 
 def test_lr_without_a_folder_is_made_and_nothing_is_said(tmp_path, capsys):
@@ -162,9 +166,11 @@ def test_lr_without_a_folder_is_made_and_nothing_is_said(tmp_path, capsys):
 
 def test_of_several_lr_the_closest_name_is_taken_and_it_is_said(tmp_path, capsys):
     files = make_files(tmp_path / "hr", "0001.png", "0002.png")
-    make_files(tmp_path / "lr", *(f"{name}{tag}.png" for name in ("0001", "0002") for tag in ("_bicubic", "x2", "x4", "x4m")))
-    assert names_of(data.pair_files(files, tmp_path / "hr", tmp_path / "lr")) == {"0001.png": "0001x4.png", "0002.png": "0002x4.png"}
-    assert "2 of 2 photos have several LR images; the first is used, such as 0001x4.png for 0001.png" in capsys.readouterr().out
+    make_files(tmp_path / "lr", *(f"000{i}{tag}.png" for i in (1, 2) for tag in ("_bicubic", "x2", "x4", "x4m")))
+    pairs = data.pair_files(files, tmp_path / "hr", tmp_path / "lr")
+    assert names_of(pairs) == {"0001.png": "0001x4.png", "0002.png": "0002x4.png"}
+    sentence = "2 of 2 photos have several LR images; the first is used, such as 0001x4.png for 0001.png"
+    assert sentence in capsys.readouterr().out
 
 
 def test_a_name_that_fits_two_photos_is_given_to_neither(tmp_path):
@@ -172,14 +178,16 @@ def test_a_name_that_fits_two_photos_is_given_to_neither(tmp_path):
     make_files(tmp_path / "lr", "a_x4.png")
     assert set(names_of(data.pair_files(files, tmp_path / "hr", tmp_path / "lr")).values()) == {None}
     make_files(tmp_path / "lr", "a_low_x4.png")
-    assert names_of(data.pair_files(files, tmp_path / "hr", tmp_path / "lr")) == {"a_high.png": None, "a_low.png": "a_low_x4.png"}
+    pairs = data.pair_files(files, tmp_path / "hr", tmp_path / "lr")
+    assert names_of(pairs) == {"a_high.png": None, "a_low.png": "a_low_x4.png"}
 
 
 def test_equal_names_in_subfolders_keep_their_own_lr(tmp_path):
     files = make_files(tmp_path / "hr", "a/1.png", "b/1.png", "1.png")
     make_files(tmp_path / "lr", "a/1x4.png", "1x4.png")
     found, _ = data.match_names(files, tmp_path / "hr", (tmp_path / "lr").rglob("*.png"), tmp_path / "lr")
-    assert found == {tmp_path / "hr" / name: [tmp_path / "lr" / lr] for name, lr in (("a/1.png", "a/1x4.png"), ("1.png", "1x4.png"))}
+    assert found == {tmp_path / "hr" / "a" / "1.png": [tmp_path / "lr" / "a" / "1x4.png"],
+                     tmp_path / "hr" / "1.png": [tmp_path / "lr" / "1x4.png"]}
 
 
 @pytest.mark.parametrize("hr, lr, others", [
@@ -189,7 +197,8 @@ def test_equal_names_in_subfolders_keep_their_own_lr(tmp_path):
     ("image_SRF_4/img_001_SRF_4_HR.png", "image_SRF_4/img_001_SRF_4_LR.png", ("image_SRF_2/img_001_SRF_2_LR.png",))])
 def test_lr_in_subfolders_beside_the_hr_is_not_taken_for_hr(tmp_path, hr, lr, others, capsys):
     files = make_files(tmp_path, hr, lr, *others, "more/photo.png")
-    assert data.pair_files(files, tmp_path, "") == [(tmp_path / hr, tmp_path / lr), (tmp_path / "more" / "photo.png", None)]
+    pairs = [(tmp_path / hr, tmp_path / lr), (tmp_path / "more" / "photo.png", None)]
+    assert data.pair_files(files, tmp_path, "") == pairs
     assert f"{1 + len(others)} of {len(files)} files are not used as HR" in capsys.readouterr().out
 
 
@@ -206,8 +215,8 @@ def test_lr_and_other_methods_results_beside_the_hr_are_not_taken_for_hr(tmp_pat
     files = make_files(tmp_path, *(f"img_00{i}_SRF_4_{what}.png" for i in (1, 2)
                                    for what in ("HR", "LR", "bicubic", "nearest", "SRCNN", "A+")), "other.png")
     pairs = data.pair_files(files, tmp_path, tmp_path if lr_folder else "")
-    assert names_of(pairs) == {"img_001_SRF_4_HR.png": "img_001_SRF_4_LR.png", "img_002_SRF_4_HR.png": "img_002_SRF_4_LR.png",
-                               "other.png": None}
+    assert names_of(pairs) == {"img_001_SRF_4_HR.png": "img_001_SRF_4_LR.png",
+                               "img_002_SRF_4_HR.png": "img_002_SRF_4_LR.png", "other.png": None}
     assert "holds LR images of its photos: 10 of 13 files are not used as HR" in capsys.readouterr().out
 
 
@@ -231,7 +240,7 @@ def config_of(**sections):
 
 
 @pytest.mark.parametrize("path", ["DIV2K/DIV2K_train_HR/", "DIV2K/DIV2K_train_HR"])
-def test_bundled_photos_stand_in_for_div2k_only_where_it_is_neither_there_nor_replaced(tmp_path, monkeypatch, path, capsys):
+def test_bundled_photos_stand_in_for_div2k_where_it_is_neither_there_nor_replaced(tmp_path, monkeypatch, path, capsys):
     monkeypatch.chdir(tmp_path)
     settings = config_of(TRAIN={"hr_img_path": path})
     assert data.is_demo(settings) and len(data.training_photos(settings)[0]) == 9
@@ -267,7 +276,8 @@ def test_lr_and_hr_of_a_patch_show_the_same_place_in_the_same_orientation(tmp_pa
             row, column = int(hr_patch[:, :, 0].min()), int(hr_patch[:, :, 1].min())
             places.add((row, column))
             part = hr[4 * row:4 * row + PATCH, 4 * column:4 * column + PATCH]
-            assert any(np.array_equal(hr_patch, np.rot90(side, turns)) for side in (part, part[:, ::-1]) for turns in range(4))
+            ways = [np.rot90(side, turns) for side in (part, part[:, ::-1]) for turns in range(4)]
+            assert any(np.array_equal(hr_patch, way) for way in ways)
             if partner:
                 assert set(lr_patch[:, :, 2].ravel()) == {0}  # from its file, not made from HR
     assert len(orientations) == 8  # all flips and rotations
@@ -285,7 +295,8 @@ def numbers(batch):
 def test_an_epoch_shows_every_photo_once_in_a_new_order(photos, tmp_path):
     source = patches(cache(photos, tmp_path), 3)
     assert source.steps_per_epoch == 3  # 7 photos; the last batch is filled up
-    epochs = [[number for step in range(3) for number in numbers(source.batch(1, 3 * epoch + step))] for epoch in range(5)]
+    epochs = [[number for step in range(3) for number in numbers(source.batch(1, 3 * epoch + step))]
+              for epoch in range(5)]
     for epoch in epochs:
         assert sorted(epoch[:7]) == list(range(7)) and len(epoch) == 9
     assert len({tuple(epoch) for epoch in epochs}) == 5
@@ -461,7 +472,7 @@ def test_other_errors_of_tensorflow_are_not_taken_for_a_users(photos, tmp_path):
 
 
 def test_photos_are_read_where_files_can_not_be_mapped(photos, tmp_path, monkeypatch):
-    """As on the shared folders of Docker Desktop and virtual machines, whose files can't be mapped; see mmap(2), ENODEV."""
+    """As on shared folders of Docker Desktop and virtual machines; see ENODEV in mmap(2)."""
     monkeypatch.setattr("mmap.mmap", mock.Mock(side_effect=OSError(errno.ENODEV, "No such device")))
     assert sorted(numbers(patches(cache(photos, tmp_path), 7).batch(1, 0))) == list(range(7))
 

@@ -23,10 +23,11 @@ from PIL import Image
 import config
 import download
 
-FOLDERS = {"DIV2K_train_HR": ("DIV2K/DIV2K_train_HR/", "DIV2K_train_HR/000{}.png", 256),
-           "DIV2K_train_LR_bicubic_X4": ("DIV2K/DIV2K_train_LR_bicubic/X4/", "DIV2K_train_LR_bicubic/X4/000{}x4.png", 64),
-           "DIV2K_valid_HR": ("DIV2K/DIV2K_valid_HR/", "DIV2K_valid_HR/080{}.png", 256),
-           "DIV2K_valid_LR_bicubic_X4": ("DIV2K/DIV2K_valid_LR_bicubic/X4/", "DIV2K_valid_LR_bicubic/X4/080{}x4.png", 64)}
+FOLDERS = {
+    "DIV2K_train_HR": ("DIV2K/DIV2K_train_HR/", "DIV2K_train_HR/000{}.png", 256),
+    "DIV2K_train_LR_bicubic_X4": ("DIV2K/DIV2K_train_LR_bicubic/X4/", "DIV2K_train_LR_bicubic/X4/000{}x4.png", 64),
+    "DIV2K_valid_HR": ("DIV2K/DIV2K_valid_HR/", "DIV2K_valid_HR/080{}.png", 256),
+    "DIV2K_valid_LR_bicubic_X4": ("DIV2K/DIV2K_valid_LR_bicubic/X4/", "DIV2K_valid_LR_bicubic/X4/080{}x4.png", 64)}
 
 
 def archive_of(entries):
@@ -42,7 +43,8 @@ def photos(inner, side):
     files = {}
     for number in (1, 2):
         png = io.BytesIO()
-        Image.fromarray(np.random.default_rng(number).integers(0, 256, (side, side, 3), dtype=np.uint8)).save(png, "png")
+        pixels = np.random.default_rng(number).integers(0, 256, (side, side, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(png, "png")
         files[inner.format(number)] = png.getvalue()
     return files
 
@@ -53,8 +55,8 @@ FIRST = "DIV2K_train_HR"
 
 def settings(archives):
     """What `config.DOWNLOAD` would say of them."""
-    return {name: {"folder": FOLDERS[name][0], "n_images": 2, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-            for name, data in archives.items()}
+    return {name: {"folder": FOLDERS[name][0], "n_images": 2, "size": len(data),
+                   "sha256": hashlib.sha256(data).hexdigest()} for name, data in archives.items()}
 
 
 def fetch(archives, url):
@@ -175,8 +177,8 @@ def test_all_of_div2k_is_unpacked_once(server, tmp_path, capsys):
     assert len(files(tmp_path)) == 8
 
 
-@pytest.mark.parametrize("left", [{}, {"0001.png": "whole", "mine.jpg": b"a user's"}, {"0001.png": b"", "0002.png": "whole"},
-                                  {"0001.png": b"cut off"}])
+@pytest.mark.parametrize("left", [{}, {"0001.png": "whole", "mine.jpg": b"a user's"},
+                                  {"0001.png": b"", "0002.png": "whole"}, {"0001.png": b"cut off"}])
 def test_a_folder_that_holds_a_part_is_completed_and_nothing_else_is_touched(server, tmp_path, capsys, left):
     originals = photos("DIV2K_train_HR/000{}.png", 256)
     folder = tmp_path / "DIV2K" / "DIV2K_train_HR"
@@ -194,7 +196,8 @@ def test_a_folder_that_holds_a_part_is_completed_and_nothing_else_is_touched(ser
 
 
 def test_the_command_prints_what_it_did_or_why_not(server, call, tmp_path):
-    given = [f"DOWNLOAD.{name}.{key}={value}" for name, values in settings(ARCHIVES).items() for key, value in values.items()]
+    given = [f"DOWNLOAD.{name}.{key}={value}"
+             for name, values in settings(ARCHIVES).items() for key, value in values.items()]
     result = call(tmp_path, "--mode=download", "--set", f"DOWNLOAD.url={server.url}", *given)
     assert result.returncode == 0 and "DIV2K/DIV2K_valid_HR/: 2 images." in result.stdout, result.stderr
     shutil.rmtree(tmp_path / "DIV2K" / "DIV2K_valid_HR")
@@ -212,7 +215,8 @@ def test_downloading_imports_no_tensorflow():
 @pytest.mark.parametrize("answer, words", [
     (silent, "no answer within 0.3 seconds"), (page, f"sends {len(PAGE)} bytes, not "),
     (page_without_length, "sends an unknown number of bytes, not "), (longer, "it is not the archive"),
-    (page_of_the_same_length, "has SHA-256 "), (missing, "the server answers 404"), (failing, "the server answers 503")])
+    (page_of_the_same_length, "has SHA-256 "), (missing, "the server answers 404"),
+    (failing, "the server answers 503")])
 def test_what_is_not_the_archive_is_said_and_not_kept(server, tmp_path, monkeypatch, answer, words):
     monkeypatch.setattr(download, "TIMEOUT", 0.3)
     server.answer = answer
@@ -262,13 +266,13 @@ def test_a_server_that_is_not_there_is_an_error_with_the_true_reason(tmp_path, m
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="makes a certificate with openssl")
 def test_a_certificate_that_is_not_trusted_is_the_reason(server, tmp_path, no_proxy):
-    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj",
-                    "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", "key", "-out", "certificate"],
-                   check=True, capture_output=True)
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+                    "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", "key",
+                    "-out", "certificate"], check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain("certificate", "key")
     server.socket = context.wrap_socket(server.socket, server_side=True)
-    refused(f"https://localhost:{server.server_port}/", ARCHIVES, "its certificate is not trusted (self-signed certificate)",
+    refused(f"https://localhost:{server.server_port}/", ARCHIVES, "its certificate is not trusted (self",
             "REQUESTS_CA_BUNDLE")
     assert server.asked == [] and files(tmp_path) == ["certificate", "key"]
 
@@ -326,7 +330,7 @@ GOOD = photos("DIV2K_train_HR/000{}.png", 256)
 DAMAGED = {
     "no zip": PAGE,
     "a zip without its end": archive_of(GOOD)[:-30],
-    "a photo that is not what its checksum says": archive_of(GOOD).replace(GOOD["DIV2K_train_HR/0002.png"][-99:], b"!" * 99),
+    "a photo with a wrong checksum": archive_of(GOOD).replace(GOOD["DIV2K_train_HR/0002.png"][-99:], b"!" * 99),
     "encrypted": encrypted(archive_of(GOOD)),
 }
 
@@ -360,18 +364,22 @@ def test_mirflickr_is_downloaded_by_tensorlayer_whole_or_not_at_all_and_once(ser
     monkeypatch.setattr(download, "FLICKR25K", {"url": server.url, "size": len(whole_archive),
                                                 "md5": hashlib.md5(whole_archive).hexdigest()})
     monkeypatch.setattr(download, "TIMEOUT", 0.3)
-    answers = {missing: "404", cut_off: "retrieval incomplete", page: "verify", page_of_the_same_length: "MD5", silent: "timed out"}
+    answers = {missing: "404", cut_off: "retrieval incomplete", page: "verify", page_of_the_same_length: "MD5",
+               silent: "timed out"}
     for answer, reason in answers.items():
         server.answer = answer
-        with pytest.raises(utils.UserError, match=rf"MIRFLICKR-25k could not be downloaded .*{reason}.*mirflickr25k.zip"):
+        sentence = rf"MIRFLICKR-25k could not be downloaded .*{reason}.*mirflickr25k.zip"
+        with pytest.raises(utils.UserError, match=sentence):
             download.flickr25k()
         assert files(tmp_path) == []
     server.answer = whole
-    (tmp_path / "data" / "flickr25k" / ".partial").mkdir(parents=True)
-    (tmp_path / "data" / "flickr25k" / ".partial" / "mirflickr25k.zip").write_bytes(whole_archive[:100])  # of a killed run
+    half = tmp_path / "data" / "flickr25k" / ".partial" / "mirflickr25k.zip"  # of a killed run
+    half.parent.mkdir(parents=True)
+    half.write_bytes(whole_archive[:100])
     for _ in range(2):
         assert sorted(path.name for path in download.flickr25k().glob("*.jpg")) == ["im1.jpg", "im2.jpg"]
     assert download.flickr25k().as_posix() == "data/flickr25k/mirflickr" and len(server.asked) == 6
-    assert files(tmp_path / "data") == [f"flickr25k/mirflickr/{name}" for name in ("im1.jpg", "im2.jpg", "meta/tags/tags1.txt")]
+    assert files(tmp_path / "data" / "flickr25k") == [
+        f"mirflickr/{name}" for name in ("im1.jpg", "im2.jpg", "meta/tags/tags1.txt")]
     assert socket.getdefaulttimeout() is None
     assert "cuInit" not in capfd.readouterr().err
