@@ -80,6 +80,7 @@ config.VALID.lr_img_path = DIV2K_VALID_LR  # the same at a quarter; "": made fro
 config.VALID.n_quick = 5  # photos whose PSNR is measured at each save
 config.VALID.n_figures = 3  # photos shown in the comparison figure
 config.VALID.memory_mb = 500  # memory for the feature maps of a tile; larger tiles are a little faster
+config.VALID.max_megapixels = 250  # larger images are refused, as damaged ones may claim any size; 0: no limit
 config.VALID.precision = "auto"  # as TRAIN.precision; scoring computes in float32 unless this is given by --set
 config.VALID.back_project = True  # give results the colours of their LR; scoring does so only if given by --set
 config.VALID.self_ensemble = False  # average over the eight flips and turns: eight times the time, 0.2 dB more
@@ -175,6 +176,7 @@ RULES = {
     "VALID.n_quick": Rule(int),
     "VALID.n_figures": Rule(int),
     "VALID.memory_mb": Rule(int, at_least=1),
+    "VALID.max_megapixels": Rule(float),
     "VALID.precision": Rule(str, choices=("auto", "float32", "bfloat16", "float16")),
     "VALID.back_project": Rule(bool),
     "VALID.self_ensemble": Rule(bool),

@@ -54,17 +54,29 @@ def _falls_back(part):
     return is_div2k(part.hr_img_path) and not os.path.isdir(part.hr_img_path)
 
 
-def find_images(folder: str | Path, setting: str) -> list[Path]:
-    """Image files of the folder that a setting names. Raises UserError if it does not exist or holds none."""
+def find_images(folder: str | Path, setting: str, results_too: bool = False) -> list[Path]:
+    """Image files of the folder that a setting names, and of its subfolders; says what else is there.
+
+    results_too: whether pictures that this program wrote count. Raises UserError if it does not exist or holds none.
+    """
     if not os.path.isdir(folder):
         raise UserError(f"{setting} is {folder}, which is not a folder; set it to a folder of photos.")
     try:
-        files = images.list_images(folder)
+        photos, results, unread = images.find_photos(folder)
     except OSError as error:
         raise UserError(f"{folder} ({setting}) can't be read: {error.strerror}; set it to another folder.") from error
-    if not files:
-        raise UserError(f"{folder} ({setting}) holds no image; PNG, JPEG, WebP, BMP, TIFF and GIF files are read.")
-    return files
+    if results_too:
+        photos, results = images.list_images(folder), []
+    left_out = [f"{utils.plural(len(files), noun)} ({utils.listing([path.name for path in files], 3)}){advice}"
+                for files, noun, advice in ((results, "result", " of this program"),
+                                            (unread, "photo", " of kinds that are not read; develop or convert them"))
+                if files]
+    if not photos:
+        but = f", but {' and '.join(left_out)}" if left_out else ""
+        raise UserError(f"{folder} ({setting}) holds no image{but}; {images.FORMAT_NAMES} files are read.")
+    for what in left_out:
+        utils.say_once(f"Left out of {folder} ({setting}): {what}.")
+    return photos
 
 
 def training_photos(config: EasyDict) -> tuple[list[Pair], str]:
@@ -93,7 +105,7 @@ def validation_pairs(config: EasyDict, announce: bool = True) -> list[Pair]:
 def _configured_pairs(part, name):
     files = find_images(part.hr_img_path, f"{name}.hr_img_path")
     if part.lr_img_path and not is_div2k(part.lr_img_path):  # DIV2K's may be missing
-        find_images(part.lr_img_path, f"{name}.lr_img_path")
+        find_images(part.lr_img_path, f"{name}.lr_img_path", results_too=True)
     return pair_files(files, part.hr_img_path, part.lr_img_path)
 
 

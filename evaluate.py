@@ -31,12 +31,12 @@ with utils.quiet():  # imported from Python, nobody else keeps TensorFlow's note
 
 BLEND_STOPS = (0, 0.25, 0.5, 0.75, 1)  # shares of SRGAN to choose from on the page of a photo
 BACK_PROJECTION_MARGIN = 4  # LR pixels that the bicubic kernel reaches to each side, 2 downwards and 2 upwards
-IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")  # of an --output that is a file
 
 
 def evaluate(arguments, config) -> int:
     """Score the generators, or restore the photos of `--input`. Returns the exit code: 1 if some photos failed."""
     valid = config.VALID
+    images.limit_pixels(valid.max_megapixels)
     output = Path(arguments.output or Path(config.TRAIN.sample_path) / "evaluate")
     generators = find_generators(arguments.weights, Path(config.TRAIN.checkpoint_path), scoring=not arguments.input)
     if arguments.input:  # check the photos first: loading weights takes seconds
@@ -70,7 +70,7 @@ def evaluate(arguments, config) -> int:
     print(f"Computing on {devices.describe()} in {devices.precision(precision)}.")
     if arguments.input:
         return restore(photos, restorers, output)
-    return score(pairs, output, restorers, valid.n_figures)
+    return score(pairs, output, restorers, valid.n_figures, valid.hr_img_path)
 
 
 def find_generators(given: str | None, trained: Path, scoring: bool) -> dict[str, str | Path]:
@@ -176,6 +176,7 @@ class Restorer:
         sr = np.empty((SCALE * lr.shape[0], SCALE * lr.shape[1], lr.shape[2]), lr.dtype)
         if alpha.size:
             sr[:, :, n_colours:] = images.resize(alpha, *sr.shape[:2])
+            colours = images.spread_colours(colours, alpha)
         if n_colours == 1:
             colours = np.broadcast_to(colours, (*colours.shape[:2], 3))
         tiles = self.upscaler.tiles(*lr.shape[:2])
@@ -273,6 +274,7 @@ def map_over_devices(function: Callable, items: Iterable, workers: list) -> Iter
 class Photo:
     """A photo on its way from its file to that of its result. error: why there is none.
 
+    about: what its file says besides, which that of the result keeps;
     method: by which it is upscaled; shown_in: the folder whose index.html shows it, None if it is not to be shown.
     """
 
@@ -282,6 +284,7 @@ class Photo:
     shown_in: Path | None = None
     lr: np.ndarray | None = None
     sr: np.ndarray | None = None
+    about: images.Metadata | None = None
     error: UserError | None = None
     share_done: float = 0
 
@@ -299,7 +302,7 @@ def photos_to_restore(inputs: list[Path], output: Path, method: str) -> list[Pho
         for path in data.find_images(source, "--input") if source.is_dir() else [source]:
             folder = output / (path.parent.relative_to(source) if source.is_dir() else "")
             found.setdefault(folder, {})[path] = None
-    if list(map(len, found.values())) == [1] and output.suffix.lower() in IMAGE_ENDINGS and not output.is_dir():
+    if list(map(len, found.values())) == [1] and output.suffix.lower() in images.OUTPUT_SUFFIXES and not output.is_dir():
         make_writable(output.parent)
         return [Photo(path, output, method) for path, in found.values()]
     for folder in found:
@@ -330,6 +333,8 @@ def restore(photos: list[Photo], restorers: list[dict[str, Callable]], output: P
 
     def read(photo):
         photo.lr = images.read_image(photo.path, native=True)
+        photo.about = images.read_metadata(photo.path)
+        images.check_size(photo.target, *(SCALE * side for side in photo.lr.shape[:2]))
 
     def upscale(of_device, photo):
         number = f"{numbers[id(photo)]} of {len(photos)}, " if len(photos) > 1 else ""
@@ -344,7 +349,7 @@ def restore(photos: list[Photo], restorers: list[dict[str, Callable]], output: P
         photo.sr = of_device[photo.method](photo.lr, report)
 
     def write(photo):
-        images.write_image(photo.target, photo.sr)
+        images.write_image(photo.target, photo.sr, photo.about)
         height, width = photo.lr.shape[:2]
         if photo.shown_in:
             if photo.path not in shown:
@@ -387,15 +392,15 @@ def restore(photos: list[Photo], restorers: list[dict[str, Callable]], output: P
 
 
 def score(pairs: list[tuple[Path, Path | None]], output: Path, restorers: list[dict[str, Callable]],
-          n_figures: int) -> int:
+          n_figures: int, *folders: str) -> int:
     """Measure every method on validation images; print the table, write metrics, pictures, comparison.png and index.html.
 
     pairs: as `data.validation_pairs` gives them; restorers: for each device the generators' `Restorer` by method;
-    n_figures: images in comparison.png. Returns the exit code.
+    n_figures: images in comparison.png; folders: the pictures mirror the subfolders of these. Returns the exit code.
     """
     make_writable(output)
     files = [hr_path for hr_path, _ in pairs]
-    names = dict(zip(files, images.output_names(files), strict=True))
+    names = dict(zip(files, images.output_names(files, *folders), strict=True))
     suffixes = results.picture_suffixes(list(restorers[0]))
     methods = [method for method in suffixes if method not in ("lr", "hr")]
 

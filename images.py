@@ -1,12 +1,13 @@
 """The one way in and out for images; resizing and metrics."""
 import collections
 import contextlib
-import functools
+import glob
 import io
-import itertools
-import logging
+import math
 import os
+import sys
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import utils
@@ -15,42 +16,124 @@ from utils import UserError
 import imagecodecs
 import imageio.v3 as iio
 import numpy as np
+import scipy.ndimage
 import tensorflow as tf
-import tifffile
 from PIL import Image, ImageCms
-from tifffile import EXTRASAMPLE, PHOTOMETRIC
+
+import metadata
+import tiff
+from metadata import SOFTWARE, Metadata
 
 warnings.filterwarnings("ignore", module="PIL")  # of metadata and palettes; what matters is raised
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # Pillow's others run programs or don't hold photos
-TIFF_BEGINNINGS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-COLOURS = {PHOTOMETRIC.RGB: 3, PHOTOMETRIC.YCBCR: 3, PHOTOMETRIC.CIELAB: 3, PHOTOMETRIC.SEPARATED: 4}  # bands; else 1
-READ_BY_TIFFFILE = (PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE,
-                    PHOTOMETRIC.SEPARATED)
+IMAGE_SUFFIXES = (
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".webp", ".bmp", ".dib", ".tif", ".tiff",
+    ".gif", ".avif", ".heic", ".heif", ".hif")
+RAW_SUFFIXES = (
+    ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".gpr", ".iiq", ".k25", ".kdc", ".mef",
+    ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f")
+UNREAD_SUFFIXES = (
+    *RAW_SUFFIXES, ".jxl", ".jp2", ".j2k", ".jpf", ".jpx", ".jxr", ".wdp", ".psd", ".psb", ".xcf", ".kra", ".ora",
+    ".ai", ".eps", ".svg", ".svgz", ".exr", ".hdr", ".pfm", ".ppm", ".pgm", ".pbm", ".pnm", ".pam", ".tga", ".pcx",
+    ".ico", ".icns", ".cur", ".dds", ".qoi", ".bpg", ".flif", ".jng", ".mng", ".fits", ".dcm", ".sgi", ".ras",
+    ".xpm", ".xbm")
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")  # Pillow's others run programs or hold no photos
+FORMAT_NAMES = "PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF and HEIC"
 MAX_PSNR = 100.0  # dB
-ALPHA = (EXTRASAMPLE.ASSOCALPHA, EXTRASAMPLE.UNASSALPHA)
 
 
-def list_images(folder):
-    """What has the name of an image, directly in a folder, as a list of `Path` in natural order.
+# ------------------------------------------------------------------------------------------------ files and their names
 
-    Also what is none for all that, such as a broken link: `read_image` says so, where a user would miss it in silence.
+
+def list_images(folder: str | Path, recursive: bool = True) -> list[Path]:
+    """Paths with an image suffix in a folder and its subfolders, naturally sorted; hidden files and folders are skipped.
+
+    Broken links are kept, so that `read_image` can report them.
     """
-    return sorted((path for path in Path(folder).iterdir()
-                   if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")), key=utils.natural_key)
+    return [path for path in _list_files(folder, recursive) if path.suffix.lower() in IMAGE_SUFFIXES]
 
 
-def output_names(paths):
-    """What each image's results are called, all different: its stem, with its ending where two share it (`a_jpg`)."""
-    stems = [Path(path).stem for path in paths]
+def find_photos(folder: str | Path) -> tuple[list[Path], list[Path], list[Path]]:
+    """Files of a folder and its subfolders: photos, results of this program, and photos of kinds that are not read."""
+    photos, results, unread = [], [], []
+    for path in _list_files(folder):
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            (results if is_result(path) else photos).append(path)
+        elif path.suffix.lower() in UNREAD_SUFFIXES:
+            unread.append(path)
+    return photos, results, unread
+
+
+def _list_files(folder, recursive=True):
+    folder, found, seen = Path(folder), [], set()
+
+    def skip(error):
+        if Path(error.filename) == folder:
+            raise error
+        print(f"Left out: the folder {error.filename} can't be read ({error.strerror}).", file=sys.stderr)
+
+    for parent, subfolders, names in os.walk(folder, followlinks=True, onerror=skip):
+        here = os.path.realpath(parent)
+        # A link may lead back into a folder already seen, or out of this one to all that is above it.
+        if here in seen or (seen and folder.resolve().is_relative_to(here)):
+            subfolders.clear()
+            continue
+        seen.add(here)
+        subfolders[:] = sorted(name for name in subfolders if recursive and not name.startswith("."))
+        found += [Path(parent, name) for name in names if not name.startswith(".")]
+    return sorted(found, key=lambda path: [utils.natural_key(part) for part in path.relative_to(folder).parts])
+
+
+def is_result(path: Path) -> bool:
+    """Whether a file is a picture that this program wrote."""
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            return False
+        with open(path, "rb") as file:
+            ends = file.read(4096)
+            file.seek(max(0, os.path.getsize(path) - 16384))  # WebP's metadata
+            ends += file.read()
+    except OSError:  # read_image will report it
+        return False
+    return SOFTWARE.encode() in ends or _was_result(path)
+
+
+def _was_result(path):
+    """Whether a file without the mark is a result of an earlier version, as the files beside it prove."""
+    base, _, kind = path.stem.rpartition("_")
+    if path.suffix != ".png":
+        return False
+    if path.stem == "comparison":
+        return path.with_name("metrics.json").exists()
+    if path.parent.name in ("srgan_ginit", "srgan_gan") and base in ("train_g", "train_g_init"):
+        return kind.isdecimal()
+    if kind in ("lr", "bicubic", "hr", "gen") and all(
+            path.with_name(f"{base}_{kind}.png").exists() for kind in ("lr", "bicubic", "hr", "gen")):
+        return True
+    with contextlib.suppress(Exception):  # a photo that can't be read proves nothing
+        for photo in path.parent.glob(f"{glob.escape(base)}.*") if kind == "gen" else ():
+            with open(photo, "rb") as file, open(path, "rb") as result, _open(file) as small, _open(result) as large:
+                if set(large.size) == {4 * side for side in small.size}:
+                    return True
+    return False
+
+
+def output_names(paths: Iterable[Path], *folders: str | Path) -> list[str]:
+    """Names for the results of images, all different: the stem, with the suffix where two share it (`a_jpg`).
+
+    Files below one of `folders` keep the way to them: `sub/photo` for `folder/sub/photo.jpg`.
+    """
+    paths = [Path(path) for path in paths]
+    stems = []
+    for path in paths:
+        folder = next((folder for folder in folders if path.is_relative_to(folder)), path.parent)
+        stems.append(path.relative_to(folder).with_suffix("").as_posix())
     count = collections.Counter(stem.lower() for stem in stems)  # on Windows and macOS A.png is a.png
     taken = set(count)
     names = []
     for path, name in zip(paths, stems, strict=True):
         if count[name.lower()] > 1:
-            name += f"_{Path(path).suffix[1:]}"
+            name += f"_{path.suffix[1:]}"
             while name.lower() in taken:
                 name += "_"
             taken.add(name.lower())
@@ -58,21 +141,37 @@ def output_names(paths):
     return names
 
 
-def read_image(path, native=False):
-    """The one way in for images: PNG, JPEG, WebP, BMP, TIFF or GIF (first frame), turned upright by its EXIF orientation.
+# -------------------------------------------------------------------------------------------------------------- reading
 
-    Returns uint8 RGB (H, W, 3) in [0, 255]; alpha is dropped, 16 bits are rounded to 8, colours are converted to sRGB
-    by the file's profile. With `native`, what the file holds: (H, W, C) with C = 1 gray, 2 gray and alpha, 3 RGB or
-    4 RGB and alpha, uint8 or, where the file has more than 8 bits, uint16 in [0, 65535].
-    Raises UserError where the file can't be read.
+
+def limit_pixels(megapixels: float) -> None:
+    """Refuse larger images before they are decoded, as damaged files may claim any size; 0: no limit."""
+    Image.MAX_IMAGE_PIXELS = megapixels * 500_000 or None  # Pillow refuses above twice this
+
+
+limit_pixels(250)
+
+
+def read_image(path: str | Path, native: bool = False) -> np.ndarray:
+    """Read a PNG, JPEG, WebP, BMP, TIFF, GIF (first frame), AVIF or HEIC file, rotated by its EXIF orientation.
+
+    Returns uint8 RGB (H, W, 3) in [0, 255]: alpha is dropped, 16 bits are rounded to 8, and colours are converted from
+    the file's profile to sRGB. With `native`, what the file holds: (H, W, C) with C = 1 gray, 2 gray and alpha, 3 RGB or
+    4 RGB and alpha, uint8 or, if the file has more than 8 bits, uint16 in [0, 65535].
+    Raises UserError if the file can't be read.
     """
     try:
         image = _decode(path)
-    except Exception as error:  # what decoders raise on a damaged file is listed nowhere
+    except Exception as error:  # decoders raise any type on a damaged file
+        if isinstance(error, Image.DecompressionBombError):
+            raise UserError(f"{path} claims more than {Image.MAX_IMAGE_PIXELS * 2 / 1e6:,.6g} million pixels; raise "
+                            "VALID.max_megapixels if that is true, or set it to 0 for no limit.") from error
         if isinstance(error, Image.UnidentifiedImageError):
-            reason = "empty, damaged, or none of PNG, JPEG, WebP, BMP, TIFF and GIF"
-        elif isinstance(error, Image.DecompressionBombError):
-            reason = f"more than {2 * Image.MAX_IMAGE_PIXELS // 1_000_000} million pixels"
+            reason = f"empty, damaged, or none of {FORMAT_NAMES}"
+        elif isinstance(error, MemoryError):
+            reason = "too large for the memory here"
+        elif isinstance(error, (LookupError, AttributeError, TypeError)):
+            reason = "damaged"
         else:
             reason = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
         raise UserError(f"{path} can't be read as an image ({reason}); replace it or take it out of the folder.") from error
@@ -88,43 +187,54 @@ def read_image(path, native=False):
 def _decode(path):
     if os.path.exists(path) and not os.path.isfile(path):
         raise ValueError("a folder or a device")  # to open a pipe would wait for ever
+    if Path(path).suffix.lower() in RAW_SUFFIXES and os.path.exists(path):
+        raise ValueError(tiff.RAW)
     with open(path, "rb") as file:
-        is_tiff = file.read(4) in TIFF_BEGINNINGS
+        is_tiff = file.read(4) in tiff.BEGINNINGS
         file.seek(0)
         if not is_tiff:
             return _decode_by_pillow(file)
         # libtiff reports damage on stderr itself, besides the error that it returns; Pillow has no switch for it.
         with open(os.devnull, "wb") as nowhere, utils.redirect_stderr(nowhere):
-            return _decode_tiff(file)
+            page = tiff.read(file, 2 * (Image.MAX_IMAGE_PIXELS or math.inf))
+            file.seek(0)
+            return _finish(*page) if page else _decode_by_pillow(file)
+
+
+def _open(file):
+    """A file as a Pillow image, not yet decoded."""
+    formats = IMAGE_FORMATS
+    is_heif = file.read(8)[4:] == b"ftyp"
+    file.seek(0)
+    if is_heif:  # or AVIF
+        import pillow_heif
+        pillow_heif.register_heif_opener(thumbnails=False)
+        formats += ("HEIF",)
+    return Image.open(file, formats=formats)
 
 
 def _decode_by_pillow(file):
-    with Image.open(file, formats=IMAGE_FORMATS) as image:
+    with _open(file) as image:
         if image.format not in ("MPO", "TIFF") and getattr(image, "is_animated", False):  # MPO: JPEG with a second picture
-            _say_once(f"{file.name} holds several frames; the first is taken.")
+            utils.say_once(f"{file.name} holds several frames; the first is taken.")
         profile = image.info.get("icc_profile")
         image.load()
         orientation = None
         with contextlib.suppress(Exception):  # damaged EXIF is no reason to lose the photo
             orientation = image.getexif().get(0x0112)  # after load, which turns TIFF itself
-        if image.format == "PNG" and _png_bits(file) == 16:  # Pillow cuts 16-bit colour to 8
+        # Pillow cuts 16-bit colour to 8, and takes the transparent shade of 1, 2 and 4 bits for one of 8.
+        if image.format == "PNG" and (_png_bits(file) == 16 or (image.mode in ("1", "L") and "transparency" in image.info)):
             file.seek(0)
             pixels = imagecodecs.png_decode(file.read())
             pixels = pixels.reshape(*pixels.shape[:2], -1)
             n_colours = 1 if pixels.shape[2] < 3 else 3
-            planes = [pixels[:, :, :n_colours], pixels[:, :, n_colours:]]
+            planes = np.split(pixels, [n_colours], axis=2)
         else:
             mode = "L" if image.mode in ("1", "L", "LA") else "CMYK" if image.mode == "CMYK" else "RGB"
             planes = [np.atleast_3d(image.convert(mode))]
             if image.has_transparency_data:
                 planes.append(np.asarray(image.convert("RGBA").getchannel("A")))
-    planes[0] = _to_srgb(planes[0], profile)
-    return _upright(np.dstack(planes), orientation)
-
-
-@functools.cache
-def _say_once(line):
-    print(line)
+    return _finish(planes, profile, orientation)
 
 
 def _png_bits(file):
@@ -132,82 +242,7 @@ def _png_bits(file):
     return file.read(1)[0]
 
 
-def _decode_tiff(file):
-    """(H, W, C) of a TIFF's first page, by Pillow if it holds 8 bits or less, as most do, otherwise by tifffile."""
-    with tifffile.TiffFile(file) as tiff:
-        page = _first_page(tiff, file.name)
-        if page.imagewidth * page.imagelength > 2 * Image.MAX_IMAGE_PIXELS:
-            raise Image.DecompressionBombError
-        n_colours = COLOURS.get(page.photometric, 1)
-        n_extras = page.samplesperpixel - n_colours
-        alpha = next((i for i, extra in enumerate(page.extrasamples) if extra in ALPHA), None)
-        if n_extras > (alpha is not None):
-            _say_once(f"{file.name} holds {utils.plural(n_extras, 'band')} besides its colours; what is not alpha is left out.")
-        if (page is tiff.pages.first and page.sampleformat == 1 and page.bitspersample in (1, 2, 4, 8)
-                and page.extrasamples in ((), (EXTRASAMPLE.UNASSALPHA,))):
-            file.seek(0)
-            with contextlib.suppress(Image.UnidentifiedImageError, ValueError):  # rare kinds, such as 8 bits in planes
-                return _decode_by_pillow(file)
-        if page.photometric not in READ_BY_TIFFFILE or page.imagedepth > 1 or n_extras < 0:
-            kind = getattr(page.photometric, "name", page.photometric)
-            raise ValueError(f"a rare kind of TIFF: {page.samplesperpixel} times {page.bitspersample} bits of {kind}")
-        try:
-            pixels = page.asarray()
-        except (RuntimeError, ValueError, OSError) as error:
-            raise ValueError(f"a damaged TIFF: {error}") from error
-        pixels = np.moveaxis(pixels, 0, 2) if page.axes == "SYX" else np.atleast_3d(pixels)
-        if page.photometric == PHOTOMETRIC.PALETTE:
-            planes = [page.colormap.T[pixels[:, :, 0]]]
-        else:
-            kept = [*range(n_colours), *([] if alpha is None else [n_colours + alpha])]
-            planes = np.split(_to_8_or_16_bits(pixels[:, :, kept], page.bitspersample), [n_colours], axis=2)
-        white = np.iinfo(planes[0].dtype).max
-        if page.photometric == PHOTOMETRIC.MINISWHITE:
-            planes[0] = white - planes[0]
-        if alpha is not None and page.extrasamples[alpha] == EXTRASAMPLE.ASSOCALPHA:  # colours are multiplied by alpha
-            planes[0] = np.rint(planes[0] * (white / np.maximum(planes[1], 1.0))).clip(0, white).astype(planes[0].dtype)
-        planes[0] = _to_srgb(planes[0], page.iccprofile)
-        return _upright(np.dstack(planes), page.tags.valueof(0x0112))
-
-
-def _first_page(tiff, name):
-    """The first page that is not a preview or a mask; says where there are more. Raises ValueError for a raw photo."""
-    pages = list(itertools.islice(tiff.pages, 16))
-    inner = [page for parent in pages for page in parent.pages or ()]
-    if any(page.is_dng or page.photometric in (PHOTOMETRIC.CFA, PHOTOMETRIC.LINEAR_RAW) for page in [*pages, *inner]):
-        raise ValueError("a raw photo; develop it first, to TIFF, PNG or JPEG")
-    whole = [page for page in pages if not (page.is_reduced or page.is_mask)]
-    if len(whole) > 1:
-        _say_once(f"{name} holds several pages; the first is taken.")
-    return [*whole, *(page for page in inner if not (page.is_reduced or page.is_mask)), *pages][0]
-
-
-def _to_8_or_16_bits(pixels, bits):
-    """Pixels of a TIFF as uint8 or uint16, scaled by the range of their type; the lowest signed integer is black.
-
-    Integers of 32 and 64 bits that use no more than 16 of them are taken as 16 bits, or 8 where 8 are enough: programs
-    write so what they compute in NumPy's default integers, and by the range of the type it would be black.
-    """
-    if pixels.dtype.kind == "f":
-        pixels = pixels.astype(np.promote_types(pixels.dtype, np.float32), copy=False)
-        pixels = np.nan_to_num(pixels, nan=0.0, posinf=0.0, neginf=0.0).clip(0, 65535)
-        # Float TIFF has no fixed white: 1, 255 and 65535 are in use; the mean, as a highlight may be above white.
-        white = next((w for w in (1.0, 255.0) if pixels.mean() <= w), 65535.0)
-        return np.rint((pixels * (65535.0 / white)).clip(0, 65535)).astype(np.uint16)
-    if pixels.dtype.kind not in "biu":
-        raise ValueError(f"a TIFF of {pixels.dtype} numbers")
-    if bits > 16 and pixels.min() >= 0 and pixels.max() <= 65535:
-        bits = 8 if pixels.max() <= 255 else 16
-    elif pixels.dtype.kind == "i":
-        pixels = (pixels ^ np.iinfo(pixels.dtype).min).astype(f"u{pixels.itemsize}")
-    if bits > 16:
-        pixels, bits = pixels >> (bits - 16), 16
-    dtype = np.uint8 if bits <= 8 else np.uint16
-    return pixels.astype(dtype) if bits in (8, 16) else np.rint(pixels * (np.iinfo(dtype).max / (2 ** bits - 1))).astype(dtype)
-
-
 _SRGB = ImageCms.createProfile("sRGB")
-_SRGB_BYTES = ImageCms.ImageCmsProfile(_SRGB).tobytes()
 
 
 def _to_srgb(colours, profile):
@@ -224,7 +259,7 @@ def _to_srgb(colours, profile):
             converted = np.asarray(ImageCms.profileToProfile(image, source, _SRGB, outputMode="RGB"))
         elif profile:  # Pillow converts 8 bits only
             converted = imagecodecs.cms_transform(
-                np.ascontiguousarray(colours.squeeze(2) if channels == 1 else colours), profile, _SRGB_BYTES,
+                np.ascontiguousarray(colours.squeeze(2) if channels == 1 else colours), profile, metadata.SRGB_PROFILE,
                 colorspace={1: "gray", 3: "rgb", 4: "cmyk"}[channels], outcolorspace="rgb")
     if converted is not None:
         return converted[:, :, 1:2] if channels == 1 else converted
@@ -235,8 +270,9 @@ def _to_srgb(colours, profile):
     return np.rint((white - ink) * ((white - black) / white)).astype(colours.dtype)
 
 
-def _upright(pixels, orientation):
-    """Undo the EXIF orientation, 1 to 8."""
+def _finish(planes, profile, orientation):
+    """Colours in sRGB, and alpha if there is any, in one array; rotated by the EXIF orientation, 1 to 8."""
+    pixels = np.dstack([_to_srgb(planes[0], profile), *planes[1:]])
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -246,13 +282,102 @@ def _upright(pixels, orientation):
     return np.ascontiguousarray(pixels)
 
 
-def write_image(path, image):
-    """The one way out for images: (H, W, C) as `read_image` gives it, as PNG, whole or not at all; raises UserError."""
+def read_metadata(path: str | Path) -> Metadata:
+    """Read EXIF, dots per inch and whether there is a colour profile; nothing if it is damaged."""
+    with contextlib.suppress(Exception), open(path, "rb") as file:
+        if file.read(4) not in tiff.BEGINNINGS:
+            file.seek(0)
+            with _open(file) as image:
+                return metadata.from_pillow(image.getexif(), image.info)
+        file.seek(0)
+        exif = Image.Exif()
+        exif.load_from_fp(file)
+        unit = {2: 1, 3: 2.54}[exif.get(0x0128, 2)]  # inch, centimetre
+        info = {"dpi": [unit * exif[tag] for tag in (0x011A, 0x011B)]} if 0x011A in exif and 0x011B in exif else {}
+        return metadata.from_pillow(exif, {**info, "icc_profile": exif.get(0x8773)}, is_tiff=True)
+    return Metadata()
+
+
+# -------------------------------------------------------------------------------------------------------------- writing
+
+
+LARGEST_SIDE = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383}
+OUTPUT_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
+
+
+def check_size(path: str | Path, height: int, width: int) -> None:
+    """Raise UserError if the kind of file that a name ends in can't hold an image of that size."""
+    largest = LARGEST_SIDE.get(Path(path).suffix.lower())
+    if largest and max(height, width) > largest:
+        raise UserError(f"{path} can't hold {width}x{height} pixels, {largest} a side at most; name a .png or .tif.")
+
+
+def write_image(path: str | Path, image: np.ndarray, about: Metadata | None = None) -> None:
+    """Write (H, W, C), C as `read_image` gives it, as the name ends: PNG, JPEG, WebP or TIFF; whole or not at all.
+
+    PNG and TIFF hold all of it. JPEG and WebP are of quality 95 and 8 bits; JPEG shows transparent parts on white.
+    about: of the photo that the image was made from, to be kept. Raises UserError.
+    """
+    suffix, about, (height, width) = Path(path).suffix.lower(), about or Metadata(), image.shape[:2]
+    check_size(path, height, width)
+    is_gray = image.shape[2] < 3
+    profile = metadata.SRGB_PROFILE if about.profiled and not is_gray else None
+    if suffix in LARGEST_SIDE:
+        image = _simplify(path, image, keep_alpha=suffix == ".webp")
     with utils.atomic_write(path) as partial:
-        if image.dtype == np.uint16:  # Pillow writes 16 bits for gray only
-            partial.write_bytes(imagecodecs.png_encode(image))
+        if suffix in (".tif", ".tiff"):
+            tiff.write(partial, image, SOFTWARE, about.exif_of(height, width), profile, about.dpi)
+        elif suffix in LARGEST_SIDE:
+            exif = about.exif_of(height, width).tobytes()
+            options = {"quality": 95, "exif": exif if len(exif) < 65_000 else Metadata().exif_of(height, width).tobytes()}
+            if suffix != ".webp":
+                options |= {"subsampling": 0} | ({"dpi": about.dpi} if about.dpi else {})
+            if profile:
+                options["icc_profile"] = profile
+            iio.imwrite(partial, image[:, :, 0] if image.shape[2] == 1 else image, plugin="pillow", **options)
         else:
-            iio.imwrite(partial, image[:, :, 0] if image.shape[2] == 1 else image, plugin="pillow")
+            # Of a natural photo of 8000x5400 this is the smallest file and the quickest: 49 MB in 1.4 s of processor
+            # time, where Pillow's default takes 17.8 s for 52 MB.
+            png = memoryview(imagecodecs.png_encode(np.ascontiguousarray(image), level=1,
+                                                    strategy=imagecodecs.PNG.STRATEGY.RLE,
+                                                    filter=imagecodecs.PNG.FILTER.PAETH))
+            with open(partial, "wb") as file:
+                file.write(png[:33])  # signature and header
+                file.write(metadata.png_chunks(about, height, width, is_gray))
+                file.write(png[33:])
+
+
+def _simplify(path, image, keep_alpha):
+    """uint8, without alpha unless it is kept; says what is lost."""
+    lost = []
+    if image.dtype == np.uint16:
+        image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        lost.append("16 bits")
+    if image.shape[2] % 2 == 0 and not keep_alpha:
+        alpha = image[:, :, -1:] / np.float32(255)
+        image = np.uint8(np.rint(image[:, :, :-1] * alpha + 255 * (1 - alpha)))
+        lost.append("transparency (shown on white)")
+    if lost:
+        utils.say_once(f"{path}: this kind of file does not hold {' and '.join(lost)}; .png and .tif do.")
+    return image
+
+
+def spread_colours(colours: np.ndarray, alpha: np.ndarray, reach: int = 48) -> np.ndarray:
+    """Give fully transparent pixels the colour of the nearest visible one, so that hidden colours reach no visible pixel.
+
+    colours: (H, W, C); alpha: (H, W, 1); reach: pixels to which it is done at least, which a generator looks at.
+    """
+    if alpha.all() or not alpha.any():
+        return colours
+    spread = colours.copy()
+    for top in range(0, len(alpha), 1024):  # the indices take much memory
+        begin = max(0, top - reach)
+        hidden = alpha[begin:top + 1024 + reach, :, 0] == 0
+        if not hidden.all():
+            rows, columns = scipy.ndimage.distance_transform_edt(hidden, return_distances=False, return_indices=True)
+            band = slice(top - begin, top - begin + 1024)
+            spread[top:top + 1024] = colours[begin + rows[band], columns[band]]
+    return spread
 
 
 def resize(image, height, width, method="bicubic"):

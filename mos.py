@@ -17,7 +17,7 @@ import utils
 from PIL import Image
 
 from devices import list_devices
-from images import crop_to_scale, list_images, read_image, resize
+from images import crop_to_scale, find_photos, limit_pixels, list_images, read_image, resize
 
 # One version of one image. `file` is the picture itself, or the LR that `nearest` and `lanczos` are computed from.
 Version = namedtuple("Version", "set image method file")
@@ -34,6 +34,7 @@ def build(config, restart=False):
     if not restart and ((path / "key.json").exists() or (path / "study").exists()):
         raise utils.UserError(f"{path} already holds a study, whose ratings can't be read without its key; add "
                               "--restart to move it aside, or name another folder with MOS.path.")
+    limit_pixels(config.VALID.max_megapixels)
     with utils.quiet():  # TensorFlow complains when it first looks for devices
         list_devices()
     methods = dict(config.MOS.methods)
@@ -121,7 +122,7 @@ def _other_results(folder, set_name, images):
     if not where.is_dir():
         raise utils.UserError(f"The folder {folder} of MOS.methods does not exist; correct its path or remove it.")
     candidates = {}
-    for file in list_images(where):
+    for file in list_images(where, recursive=False):
         # im_2_x4.png belongs to im_2, not to im.
         owner = max((i for i in images if file.stem == i or file.stem.startswith(f"{i}_")), key=len, default=None)
         candidates.setdefault(owner, []).append(file)
@@ -177,12 +178,12 @@ def _choose_photos(folder, n):
 
     They show what a 1 and a 5 mean: nearest neighbour and original.
     """
-    files = list_images(folder) if folder.is_dir() else []
+    files = find_photos(folder)[0] if folder.is_dir() else []
     if not files:
         raise utils.UserError(f"{folder} (MOS.calibration_path) holds no image; name a folder of photos or leave it "
                               "empty.")
     files = random.SystemRandom().sample(files, min(len(files), n))
-    return [Version(None, file.name, method, file) for file in files for method in ("nearest", "hr")]
+    return [Version(None, file.relative_to(folder).as_posix(), method, file) for file in files for method in ("nearest", "hr")]
 
 
 def _choose_images(sets, n):

@@ -146,7 +146,7 @@ def draw_comparison(folder: Path, rows: list[dict], suffixes: dict[str, str]) ->
                 ax.set(xticks=[], yticks=[])
     with utils.atomic_write(folder / "comparison.png") as partial, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # of a name in a script that the font lacks
-        figure.savefig(partial, dpi=110)
+        figure.savefig(partial, dpi=110, metadata={"Software": images.SOFTWARE})
 
 
 def most_different_square(pictures: list[np.ndarray]) -> tuple[int, int, int]:

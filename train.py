@@ -478,6 +478,7 @@ def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: Easy
 
 def train(arguments: Namespace, config: EasyDict) -> int:
     """Train, or resume the training in the checkpoint folder. Returns the exit code."""
+    images.limit_pixels(config.VALID.max_megapixels)
     settings, folder, demo = config.TRAIN, Path(config.TRAIN.checkpoint_path), data.is_demo(config)
     if demo:
         use_preset(config, "DEMO", arguments.given)

@@ -1,5 +1,6 @@
 """Errors, paths, atomic files, progress and a quiet screen. Imports no TensorFlow, for a quick `--help`."""
 import contextlib
+import functools
 import io
 import logging
 import os
@@ -203,6 +204,12 @@ def prepare_streams() -> None:
     sys.stderr = sys.stderr or sys.stdout
     with contextlib.suppress(AttributeError):  # Jupyter's has no such method
         sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
+
+
+@functools.cache
+def say_once(line: str) -> None:
+    """Print a line, once in a run."""
+    print(line)
 
 
 _stderr_lock = threading.RLock()

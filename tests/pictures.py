@@ -6,6 +6,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import skimage
 import tensorflow as tf
 import tifffile
@@ -88,6 +89,13 @@ def good(folder):
         (folder / name).write_bytes(png_bytes(pixels, chunks=chunk(b"tRNS", colour.astype(">u2").tobytes())))
         clear = (pixels != colour).any(axis=2, keepdims=True) * np.iinfo(pixels.dtype).max
         made[folder / name] = np.dstack([pixels, clear.astype(pixels.dtype)])
+    for bits in (1, 2, 4):  # shades of gray, one of them transparent (tRNS)
+        values = GRAY[:, :, 0] >> (8 - bits)
+        packed = np.packbits(np.unpackbits(values[:, :, np.newaxis], axis=2)[:, :, -bits:].reshape(len(values), -1), axis=1)
+        (folder / f"gray_clear{bits}.png").write_bytes(png_bytes(
+            packed[:, :, np.newaxis], bits, values.shape[::-1], chunk(b"tRNS", struct.pack(">H", values[3, 4]))))
+        made[folder / f"gray_clear{bits}.png"] = np.dstack(
+            [values * (255 // (2 ** bits - 1)), np.uint8(255) * (values != values[3, 4])])
     tiff("gray16.tif", GRAY16[:, :, 0], GRAY16)
     tiff("rgb16.tif", RGB16, RGB16)
     tiff("rgb16_big_endian.tif", RGB16, RGB16, byteorder=">")
@@ -155,11 +163,25 @@ def lossy(folder):
     made[folder / "print.jpg"] = RGB
     Image.fromarray(GRAY[:, :, 0]).save(folder / "gray.jpeg", quality=95)
     made[folder / "gray.jpeg"] = GRAY
+    pillow_heif.register_heif_opener()
+    for name, form in (("edge.jfif", "jpeg"), ("old.jpe", "jpeg"), ("web.avif", "avif"), ("avif_inside.HEIC", "avif"),
+                       ("phone.heic", "heif"), ("camera.hif", "heif")):
+        Image.fromarray(np.tile(RGB, (4, 4, 1))).save(folder / name, form, quality=95, exif=exif(6).tobytes())
+        made[folder / name] = UPRIGHT[6](np.tile(RGB, (4, 4, 1)))
     rocket = Image.open(PHOTOS / "rocket.jpg").crop((300, 200, 340, 240))  # in Adobe RGB, by its profile
     rocket.save(folder / "profile.jpg", quality=100, subsampling=0, icc_profile=rocket.info["icc_profile"])
     made[folder / "profile.jpg"] = np.asarray(ImageCms.profileToProfile(
         rocket, io.BytesIO(rocket.info["icc_profile"]), ImageCms.createProfile("sRGB")))
     return made
+
+
+def dng():
+    """The bytes of a raw photo: a small preview first, then the sensor's values."""
+    data = io.BytesIO()
+    with tifffile.TiffWriter(data) as tiff:
+        tiff.write(RGB[::4, ::4], photometric="rgb", subfiletype=1, subifds=1)
+        tiff.write(GRAY16[:, :, 0], photometric="cfa")
+    return data.getvalue()
 
 
 def bad(folder):
@@ -200,8 +222,7 @@ def bad(folder):
     Image.fromarray(RGB).save(folder / "huge.bmp")
     data = (folder / "huge.bmp").read_bytes()
     put("huge.bmp", data[:18] + struct.pack("<ii", 100_000, 100_000) + data[26:], "million pixels")
-    (folder / "folder.png").mkdir()
-    words[folder / "folder.png"] = "a folder"
+    put("photo.dng.tif", dng(), "a raw photo")
     (folder / "link.png").symlink_to(folder / "nothing.png")
     words[folder / "link.png"] = "No such file"
     (folder / "unreadable.png").symlink_to("/proc/self/mem")  # root may read all files, but not this one's beginning

@@ -119,6 +119,17 @@ def test_alpha_is_upscaled_smoothly_and_colours_do_not_see_it(restorer):
     assert np.abs(sr[:, :, 3].astype(int) - np.asarray(smooth)).max() <= 2
 
 
+def test_hidden_colours_of_a_sprite_do_not_reach_its_visible_ones(restorer):
+    y, x = np.mgrid[-1:1:40j, -1:1:40j]
+    alpha = np.uint8(255 * ((0.7 - np.hypot(x, y)) * 20).clip(0, 1))[:, :, np.newaxis]
+    sprites = [restorer(np.dstack([np.where(alpha > 0, np.uint8([200, 30, 20]), np.uint8(hidden)), alpha]))
+               for hidden in (0, 90, 255)]
+    full = restorer(np.full((40, 40, 3), (200, 30, 20), np.uint8))
+    for sprite in sprites:
+        np.testing.assert_array_equal(sprite, sprites[0])
+        assert np.abs(sprite[16:-16, 16:-16, :3].astype(int) - full[16:-16, 16:-16]).max() <= 1  # no fringe at all
+
+
 def test_a_single_photo_is_restored_whatever_it_is_called(tmp_path):
     for name in ("with spaces.png", "Фото.png", "\N{GRINNING FACE}.png", "a_gen.png", os.fsdecode(b"\xff.png"),
                  "\N{GRINNING FACE}" * 60 + ".png"):
@@ -135,12 +146,44 @@ def test_images_of_one_name_do_not_overwrite_each_other(tmp_path):
     assert sorted(int(pictures.read_png(path).mean()) for path in (tmp_path / "out").glob("*_gen.png")) == [10, 20, 30]
 
 
+def test_results_mirror_the_subfolders_of_the_photos(tmp_path, capsys):
+    for name in ("photos/a.png", "photos/day 1/a.png", "photos/day 1/b.jpg", "photos/day 1/deep/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pictures.RGB).save(tmp_path / name)
+    (tmp_path / "photos" / "d.cr2").touch()
+    assert restore(tmp_path / "photos", tmp_path / "out") == 0
+    written = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png"))
+    assert written == ["a_gen.png", "day 1/a_gen.png", "day 1/b_gen.png", "day 1/deep/c_gen.png"]
+    said = "1 photo (d.cr2) of kinds that are not read; develop or convert them."
+    assert f"Left out of {tmp_path / 'photos'} (--input): {said}" in capsys.readouterr().out
+
+
+def test_a_folder_of_raw_photos_alone_is_refused_with_their_names(tmp_path):
+    (tmp_path / "a.dng").touch()
+    with pytest.raises(utils.UserError, match=r"holds no image, but 1 photo \(a\.dng\) of kinds that are not read"):
+        evaluate.photos_to_restore([tmp_path], tmp_path / "out", "srgan")
+
+
+def test_date_and_place_of_a_photo_are_those_of_its_result(tmp_path):
+    exif = pictures.exif(6)
+    exif[0x0132] = "2020:02:03 04:05:06"
+    exif.get_ifd(0x8825)[1] = "N"
+    Image.fromarray(pictures.RGB).save(tmp_path / "a.jpg", exif=exif, dpi=(300, 300))
+    assert restore(tmp_path / "a.jpg", tmp_path / "out") == 0
+    with Image.open(tmp_path / "out" / "a_gen.png") as result:
+        assert result.size == (80, 112) and result.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+        tags = result.getexif()
+        assert (tags[0x0132], tags[0x0112], tags.get_ifd(0x8825)[1]) == ("2020:02:03 04:05:06", 1, "N")
+
+
 def test_results_in_the_folder_itself_are_not_restored_again(tmp_path, capsys):
     Image.fromarray(pictures.RGB).save(tmp_path / "a.png")
     for _ in range(2):
         assert restore(tmp_path, tmp_path / ".") == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "a_gen.png"]
-    assert "Not restored again: 1 results" in capsys.readouterr().out
+    names = {path.relative_to(tmp_path).as_posix() for path in images.list_images(tmp_path)}
+    assert names == {"a.png", "a_gen.png", "a_bicubic.jpg", "thumbnails/a.jpg"}
+    said = capsys.readouterr().out
+    assert f"Left out of {tmp_path} (--input): 3 results (a_bicubic.jpg, a_gen.png, a.jpg) of this program." in said
 
 
 def test_what_can_not_begin_is_said_at_once(tmp_path):

@@ -2,6 +2,7 @@
 
 The metrics are those of the literature, as scikit-image computes them.
 """
+import io
 import os
 import struct
 import tempfile
@@ -15,6 +16,7 @@ import utils
 import cv2
 import numpy as np
 import pictures
+import pillow_heif
 import pytest
 import skimage.io
 import tensorflow as tf
@@ -28,6 +30,12 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 import data
 import images
 
+
+def nearest(image):
+    """Stands in for the network."""
+    return image.repeat(4, axis=0).repeat(4, axis=1)
+
+
 # -------------------------------------------------------------------------------------------------------- reading
 
 
@@ -37,7 +45,7 @@ def test_every_kind_of_picture_is_read_as_what_it_holds(good):
         image = images.read_image(path, native=True)
         if image.shape != pixels.shape or image.dtype != pixels.dtype or (image != pixels).any():
             wrong.append((path.name, image.shape, image.dtype))
-    assert not wrong and len(good) == 65
+    assert not wrong and len(good) == 68
 
 
 def test_for_networks_every_kind_is_rgb_of_8_bits_without_alpha(good):
@@ -57,6 +65,21 @@ def test_what_can_not_be_read_is_refused_with_one_sentence_and_nothing_else_on_t
         sentence = str(error.value)
         assert sentence.startswith(str(path)) and word in sentence and sentence.endswith(".") and "\n" not in sentence
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_limit_of_pixels_is_a_setting_that_the_sentence_names(tmp_path):
+    Image.new("L", (2000, 1000)).save(tmp_path / "a.png")
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((1000, 2000), np.uint16))
+    try:
+        images.limit_pixels(1.5)
+        for name in ("a.png", "a.tif"):
+            with pytest.raises(utils.UserError, match=r"more than 1\.5 million pixels.* VALID\.max_megapixels .* 0"):
+                images.read_image(tmp_path / name)
+        for limit in (2, 0):
+            images.limit_pixels(limit)
+            assert images.read_image(tmp_path / "a.png").shape == images.read_image(tmp_path / "a.tif").shape
+    finally:
+        images.limit_pixels(250)
 
 
 @pytest.mark.parametrize("name", ["huge8.png", "huge16.png", "huge8.tif", "huge16.tif", "huge.bmp"])
@@ -363,13 +386,78 @@ def test_of_several_frames_the_first_is_taken_and_said_once(good, capsys):
             assert capsys.readouterr().out == f"{path} holds several {'pages' if path.stem == 'pages' else 'frames'}; the first is taken.\n"
 
 
-def test_images_of_a_folder_are_listed_in_natural_order_with_what_is_none_for_all_that(tmp_path):
-    for name in ("im10.png", "im2.JPG", "im1.tiff", "²3.png", "notes.txt", ".hidden.png", "._im2.jpg"):
+def test_images_of_a_folder_and_its_subfolders_are_listed_in_natural_order(tmp_path):
+    for name in ("im10.png", "im2.JPG", "im1.tiff", "²3.png", "notes.txt", ".hidden.png", "._im2.jpg", "day 10/b.jfif",
+                 "day 2/a.heic", "day 2/deep/er/a.avif", ".trash/a.png", "named.png/a.jpe"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    (tmp_path / "folder.png").mkdir()
     (tmp_path / "link.png").symlink_to("nothing")
-    names = [path.name for path in images.list_images(tmp_path)]
-    assert names == ["folder.png", "im1.tiff", "im2.JPG", "im10.png", "link.png", "²3.png"]
+    listed = [path.relative_to(tmp_path).as_posix() for path in images.list_images(tmp_path)]
+    assert listed == ["day 2/a.heic", "day 2/deep/er/a.avif", "day 10/b.jfif", "im1.tiff", "im2.JPG", "im10.png",
+                      "link.png", "named.png/a.jpe", "²3.png"]
+    assert [path.name for path in images.list_images(tmp_path, recursive=False)] == [
+        "im1.tiff", "im2.JPG", "im10.png", "link.png", "²3.png"]
+
+
+def test_linked_folders_are_read_once_and_never_those_above(tmp_path):
+    (tmp_path / "photos" / "sub").mkdir(parents=True)
+    (tmp_path / "other").mkdir()
+    for name in ("private.png", "photos/a.png", "photos/sub/b.png", "other/c.png"):
+        (tmp_path / name).touch()
+    for name, target in (("loop", "."), ("sub/loop", ".."), ("above", "../.."), ("other", "../other"), ("twice", "sub")):
+        (tmp_path / "photos" / name).symlink_to(target, target_is_directory=True)
+    names = [path.name for path in images.list_images(tmp_path / "photos")]
+    assert sorted(names) == ["a.png", "b.png", "c.png"]
+
+
+def test_photos_of_kinds_that_are_not_read_are_told_from_other_files(tmp_path):
+    for name in ("a.jpg", "b.CR2", "c.nef", "d.jxl", "e.psd", "sub/f.svg", "notes.txt", "metrics.json", ".g.cr2"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    photos, results, unread = images.find_photos(tmp_path)
+    assert [path.name for path in photos] == ["a.jpg"] and not results
+    assert [path.name for path in unread] == ["b.CR2", "c.nef", "d.jxl", "e.psd", "f.svg"]
+    with pytest.raises(utils.UserError, match=r"b\.CR2 can't be read as an image \(a raw photo; develop it first"):
+        images.read_image(tmp_path / "b.CR2")
+
+
+@pytest.mark.parametrize("suffix", images.OUTPUT_SUFFIXES)
+def test_what_this_program_wrote_is_never_taken_for_a_photo(tmp_path, suffix):
+    photo = np.tile(pictures.RGB, (8, 8, 1))
+    Image.fromarray(photo).save(tmp_path / f"me_hr{suffix}", exif=pictures.exif(6))  # a name of ours, a user's photo
+    images.write_image(tmp_path / f"holiday{suffix}", photo)
+    images.write_image(tmp_path / f"with exif{suffix}", photo, images.read_metadata(tmp_path / f"me_hr{suffix}"))
+    photos, results, _ = images.find_photos(tmp_path)
+    assert [path.stem for path in photos] == ["me_hr"] and [path.stem for path in results] == ["holiday", "with exif"]
+
+
+def test_results_that_earlier_versions_did_not_mark_are_known_by_what_lies_beside_them(tmp_path):
+    def put(*names, size=(28, 20)):
+        for name in names:
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            Image.new("RGB", size).save(tmp_path / name)
+
+    put("scored/a_lr.png")
+    put("scored/a_hr.png", "scored/a_bicubic.png", "scored/a_gen.png", "scored/comparison.png", size=(112, 80))
+    (tmp_path / "scored" / "metrics.json").touch()
+    put("restored/b.jpg")
+    put("restored/b_gen.png", size=(112, 80))
+    put("srgan_gan/train_g_10.png", "srgan_ginit/train_g_init_5.png")
+    results = {path.name for path in images.find_photos(tmp_path)[1]}
+    assert results == {"a_lr.png", "a_hr.png", "a_bicubic.png", "a_gen.png", "comparison.png", "b_gen.png",
+                       "train_g_10.png", "train_g_init_5.png"}
+
+
+def test_names_alone_do_not_make_a_result(tmp_path):
+    for name in ("me_hr.png", "me_lr.png", "comparison.png", "c_gen.png", "c.png", "d_gen.png", "train_g_10.png"):
+        Image.new("RGB", (28, 20)).save(tmp_path / name)
+    assert len(images.find_photos(tmp_path)[0]) == 7
+
+
+def test_results_mirror_the_subfolders_of_the_photos():
+    paths = [Path(name) for name in ("in/a.png", "in/sub/a.png", "in/sub/a.jpg", "in/sub/b.c.png", "elsewhere/a.png")]
+    assert images.output_names(paths, "in", "elsewhere") == ["a_png", "sub/a_png", "sub/a_jpg", "sub/b.c", "a_png_"]
+    assert images.output_names(paths[1:2]) == ["a"]
 
 
 @given(st.lists(st.tuples(st.sampled_from(["a", "A", "b", "a_png", "a.png", "a_png_"]),
@@ -385,11 +473,186 @@ def test_results_of_different_images_never_have_one_name(names):
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_what_is_written_is_what_other_programs_read(tmp_path, dtype, channels):
     image = pictures.RNG.integers(0, np.iinfo(dtype).max, (7, 9, channels), dtype, endpoint=True)
-    images.write_image(tmp_path / "a.png", image)
+    for name in ("a.png", "a.tif"):
+        images.write_image(tmp_path / name, image)
+        np.testing.assert_array_equal(images.read_image(tmp_path / name, native=True), image)
     written = pictures.read_png(tmp_path / "a.png")
     assert written.dtype == dtype
     np.testing.assert_array_equal(written, image)
-    np.testing.assert_array_equal(images.read_image(tmp_path / "a.png", native=True), image)
+    if dtype == np.uint8:
+        np.testing.assert_array_equal(np.atleast_3d(Image.open(tmp_path / "a.tif")), image)
+    elif channels != 2:  # OpenCV reads no gray with alpha
+        theirs = np.atleast_3d(cv2.imread(str(tmp_path / "a.tif"), cv2.IMREAD_UNCHANGED))
+        np.testing.assert_array_equal(theirs[:, :, [2, 1, 0, 3][:channels]] if channels > 1 else theirs, image)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("suffix", ["jpg", "webp"])
+def test_jpeg_and_webp_show_the_picture_and_say_what_they_can_not_hold(tmp_path, capsys, dtype, channels, suffix):
+    colours = np.tile(pictures.GRAY if channels < 3 else pictures.RGB, (4, 4, 1)).astype(int)
+    alpha = np.full_like(colours[:, :, :1], 51)
+    image = np.dstack([colours, alpha]) if channels % 2 == 0 else colours
+    images.write_image(tmp_path / f"a.{suffix}", (image * (np.iinfo(dtype).max // 255)).astype(dtype))
+    with Image.open(tmp_path / f"a.{suffix}") as written:
+        assert written.mode == {"jpg": "L" if channels < 3 else "RGB", "webp": "RGBA" if channels % 2 == 0 else "RGB"}[suffix]
+        theirs = np.asarray(written)
+    expected = colours if suffix == "webp" or channels % 2 else colours / 5 + 255 * 4 / 5
+    shown = np.atleast_3d(theirs)[:, :, :3]
+    assert np.abs(shown - expected).mean() < 3
+    if suffix == "webp" and channels % 2 == 0:
+        assert (theirs[:, :, 3] == 51).all()
+    said = capsys.readouterr().out
+    assert ("16 bits" in said) == (dtype == np.uint16)
+    assert ("transparency" in said) == (suffix == "jpg" and channels % 2 == 0)
+
+
+def test_a_picture_too_large_for_its_kind_of_file_is_refused_by_name(tmp_path):
+    wide = np.zeros((1, 20_000, 3), np.uint8)
+    with pytest.raises(utils.UserError, match=r"a\.webp can't hold 20000x1 pixels, 16383 a side at most"):
+        images.write_image(tmp_path / "a.webp", wide)
+    images.write_image(tmp_path / "a.jpg", wide)
+    assert Image.open(tmp_path / "a.jpg").size == (20_000, 1)
+
+
+# ------------------------------------------------------------------------------------------------------ metadata
+
+
+CAMERA = {0x010F: "Canon", 0x0110: "EOS R5", 0x0132: "2020:02:03 04:05:06", 0x013B: "José".encode(), 0x8298: "me"}
+SHOT = {0x9003: "2020:02:03 04:05:06", 0x829D: 2.8, 0x8827: 400, 0xA002: 28, 0xA003: 20, 0xA001: 65535, 0x927C: b"secret"}
+PLACE = {1: "N", 2: (48.0, 51.0, 29.5), 3: "E", 4: (2.0, 17.0, 40.0)}
+
+
+@pytest.fixture(params=["jpg", "png", "webp", "tif", "avif", "heic"])
+def photo_with_exif(request, tmp_path):
+    """A photo in Adobe RGB that was taken with the camera held upright."""
+    pillow_heif.register_heif_opener()
+    exif = pictures.exif(6)
+    for tag, value in CAMERA.items():
+        exif[tag] = value
+    exif.get_ifd(0x8769).update(SHOT)
+    exif.get_ifd(0x8825).update(PLACE)
+    path = tmp_path / f"photo.{request.param}"
+    Image.fromarray(pictures.RGB).save(path, exif=exif.tobytes(), dpi=(300, 300), icc_profile=ADOBE_RGB)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_what_a_camera_wrote_is_kept_in_the_result(photo_with_exif, tmp_path, suffix, dtype):
+    photo = images.read_image(photo_with_exif, native=True)
+    sr = nearest(photo).astype(dtype)
+    images.write_image(tmp_path / f"a.{suffix}", sr, images.read_metadata(photo_with_exif))
+    assert images.read_image(tmp_path / f"a.{suffix}").shape == (112, 80, 3)  # not turned a second time
+    if (suffix, dtype) == ("tif", np.uint16):  # which Pillow does not open
+        exif = Image.Exif()
+        with open(tmp_path / "a.tif", "rb") as file:
+            exif.load_from_fp(file)
+            tags, shot, place = dict(exif), exif.get_ifd(0x8769), exif.get_ifd(0x8825)
+        profile = tags[0x8773]
+    else:
+        with Image.open(tmp_path / f"a.{suffix}") as result:
+            exif, profile = result.getexif(), result.info["icc_profile"]
+            tags, shot, place = dict(exif), exif.get_ifd(0x8769), exif.get_ifd(0x8825)
+            if suffix != "webp" and photo_with_exif.suffix in (".jpg", ".png", ".tif"):
+                assert result.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+    for tag, value in CAMERA.items():
+        if isinstance(value, str):
+            assert tags[tag] == value
+        elif photo_with_exif.suffix not in (".avif", ".tif"):  # Pillow loses the accent as it writes the photo
+            assert tags[tag] == value.decode("latin-1")
+    assert tags.get(0x0112, 1) == 1
+    assert {tag: shot[tag] for tag in (0x9003, 0x829D, 0x8827)} == {tag: SHOT[tag] for tag in (0x9003, 0x829D, 0x8827)}
+    assert (shot[0xA002], shot[0xA003], shot[0xA001]) == (80, 112, 1) and 0x927C not in shot
+    assert {tag: place[tag] for tag in PLACE} == PLACE
+    assert "sRGB" in ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(profile)))
+
+
+def test_a_photo_without_metadata_gets_none_and_a_gray_one_no_profile_of_colours(tmp_path):
+    Image.fromarray(pictures.RGB).save(tmp_path / "a.png")
+    gray = profile_of((0.6097, 0.3111, 0.0195), (0.2053, 0.6257, 0.0609), (0.1492, 0.0632, 0.7446), 2.2)
+    Image.fromarray(pictures.GRAY[:, :, 0]).save(
+        tmp_path / "b.png", icc_profile=gray.replace(b"rTRC", b"kTRC").replace(b"RGB ", b"GRAY", 1))
+    for name in ("a.png", "b.png"):
+        about = images.read_metadata(tmp_path / name)
+        images.write_image(tmp_path / "result.png", images.read_image(tmp_path / name, native=True), about)
+        with Image.open(tmp_path / "result.png") as result:
+            assert set(result.info) == {"Software"} and not result.getexif()
+
+
+def test_damaged_metadata_does_not_lose_the_rest(tmp_path):
+    exif = pictures.exif(6)
+    exif[0x010F] = "Canon"
+    damaged = exif.tobytes().replace(struct.pack(">H", 0x0112), struct.pack(">H", 0x8769))  # EXIF at no place
+    for block in (damaged, b"Exif\0\0rubbish", b"Exif\0\0MM\0*\xff\xff\xff\xff"):
+        Image.fromarray(pictures.RGB).save(tmp_path / "a.jpg", exif=block)
+        about = images.read_metadata(tmp_path / "a.jpg")
+        assert about.tags == ({0x010F: "Canon"} if block == damaged else {})
+        images.write_image(tmp_path / "result.jpg", pictures.RGB, about)
+    assert images.read_metadata(tmp_path / "no such file.jpg") == images.Metadata()
+
+
+def test_exif_too_long_for_a_jpeg_does_not_lose_the_result(tmp_path):
+    images.write_image(tmp_path / "a.jpg", pictures.RGB, images.Metadata(exif={0x9286: bytes(100_000)}))
+    assert images.is_result(tmp_path / "a.jpg")
+
+
+def test_hidden_colours_give_way_to_those_of_the_nearest_visible_pixel():
+    alpha = np.zeros((40, 50, 1), np.uint8)
+    alpha[10:20, 5:15], alpha[30, 40] = 255, 1
+    colours = np.where(alpha > 0, pictures.RNG.integers(0, 256, (40, 50, 3)), 0).astype(np.uint8)
+    spread = images.spread_colours(colours, alpha)
+    np.testing.assert_array_equal(spread[alpha[:, :, 0] > 0], colours[alpha[:, :, 0] > 0])
+    visible = np.argwhere(alpha[:, :, 0])
+    for y, x in pictures.RNG.integers(0, (40, 50), (50, 2)):
+        distance = ((visible - (y, x)) ** 2).sum(axis=1)
+        nearest_ones = visible[distance == distance.min()]
+        assert any((spread[y, x] == colours[tuple(place)]).all() for place in nearest_ones)
+    nothing = np.zeros_like(alpha)
+    np.testing.assert_array_equal(images.spread_colours(colours, nothing), colours)
+    np.testing.assert_array_equal(images.spread_colours(colours, nothing + 1), colours)
+
+
+def test_colours_spread_across_the_bands_of_a_tall_picture():
+    alpha = np.zeros((3000, 8, 1), np.uint8)
+    alpha[1020:1030] = 255
+    spread = images.spread_colours(np.where(alpha > 0, np.uint8([200, 100, 50]), np.uint8(0)), alpha)
+    assert (spread[1020 - 48:1030 + 48] == (200, 100, 50)).all()
+
+
+# ------------------------------------------------------------------------------------------------------- damage
+
+
+@pytest.mark.parametrize("kind", ["tif", "png", "avif", "heic"])
+def test_cut_and_flipped_files_are_read_or_refused(tmp_path, kind):
+    pillow_heif.register_heif_opener()
+    big, big16 = np.tile(pictures.RGB, (3, 3, 1)), np.tile(pictures.RGB16, (3, 3, 1))
+    path, originals = tmp_path / f"a.{kind}", []
+    if kind == "tif":
+        for options in ({}, {"compression": "lzw"}, {"compression": "zlib", "predictor": True, "tile": (32, 32)},
+                        {"compression": "zstd"}, {"planarconfig": "separate"}, {"iccprofile": ADOBE_RGB}):
+            pixels = np.moveaxis(big16, 2, 0) if "planarconfig" in options else big16
+            tifffile.imwrite(path, pixels, photometric="rgb", **options)
+            originals.append(path.read_bytes())
+    elif kind == "png":
+        originals = [pictures.png_bytes(big16), pictures.png_bytes(np.dstack([big16, big16[:, :, :1]]))]
+    else:
+        for image in (big, np.dstack([big, big[:, :, :1]])):
+            Image.fromarray(image).save(path, quality=80)
+            originals.append(path.read_bytes())
+    rng = np.random.default_rng(0)
+    outcomes = []
+    for number in range(150):
+        data = bytearray(originals[number % len(originals)])
+        for place in rng.integers(0, len(data) if number % 2 else min(len(data), 600), rng.integers(1, 4)):
+            data[place] ^= 1 << rng.integers(8)
+        path.write_bytes(data[:rng.integers(len(data))] if number % 4 == 0 else data)
+        try:
+            outcomes.append(images.read_image(path, native=True).ndim == 3)
+        except utils.UserError as error:
+            assert str(path) in str(error)
+            outcomes.append(False)
+    assert False in outcomes and (True in outcomes or kind == "png")  # whose checksums notice everything
 
 
 def test_of_an_image_that_can_not_be_written_nothing_is_left(tmp_path):
