@@ -17,7 +17,7 @@ import utils
 from PIL import Image
 
 from devices import list_devices
-from images import crop_to_scale, find_photos, limit_pixels, list_images, read_image, resize
+from images import crop_to_scale, find_photos, list_images, read_image, resize
 
 # One version of one image. `file` is the picture itself, or the LR that `nearest` and `lanczos` are computed from.
 Version = namedtuple("Version", "set image method file")
@@ -34,7 +34,6 @@ def build(config, restart=False):
     if not restart and ((path / "key.json").exists() or (path / "study").exists()):
         raise utils.UserError(f"{path} already holds a study, whose ratings can't be read without its key; add "
                               "--restart to move it aside, or name another folder with MOS.path.")
-    limit_pixels(config.VALID.max_megapixels)
     with utils.quiet():  # TensorFlow complains when it first looks for devices
         list_devices()
     methods = dict(config.MOS.methods)
