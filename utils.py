@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import IO
 
 from tqdm import tqdm
-from tqdm.contrib import DummyTqdmFile
 from tqdm.std import Bar
 from tqdm.utils import disp_len, disp_trim
 
@@ -119,14 +118,17 @@ class progress(tqdm):
             mininterval=0.1 if self.on_screen else 30, delay=delay if self.on_screen else 30)
 
     def __enter__(self):
-        self.streams = sys.stdout, sys.stderr
         if self.on_screen:
+            self.streams = sys.stdout, sys.stderr
             sys.stdout, sys.stderr = sys.stdout and AboveBar(sys.stdout), AboveBar(sys.stderr)
         return super().__enter__()
 
     def __exit__(self, *error):
-        sys.stdout, sys.stderr = self.streams
         super().__exit__(*error)
+        if self.on_screen:
+            above, (sys.stdout, sys.stderr) = (sys.stdout, sys.stderr), self.streams
+            for stream in filter(None, above):
+                stream._wrapped.write(stream.line)
 
     def update(self, done: int, **values: float) -> None:
         """Show that `done` of `total` are done, and the newest values, such as losses."""
@@ -149,13 +151,24 @@ class progress(tqdm):
         return f"{head}|{Bar(min(1, self.n / (self.total or 1)), width, Bar.ASCII if self.ascii else Bar.UTF)}|{tail}"
 
 
-class AboveBar(DummyTqdmFile):
-    """A stream of the terminal whose lines appear above the progress bar."""
+class AboveBar:
+    """A stream of the terminal whose lines appear above the progress bar. (tqdm.contrib has one; it clears no bar.)"""
 
     __hash__ = object.__hash__
 
+    def __init__(self, stream):
+        self._wrapped, self.line = stream, ""
+
+    def __getattr__(self, name):
+        return getattr(self._wrapped, name)
+
     def __eq__(self, other):  # tqdm compares streams to see whether its bar is in the way
         return self._wrapped == getattr(other, "_wrapped", other)
+
+    def write(self, text):
+        *lines, self.line = f"{self.line}{text}".split("\n")
+        for line in lines:
+            tqdm.write(line, file=self._wrapped)
 
 
 class Log(io.TextIOBase):

@@ -20,7 +20,8 @@ with utils.progress("Phase 1, step", 40) as bar:
             print("line", done)
         if done == 25:
             print("a complaint", file=sys.stderr)
-print("the end")
+    print("the ", end="")
+print("end")
 """
 
 
@@ -116,6 +117,20 @@ def test_lines_that_are_printed_on_a_terminal_stay_whole():
     shown = shown.decode()
     assert "█" in shown and all(len(line) < 80 for line in re.split(r"[\r\n]+", shown))
     assert screen(shown) == ["line 10", "line 20", "a complaint", "line 30", "line 40", "the end", ""]
+
+
+def test_a_bar_within_a_bar_is_not_shown(clock, monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    with utils.progress("Image", 2) as outer:
+        with utils.progress("Pixel", 100) as inner:
+            clock["now"] += 1
+            inner.update(50)
+        print("a line", file=sys.stderr)
+        outer.update(1)
+    assert "Pixel" not in screen.getvalue() and sys.stderr is screen
+    lines = re.split(r"[\r\n]+", screen.getvalue())
+    assert [line for line in lines if line.strip() and "Image" not in line] == ["a line"]
 
 
 def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path):
