@@ -4,11 +4,9 @@ From Python: `from evaluate import Restorer; sr = Restorer()(lr)`.
 """
 import collections
 import dataclasses
-import json
 import os
 import queue
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,6 +26,7 @@ with utils.quiet():  # imported from Python, nobody else keeps TensorFlow's note
     import model
     import results
     import weights
+    from weights import load_blended
 
 BLEND_STOPS = (0, 0.25, 0.5, 0.75, 1)  # shares of SRGAN to choose from on the page of a photo
 BACK_PROJECTION_MARGIN = 4  # LR pixels that the bicubic kernel reaches to each side, 2 downwards and 2 upwards
@@ -38,7 +37,7 @@ def evaluate(arguments, config) -> int:
     valid = config.VALID
     images.limit_pixels(valid.max_megapixels)
     output = Path(arguments.output or Path(config.TRAIN.sample_path) / "evaluate")
-    generators = find_generators(arguments.weights, Path(config.TRAIN.checkpoint_path), scoring=not arguments.input)
+    generators = weights.find_generators(arguments.weights, Path(config.TRAIN.checkpoint_path), scoring=not arguments.input)
     if arguments.input:  # check the photos first: loading weights takes seconds
         (method, path), = generators.items()
         photos = photos_to_restore([Path(path) for path in arguments.input], output, method)
@@ -61,7 +60,7 @@ def evaluate(arguments, config) -> int:
         device_names = [device.name for device in devices.list_devices()]
     restorers: list[dict[str, Callable]] = [{} for _ in device_names]
     for method, (path, share, back_project) in methods.items():
-        generator = load(path, share)
+        generator = load_blended(path, share)
         for name, of_device in zip(device_names, restorers, strict=True):
             of_device[method] = Restorer(generator, back_project=back_project, self_ensemble=valid.self_ensemble,
                                          memory_mb=valid.memory_mb, precision=precision, device=name)
@@ -73,77 +72,7 @@ def evaluate(arguments, config) -> int:
     return score(pairs, output, restorers, valid.n_figures, valid.hr_img_path)
 
 
-def find_generators(given: str | None, trained: Path, scoring: bool) -> dict[str, str | Path]:
-    """The weights to evaluate, by method: those `given` by --weights, the trained ones, or the pre-trained ones.
-
-    trained: TRAIN.checkpoint_path. scoring: take all that there are to compare, instead of the best one. Says why where
-    trained weights are left out. Raises UserError if there are none.
-    """
-    if given:
-        method = Path(given).stem
-        return {f"{method}_weights" if method in results.TITLES.keys() - results.GENERATORS else method: given}
-    shipped = Path(__file__).parent / "models"
-    for found in ({"srresnet": trained / "g_srgan_init.npz", "srgan": trained / "g_srgan.npz"},
-                  {"srresnet": shipped / "srresnet.npz", "srgan": shipped / "srgan.npz"}):
-        found = {method: path for method, path in found.items() if path.exists()}
-        if found:
-            break
-    demonstration = found and is_demonstration(trained)
-    if found and not demonstration:
-        return found if scoring else dict([list(found.items())[-1]])
-    try:
-        weights.find_file("pretrained")
-    except UserError as error:
-        if not found:
-            raise UserError(f"There are no trained weights in {trained}/; run python main.py, or name a file with "
-                            f"--weights. {error}") from error
-        print(f"The weights in {trained}/ are those of the demonstration, for show only. {error}")
-        return found if scoring else dict([list(found.items())[-1]])
-    if not scoring:
-        if demonstration:
-            print(f"The weights in {trained}/ are those of the demonstration, for show only: the pre-trained SRGAN is used. "
-                  f"For yours: --weights {found[list(found)[-1]]}")
-        return {"pretrained": "pretrained"}
-    return found | {"pretrained": "pretrained"} if found else {"srresnet": "pretrained-srresnet", "srgan": "pretrained"}
-
-
-def is_demonstration(trained: Path) -> bool:
-    """Whether a training was the demonstration, by the settings that it left."""
-    try:
-        return bool(json.loads((trained / "config.json").read_text()).get("demonstration"))
-    except (OSError, ValueError, AttributeError):
-        return False
-
-
-def make_writable(folder: Path) -> None:
-    """Make a folder for results; raises UserError if nothing can be written to it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise UserError(f"{folder} (--output) can't be written: {error.strerror}; name another folder.") from error
-
-
 # ------------------------------------------------------------------------------------------------------ upscaling
-
-
-def load(path: str | Path, blend: float = 1) -> model.Folded:
-    """A generator's weights, or with `blend` below 1 those between its SRResNet (0) and itself (1).
-
-    SRResNet's are `pretrained-srresnet` for `pretrained`, and otherwise g_srgan_init.npz beside the file, or srresnet.npz.
-    Raises UserError.
-    """
-    folded = weights.load_folded(path)
-    if blend == 1:
-        return folded
-    if str(path) == "pretrained":
-        return model.blend(weights.load_folded("pretrained-srresnet"), folded, blend)
-    beside = [Path(path).with_name(name) for name in ("g_srgan_init.npz", "srresnet.npz")]
-    start = next((file for file in beside if file.exists() and file != Path(path)), None)
-    if not start:
-        raise UserError(f"VALID.blend is {blend}, but {beside[0]}, the SRResNet to blend with, does not exist; put it there "
-                        "or set VALID.blend to 1.")
-    return model.blend(weights.load_folded(start), folded, blend)
 
 
 class Restorer:
@@ -157,12 +86,12 @@ class Restorer:
                  self_ensemble: bool = False, memory_mb: int = 500, precision: str = "auto", device: str | None = None):
         """weights: a file, `pretrained` (SRGAN), `pretrained-srresnet`, or a generator that is loaded already.
 
-        blend: as in `load`. back_project: give the result the colours and the brightness of its LR. self_ensemble: average
+        blend: as in `load_blended`. back_project: give the result the colours and the brightness of its LR. self_ensemble: average
         over eight flips and turns. memory_mb: what the feature maps of a tile may take. precision: as VALID.precision.
         device: TensorFlow's name of one, None for its choice. Raises UserError.
         """
         with utils.quiet():
-            generator = load(weights, blend) if isinstance(weights, str | Path) else weights
+            generator = load_blended(weights, blend) if isinstance(weights, str | Path) else weights
             self.upscaler = model.Upscaler(generator, memory_mb, device, devices.dtype_policy(precision))
         self.back_project, self.self_ensemble = back_project, self_ensemble
 
@@ -172,11 +101,11 @@ class Restorer:
         """
         n_colours = 1 if lr.shape[2] < 3 else 3
         colours, alpha = lr[:, :, :n_colours], lr[:, :, n_colours:]
-        gray = not (colours != colours[:, :, :1]).any()
         sr = np.empty((SCALE * lr.shape[0], SCALE * lr.shape[1], lr.shape[2]), lr.dtype)
         if alpha.size:
             sr[:, :, n_colours:] = images.resize(alpha, *sr.shape[:2])
             colours = images.spread_colours(colours, alpha)
+        gray = not (colours != colours[:, :, :1]).any()
         if n_colours == 1:
             colours = np.broadcast_to(colours, (*colours.shape[:2], 3))
         tiles = self.upscaler.tiles(*lr.shape[:2])
@@ -303,10 +232,10 @@ def photos_to_restore(inputs: list[Path], output: Path, method: str) -> list[Pho
             folder = output / (path.parent.relative_to(source) if source.is_dir() else "")
             found.setdefault(folder, {})[path] = None
     if list(map(len, found.values())) == [1] and output.suffix.lower() in images.OUTPUT_SUFFIXES and not output.is_dir():
-        make_writable(output.parent)
+        utils.check_writable(output.parent, "--output")
         return [Photo(path, output, method) for path, in found.values()]
     for folder in found:
-        make_writable(folder)
+        utils.check_writable(folder, "--output")
     return [Photo(path, folder / f"{name}_gen.png", method, shown_in=output) for folder, paths in found.items()
             for path, name in zip(paths, images.output_names(list(paths)), strict=True)]
 
@@ -398,7 +327,7 @@ def score(pairs: list[tuple[Path, Path | None]], output: Path, restorers: list[d
     pairs: as `data.validation_pairs` gives them; restorers: for each device the generators' `Restorer` by method;
     n_figures: images in comparison.png; folders: the pictures mirror the subfolders of these. Returns the exit code.
     """
-    make_writable(output)
+    utils.check_writable(output, "--output")
     files = [hr_path for hr_path, _ in pairs]
     names = dict(zip(files, images.output_names(files, *folders), strict=True))
     suffixes = results.picture_suffixes(list(restorers[0]))

@@ -1,6 +1,7 @@
 """The one way in and out for weights: files to networks, and networks to files."""
 import hashlib
 import importlib.util
+import json
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -86,6 +87,25 @@ def load_folded(path: str | Path) -> model.Folded:
     """The weights of `load_generator(path)` for inference alone, in a fraction of the time. Raises UserError."""
     found = _generator(path)
     return model.fold(found.arrays, found.architecture, found.bn_epsilon)
+
+
+def load_blended(path: str | Path, blend: float = 1) -> model.Folded:
+    """A generator's weights, or with `blend` below 1 those between its SRResNet (0) and itself (1).
+
+    SRResNet's are `pretrained-srresnet` for `pretrained`, and otherwise g_srgan_init.npz beside the file, or srresnet.npz.
+    Raises UserError.
+    """
+    folded = load_folded(path)
+    if blend == 1:
+        return folded
+    if str(path) == "pretrained":
+        return model.blend(load_folded("pretrained-srresnet"), folded, blend)
+    beside = [Path(path).with_name(name) for name in ("g_srgan_init.npz", "srresnet.npz")]
+    start = next((file for file in beside if file.exists() and file != Path(path)), None)
+    if not start:
+        raise UserError(f"VALID.blend is {blend}, but {beside[0]}, the SRResNet to blend with, does not exist; put it there "
+                        "or set VALID.blend to 1.")
+    return model.blend(load_folded(start), folded, blend)
 
 
 def load_discriminator(path: str | Path, patch_size: int) -> keras.Model:
@@ -241,3 +261,48 @@ def _check(arrays, name, shape):
         raise WeightsError(f"has {name} as {array.dtype} {array.shape}; it must be float32 {shape}")
     if not np.isfinite(array).all():
         raise WeightsError(f"has a value in {name} that is not a finite number; use an earlier file")
+
+
+# --------------------------------------------------------------------------------------------- which weights to use
+
+
+def find_generators(given: str | None, trained: Path, scoring: bool) -> dict[str, str | Path]:
+    """The weights to evaluate, by method: those `given` by --weights, the trained ones, or the pre-trained ones.
+
+    trained: TRAIN.checkpoint_path. scoring: take all that there are to compare, instead of the best one. Says why where
+    trained weights are left out. Raises UserError if there are none.
+    """
+    if given:
+        method = Path(given).stem
+        return {f"{method}_weights" if method in ("lr", "hr", "bicubic", "lanczos") else method: given}
+    shipped = Path(__file__).parent / "models"
+    for found in ({"srresnet": trained / "g_srgan_init.npz", "srgan": trained / "g_srgan.npz"},
+                  {"srresnet": shipped / "srresnet.npz", "srgan": shipped / "srgan.npz"}):
+        found = {method: path for method, path in found.items() if path.exists()}
+        if found:
+            break
+    demonstration = found and _is_demonstration(trained)
+    if found and not demonstration:
+        return found if scoring else dict([list(found.items())[-1]])
+    try:
+        find_file("pretrained")
+    except UserError as error:
+        if not found:
+            raise UserError(f"There are no trained weights in {trained}/; run python main.py, or name a file with "
+                            f"--weights. {error}") from error
+        print(f"The weights in {trained}/ are those of the demonstration, for show only. {error}")
+        return found if scoring else dict([list(found.items())[-1]])
+    if not scoring:
+        if demonstration:
+            print(f"The weights in {trained}/ are those of the demonstration, for show only: the pre-trained SRGAN is used. "
+                  f"For yours: --weights {found[list(found)[-1]]}")
+        return {"pretrained": "pretrained"}
+    return found | {"pretrained": "pretrained"} if found else {"srresnet": "pretrained-srresnet", "srgan": "pretrained"}
+
+
+def _is_demonstration(trained: Path) -> bool:
+    """Whether a training was the demonstration, by the settings that it left."""
+    try:
+        return bool(json.loads((trained / "config.json").read_text()).get("demonstration"))
+    except (OSError, ValueError, AttributeError):
+        return False

@@ -193,7 +193,7 @@ def test_what_can_not_begin_is_said_at_once(tmp_path):
     Image.fromarray(pictures.RGB).save(tmp_path / "photos" / "a.png")
     (tmp_path / "file").touch()
     with pytest.raises(utils.UserError, match="can't be written"):
-        evaluate.make_writable(tmp_path / "file" / "out")
+        evaluate.photos_to_restore([tmp_path / "photos"], tmp_path / "file" / "out", "srgan")
     for missing in ("nothing.png", "x" * 300, "link"):
         (tmp_path / "link").unlink(missing_ok=True)
         (tmp_path / "link").symlink_to("nowhere")
