@@ -55,7 +55,7 @@ def _falls_back(part):
 
 
 def find_images(folder: str | Path, setting: str, results_too: bool = False) -> list[Path]:
-    """Image files of the folder that a setting names, and of its subfolders; says what else is there.
+    """Image files of the folder that a setting names, and of its subfolders; prints what else is there.
 
     results_too: whether pictures that this program wrote count. Raises UserError if it does not exist or holds none.
     """
@@ -73,7 +73,8 @@ def find_images(folder: str | Path, setting: str, results_too: bool = False) -> 
                 if files]
     if not photos:
         but = f", but {' and '.join(left_out)}" if left_out else ""
-        raise UserError(f"{folder} ({setting}) holds no image{but}; {images.FORMAT_NAMES} files are read.")
+        fix = "python main.py --mode=download fills it" if is_div2k(folder) else f"{images.FORMAT_NAMES} files are read"
+        raise UserError(f"{folder} ({setting}) holds no image{but}; {fix}.")
     for what in left_out:
         utils.say_once(f"Left out of {folder} ({setting}): {what}.")
     return photos

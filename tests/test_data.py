@@ -252,8 +252,24 @@ def test_bundled_photos_stand_in_for_div2k_where_it_is_neither_there_nor_replace
     assert [len(line) < 80 for line in capsys.readouterr().out.splitlines()] == [True]
     (tmp_path / "DIV2K" / "DIV2K_train_HR").mkdir(parents=True)
     assert not data.is_demo(settings)
-    with pytest.raises(utils.UserError, match="holds no image"):
+    with pytest.raises(utils.UserError, match=r"holds no image; python main.py --mode=download fills it"):
         data.training_photos(settings)
+
+
+@pytest.mark.parametrize("section", ["TRAIN", "VALID"])
+def test_photos_of_subfolders_are_used_and_results_of_this_program_are_not(tmp_path, section, capsys):
+    for name in ("photo.png", "sub/photo.png", "sub/deeper/photo_gen.png"):  # a name alone makes no result
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        save(tmp_path / name, pictures.RGB)
+    for name in ("photo_gen.png", "train_g_10.png", "sub/photo_hr.png"):
+        images.write_image(tmp_path / name, pictures.RGB)
+    (tmp_path / "raw.dng").touch()
+    settings = config_of(**{section: {"hr_img_path": str(tmp_path)}})
+    pairs = data.training_photos(settings)[0] if section == "TRAIN" else data.validation_pairs(settings)
+    assert {path.relative_to(tmp_path).as_posix() for path, _ in pairs} == {
+        "photo.png", "sub/photo.png", "sub/deeper/photo_gen.png"}
+    out = capsys.readouterr().out
+    assert "3 results" in out and "raw.dng" in out
 
 
 @pytest.mark.parametrize("partner", [True, False])
