@@ -488,6 +488,7 @@ def test_restored_photos_have_no_scores(browse, tmp_path):
     page = browse(build(tmp_path / "page", {"photo": pictures}, methods, mode="restore"))
     assert page.chosen() == ["bicubic", "SRGAN"] and not page.find("#table").is_displayed()
     assert page.texts(".captions span") == ["", ""]
+    assert not any(page.find(selector).is_displayed() for selector in ("#strip", "#previous", "#next"))  # of a single photo
 
 
 @pytest.fixture
