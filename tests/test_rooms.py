@@ -1,6 +1,8 @@
 """The order of the rooms: imports run downwards in the map of CONTRIBUTING.md."""
 import ast
 import re
+import sys
+from importlib import metadata
 
 from conftest import ROOT
 
@@ -21,3 +23,32 @@ def test_imports_run_downwards():
     for name, path in files.items():
         upwards = [other for other in imported(path) & set(files) if place[other] <= place[name]]
         assert not upwards, f"{name}.py imports {upwards}"
+
+
+def declared(file):
+    """Packages in a requirements file, by their names in imports."""
+    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
+    names = {re.split(r"[^\w.-]", line)[0].lower().replace("_", "-") for line in lines if re.match(r"\w", line)}
+    modules = {}
+    for module, packages in metadata.packages_distributions().items():
+        for package in packages:
+            modules.setdefault(package.lower().replace("_", "-"), set()).add(module)
+    assert names <= set(modules)
+    return {name: modules[name] for name in names}
+
+
+def test_every_package_that_is_imported_is_declared():
+    own = {path.stem for folder in (ROOT, ROOT / "tests") for path in folder.glob("*.py")}
+    run, dev = (set().union(*declared(file).values()) for file in ("requirements.txt", "requirements-dev.txt"))
+    peers = {"onnxruntime", "openvino", "torch", "ncnn"}  # of the benchmark, which does without
+    for folder, modules in ((ROOT, run), (ROOT / "tests", run | dev | peers)):
+        for path in folder.glob("*.py"):
+            roots = {name.partition(".")[0] for name in imported(path)} - own - sys.stdlib_module_names
+            assert roots <= modules, f"{path.name} imports {roots - modules}"
+
+
+def test_every_package_that_is_declared_is_used():
+    source = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("*.py"))
+    unused = {package for package, modules in declared("requirements.txt").items()
+              if not any(re.search(rf"\b{module}\b", source) for module in modules)}
+    assert unused <= {"tensorboard", "opencv-python-headless"}  # TensorFlow and TensorLayer import them undeclared
