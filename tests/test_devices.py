@@ -1,4 +1,5 @@
 """Several devices and several processes train as one does."""
+import copy
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import pytest
 import skimage
 
 import devices
+from config import config, override
 
 SMALL = Path(__file__).parent / "small.py"
 # 12 steps of each phase, of 9 photos.
@@ -215,3 +217,21 @@ def test_evaluation_on_two_devices_gives_what_one_gives(one_device, tmp_path, mo
     assert results == [f"{number}_gen.png" for number in range(5)]
     for name in results:
         np.testing.assert_allclose(*(skimage.io.imread(tmp_path / n / name).astype(int) for n in ("on_1", "on_2")), rtol=0, atol=1)
+
+
+@pytest.mark.parametrize("features, precision", [("avx2 avx512_bf16 fma", "bfloat16"), ("amx_bf16", "bfloat16"),
+                                                 ("avx512_bf16x avx2", "float32")])
+def test_auto_is_bfloat16_where_the_processor_has_it(features, precision, monkeypatch):
+    monkeypatch.setattr(devices.Path, "read_text", lambda path: f"flags\t: fpu {features}\n")
+    assert devices.precision("auto") == precision
+    assert devices.precision("float16") == "float16"
+
+
+def test_auto_is_float32_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(devices.tf.config, "list_physical_devices", lambda kind: ["a GPU"])
+    assert devices.precision("auto") == "float32"
+
+
+def test_the_setting_that_precision_replaced_is_named():
+    with pytest.raises(UserError, match=r"TRAIN.mixed_precision .* TRAIN.precision"):
+        override(copy.deepcopy(config), ["TRAIN.mixed_precision=true"])

@@ -1,15 +1,24 @@
 """A training that is interrupted, however, ends as one that was not."""
+import copy
 import os
 import re
 import signal
 import subprocess
 import sys
 from collections import Counter
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
+import small
 import tensorflow as tf
+
+import data
+import devices
+import main
+import model
+import train
 
 SMALL = Path(__file__).parent / "small.py"
 SCHEDULE = ("--set", "TRAIN.hr_patch_size=16", "TRAIN.batch_size=4", "TRAIN.patches_per_image=3", "TRAIN.n_epoch_init=6",
@@ -133,3 +142,72 @@ def test_a_second_ctrl_c_leaves_at_once_and_harms_nothing(interrupted, number, c
     output += process.communicate()[0]
     assert process.returncode == code and "Stopped and saved" not in output and "Traceback" not in output, output
     assert contents(folder) == before
+
+
+# ------------------------------------------------------------------------------------------------------ in-process
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return data.cache_photos(data.packaged_pairs("train"), "photos", tmp_path_factory.mktemp("cache"), 32)
+
+
+@pytest.fixture
+def make_trainer(photos, monkeypatch):
+    """A trainer of small networks, by settings of TRAIN."""
+    for replaced in small.REPLACED:
+        monkeypatch.setitem(*replaced)
+
+    def make(**changed):
+        config = copy.deepcopy(main.config)
+        config.TRAIN.update({"hr_patch_size": 32, "batch_size": 4, "decay_every": 1, **changed})
+        settings = config.TRAIN
+        tf.keras.utils.set_random_seed(0)
+        with devices.compute_in(settings.precision):
+            networks = train.make_networks(settings, None)
+        patches = data.Patches(photos, 0, 4, 32, 1)
+        return train.Trainer(tf.distribute.get_strategy(), settings, patches, networks, config.LOSS.srgan_mse, None)
+
+    return make
+
+
+def losses_of_five_steps(trainer):
+    for optimizer in trainer.optimizers:
+        optimizer.learning_rate.assign(1e-4)
+    steps = [trainer.init_step] * 2 + [trainer.gan_step] * 3
+    return [float(loss) for number, step in enumerate(steps)
+            for loss in step(*trainer.patches.batch(1, number)).values()]
+
+
+def test_bfloat16_gives_the_losses_of_float32_and_keeps_weights_in_it(make_trainer):
+    trainer = make_trainer(precision="bfloat16")
+    assert trainer.generator.get_layer("head_conv").compute_dtype == "bfloat16"
+    np.testing.assert_allclose(
+        losses_of_five_steps(trainer), losses_of_five_steps(make_trainer(precision="float32")), rtol=5e-3)
+    for network in (trainer.generator, trainer.averaged, trainer.discriminator):
+        assert {weight.dtype for weight in network.weights} == {"float32"}
+    for network in (trainer.generator, trainer.discriminator):
+        assert network.output.dtype == "float32"
+
+
+def test_batch_norm_has_statistics_of_float32_in_bfloat16():
+    x = np.random.default_rng(0).normal(3, 1, (8, 16, 16, 4)).astype("float32")
+    x = tf.cast(x, tf.bfloat16)
+    with devices.compute_in("bfloat16"):
+        layer = model.BatchNorm(momentum=0.0, epsilon=1e-5)
+    y = layer(x, training=True)
+    exact = tf.cast(x, tf.float64).numpy()
+    assert y.dtype == tf.bfloat16
+    np.testing.assert_allclose(layer.moving_mean, exact.mean((0, 1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(layer.moving_variance, exact.var((0, 1, 2)), rtol=1e-4)
+
+
+def test_the_time_left_is_that_of_both_phases(make_trainer):
+    trainer = make_trainer(precision="float32", n_epoch_init=3, n_epoch=10)
+    trainer.epoch.assign(1)
+    n = trainer.patches.steps_per_epoch
+    assert trainer.steps_left() == {1: 2 * n, 2: 10 * n}
+    assert trainer.time_left(100.0) == f"about {timedelta(seconds=round(100 * n * (2 + 10 * 2.2)))}"
+    trainer.phase_number.assign(2)
+    trainer.epoch.assign(9)
+    assert trainer.steps_left() == {2: n} and trainer.time_left(100.0) == str(timedelta(seconds=100 * n))
