@@ -100,6 +100,16 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
         resolver.task_id == 0 and "chief" not in resolver.cluster_spec().jobs)
 
 
+@tf.function
+def _sum_over(strategy, number):
+    return strategy.reduce("SUM", strategy.run(tf.identity, args=(number,)), axis=None)
+
+
+def sum_over(strategy: tf.distribute.Strategy, number: int) -> int:
+    """The sum of `number` over all devices of all processes, each of which must call this."""
+    return int(_sum_over(strategy, tf.constant(number, tf.int64)))
+
+
 def take_from_chief(strategy: tf.distribute.Strategy, variables: list[tf.Variable]) -> None:
     """Give variables the chief's values on all processes, each of which must call this."""
 

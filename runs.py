@@ -63,9 +63,9 @@ def remove_partial_states(folder: Path) -> None:
             path.unlink()
 
 
-def without_wildcards(folder: Path) -> Path:
-    """A path to `folder`, through a link if need be, without the characters that TensorFlow takes for a pattern."""
-    if not re.search(r"[*?[\\]", folder.absolute().as_posix()):
+def tensorflow_path(folder: Path) -> Path:
+    """A path to `folder` that TensorFlow can use, through a link if need be: it takes some characters for a pattern."""
+    if not re.search(r"[*?[\\\udc80-\udcff]", folder.absolute().as_posix()):  # the last are no UTF-8
         return folder
     links = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, links, ignore_errors=True)
@@ -73,7 +73,7 @@ def without_wildcards(folder: Path) -> Path:
     try:
         link.symlink_to(folder.absolute(), target_is_directory=True)
     except OSError as error:  # Windows asks for a privilege
-        raise UserError(f"{folder}/ has a [ in its path, which TensorFlow can't use here; rename it.") from error
+        raise UserError(f"{folder}/ has a character in its path that TensorFlow can't use here; rename it.") from error
     return link
 
 

@@ -180,9 +180,10 @@ class Trainer:
 
     def time_left(self, seconds: float) -> str:
         """The time that all phases still take, as text, if a step of the current one takes so many seconds."""
-        cost = sum(steps * self.phases[number - 1].relative_cost for number, steps in self.steps_left().items())
-        about = "about " if max(self.steps_left(), default=0) > self.phase.number else ""
-        return f"{about}{timedelta(seconds=round(seconds * cost / self.phase.relative_cost))}"
+        left = self.steps_left()
+        cost = sum(steps * self.phases[number - 1].relative_cost for number, steps in left.items())
+        duration = timedelta(seconds=round(seconds * cost / self.phase.relative_cost))
+        return f"about {duration} left for both phases" if max(left, default=0) > self.phase.number else f"{duration} left"
 
     # -- the run
 
@@ -190,7 +191,6 @@ class Trainer:
         """Measure, draw and log from now on; pairs: HR and LR to measure; memory_mb: what upscaling them may take."""
         self.pairs = pairs
         self.upscaler = model.Upscaler(self.averaged, memory_mb)
-        self.writer = tf.summary.create_file_writer(str(self.folder / "logs"))
 
     @functools.cached_property
     def bicubic_psnr(self) -> float:
@@ -257,20 +257,13 @@ class Trainer:
 
     def must_stop(self):
         """Whether this process or another one got a signal, so that all of them stop after the same step."""
-        number = self.signals[0] if self.signals else 0
-        if self.sum_over_processes(number):
-            self.stopped_by = number or signal.SIGTERM
+        if self.sum_over_processes(self.signals[0] if self.signals else 0):
+            self.stopped_by = (self.signals or [signal.SIGTERM])[0]
         return self.stopped_by
 
     def sum_over_processes(self, number: int) -> int:
         """The sum of `number` over all devices of all processes; waits until every process calls it."""
-        if not self.strategy.cluster_resolver:
-            return number
-        return int(self._sum(tf.constant(number, tf.int64)))
-
-    @tf.function
-    def _sum(self, number):
-        return self.strategy.reduce("SUM", self.strategy.run(tf.identity, args=(number,)), axis=None)
+        return devices.sum_over(self.strategy, number) if self.strategy.cluster_resolver else number
 
     def share_state(self, settings: dict) -> None:
         """Give all processes the state of the chief, which alone reads the checkpoint.
@@ -294,7 +287,7 @@ class Trainer:
         means = {name: np.mean([losses[name] for losses in history]) for name in history[0]}
         line = (f"Phase {phase.number}, epoch {epoch}/{phase.n_epochs}: "
                 + ", ".join(f"{name} {loss:.4g}" for name, loss in means.items())
-                + f", {seconds:.2f} s a step, {self.time_left(seconds)} left")
+                + f", {seconds:.2f} s a step, {self.time_left(seconds)}")
         self.write_events(phase, {**means, "learning_rate": rate})
         if epoch % self.settings.save_every == 0 or epoch == phase.n_epochs:
             if self.pairs:
@@ -353,7 +346,8 @@ class Trainer:
 
     def resume(self) -> bool:
         """Restore the newest readable state. Returns True if one was restored; raises UserError if none can be read."""
-        checkpoint, folder = tf.train.Checkpoint(**self.state), runs.without_wildcards(self.folder)
+        checkpoint, folder = tf.train.Checkpoint(**self.state), runs.tensorflow_path(self.folder)
+        self.writer = tf.summary.create_file_writer(str(folder / "logs"))
         self.manager = tf.train.CheckpointManager(checkpoint, folder, max_to_keep=2, checkpoint_name="state")
         states = sorted(self.folder.glob("state-*.index"), key=utils.natural_key, reverse=True)
         if states or not runs.holds_training(self.folder):
@@ -443,15 +437,12 @@ def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: Easy
         found = data.training_photos(config)  # a wrong path is noticed before VGG19 is downloaded
         recipe, vgg = load_loss(config, demo)
         photos = data.cache_photos(*found, settings.cache_path, settings.hr_patch_size)
-        pairs = []
-        if is_chief:
-            announce = not demo and not resumed  # once; the demonstration says so itself
-            pairs = data.validation_pairs(config, announce)[:config.VALID.n_quick]
+        if is_chief:  # say which photos once; the demonstration has said so itself
+            pairs = data.validation_pairs(config, announce=not (demo or resumed))[:config.VALID.n_quick]
             pairs = [(hr, lr) for _, hr, lr in data.read_pairs(pairs)]
         keras.utils.set_random_seed(settings.seed)
-        generator, *others = make_networks(
-            settings, None if resumed else arguments.weights, origin.get("n_blocks"),
-            origin.get("bn_epsilon", model.BN_EPSILON))
+        generator, *others = make_networks(settings, None if resumed else arguments.weights, origin.get("n_blocks"),
+                                           origin.get("bn_epsilon", model.BN_EPSILON))
     origin = {**origin, "n_blocks": generator.architecture.n_blocks, "bn_epsilon": generator.bn_epsilon}
     patches = data.Patches(photos, settings.seed, settings.batch_size, settings.hr_patch_size, settings.patches_per_image)
     if not demo and patches.steps_per_epoch < 25:  # half of DIV2K's
@@ -469,7 +460,8 @@ def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: Easy
         trainer.share_state({
             **{key: value for key, value in flatten(config).items()
                if key.startswith("TRAIN.") and not key.endswith(("path", "devices"))},
-            "config.LOSS": recipe, "--weights": origin["bn_epsilon"], "the photos": [(photo.height, photo.width) for photo in photos]})
+            "config.LOSS": recipe, "--weights": origin["bn_epsilon"],
+            "the photos": [(photo.height, photo.width) for photo in photos]})
     if is_chief:
         with utils.atomic_write(folder / "config.json") as partial:
             log_config(partial, {**config, "demonstration": demo, "origin": origin})

@@ -258,6 +258,13 @@ def test_any_folder_name_works(tmp_path, run):
     assert code == 0 and "Resuming the training in exp[1]*/c?/: phase 1, 3 epochs" in output, output
 
 
+def test_a_folder_name_that_is_not_utf_8_reaches_tensorflow_as_one_that_is(tmp_path):
+    folder = tmp_path / os.fsdecode(b"\xff")
+    folder.mkdir()
+    path = runs.tensorflow_path(folder)
+    assert str(path).encode() and path.resolve() == folder and runs.tensorflow_path(tmp_path) == tmp_path
+
+
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, 524])
 def test_a_file_system_without_locks_trains_without_one(tmp_path, monkeypatch, capsys, number):
     def flock(file, operation):
