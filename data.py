@@ -1,5 +1,4 @@
 """Which photos a run uses, the cache of decoded photos, and the batches made from it."""
-import collections
 import contextlib
 import dataclasses
 import functools
@@ -23,9 +22,9 @@ from easydict import EasyDict
 
 import download
 import images
+import partners
 from config import is_div2k
-
-Pair = tuple[Path, Path | None]  # an HR file and its LR file; None where LR is to be made from HR
+from partners import Pair
 
 PACKAGED = {  # photos that scikit-image and scikit-learn ship
     "train": ("skimage/data/astronaut.png", "skimage/data/coffee.png", "skimage/data/rocket.jpg",
@@ -104,99 +103,13 @@ def validation_pairs(config: EasyDict, announce: bool = True) -> list[Pair]:
 
 
 def _configured_pairs(part, name):
-    files = find_images(part.hr_img_path, f"{name}.hr_img_path")
-    if part.lr_img_path and not is_div2k(part.lr_img_path):  # DIV2K's may be missing
-        find_images(part.lr_img_path, f"{name}.lr_img_path", results_too=True)
-    return pair_files(files, part.hr_img_path, part.lr_img_path)
+    files, lr_folder, lr_files = find_images(part.hr_img_path, f"{name}.hr_img_path"), part.lr_img_path, []
+    if lr_folder and (os.path.isdir(lr_folder) or not is_div2k(lr_folder)):  # DIV2K's may be missing
+        lr_files = find_images(lr_folder, f"{name}.lr_img_path", results_too=True)
+    return partners.pair_files(files, part.hr_img_path, lr_files, lr_folder)
 
 
-# -- which LR belongs to which HR
-
-
-TAG = (r"(?:x\d(?:[a-z]\d?)?|\dx|srf[-_ ]?\d|[lh][rq]4?|gt(?:mod\d+)?|low(?:res)?|high(?:res)?|orig(?:inal)?"
-       r"|bic(?:ubic)?|bi|bd|dn|down(?:sampled)?4?|ds4?|sub4?|mild|difficult|wild|unknown|small)")
-TAGS = re.compile(rf"[-_. ]+{TAG}+$|(?<=\w)x\d(?:[a-z]\d?)?$|^(?:[lh][rq]|gt)[-_. ]+")
-HR_TAG, LR_TAG = re.compile("h[rq]|gt"), re.compile("l[rq]|x[2-9]|[2-9]x")
-OTHER_SCALE = re.compile("x[235-9]|[235-9]x|srf.?[235-9]")
-
-
-def _read_name(path, root):
-    """Keys that tell which photo a file shows, and the tags of LR and HR in its name and those of its subfolders.
-
-    A key is (subfolders, name); the first is of the whole name, each further one is without one more tag:
-    `0001_lr_x4`, `0001_lr`, `0001`. Subfolders are without tags in all of them.
-    """
-    names = [path.stem.casefold()]
-    while (shorter := TAGS.sub("", names[-1])) not in ("", names[-1]):
-        names.append(shorter)
-    tags, folders = [names[0].replace(names[-1], "", 1)], []
-    for part in path.relative_to(root).parent.parts:
-        whole = rest = f"_{part.casefold()}"  # a folder may be called by a tag alone
-        while (shorter := TAGS.sub("", rest)) != rest:
-            rest = shorter
-        tags.append(whole.removeprefix(rest))
-        folders += [rest] if rest else []
-    return [(*folders, name) for name in names], " ".join(tags)
-
-
-def match_names(hr_files: Sequence[Path], hr_folder: str | Path, lr_files: Sequence[Path],
-                lr_folder: str | Path) -> tuple[dict[Path, list[Path]], set[Path]]:
-    """LR files of each HR file that has any, best first, and all LR files that show the photo of some HR file.
-
-    Names are equal but for tags: `0001x4.png`, `0001_bicLRx4.png` or `0001.png` for `0001.png`, `a_SRF_4_LR.png` for
-    `a_SRF_4_HR.png`, `LRx4/a.png` for `HR/a.png`. An LR that fits HR files of different names belongs to none.
-    """
-    owners = collections.defaultdict(list)
-    for path in hr_files:
-        keys, tags = _read_name(path, hr_folder)
-        for n_removed, key in enumerate(keys):
-            owners[key].append(((n_removed > 0, not HR_TAG.search(tags)), path))
-    partners, matched = collections.defaultdict(list), set()
-    for path in lr_files:
-        keys, tags = _read_name(path, lr_folder)
-        for key in (key for key in keys if key in owners):
-            matched.add(path)
-            best = min(rank for rank, _ in owners[key])
-            found = [hr for rank, hr in owners[key] if rank == best]
-            if len({hr.stem for hr in found}) == 1 and not OTHER_SCALE.search(tags):
-                for hr in found:
-                    partners[hr].append(path)
-                break
-    for hr, lrs in partners.items():
-        favourites = f"{hr.stem}x{utils.SCALE}", hr.stem
-        lrs.sort(key=lambda lr: (*(lr.stem != name for name in favourites), not re.search("l[rq]", lr.stem, re.I)))
-    return dict(partners), matched
-
-
-def pair_files(files: Sequence[Path], hr_folder: str | Path, lr_folder: str | Path) -> list[Pair]:
-    """Pair the images of a folder with those of `lr_folder`, "" if there is none; prints which have no LR or several.
-
-    Where HR and LR lie in one folder, each LR belongs to its HR and is no photo of its own; where the HR are named so
-    (`img_001_SRF_4_HR.png`), neither are other files of that name, which are results of other methods.
-    """
-    low = {path for path in files if LR_TAG.search(_read_name(path, hr_folder)[1])}
-    high = [path for path in files if path not in low]
-    partners, matched = match_names(high, hr_folder, [path for path in files if path in low], hr_folder)
-    if matched:
-        keys = {path: _read_name(path, hr_folder)[0] for path in files}
-        series = tuple("/".join(key) + "_" for hr, lrs in partners.items() for key in {*keys[hr][1:]} & {*keys[lrs[0]]})
-        used = [path for path in files if path in partners or not (
-            path in matched or "/".join(keys[path][0]).startswith(series))]
-        n_left_out = len(files) - len(used)
-        print(f"{hr_folder} holds LR images of its photos: {n_left_out} of {len(files)} files are not used as HR.")
-        files = used
-    if lr_folder and Path(lr_folder) != Path(hr_folder):
-        lr_files = images.list_images(lr_folder) if os.path.isdir(lr_folder) else []
-        partners |= match_names(files, hr_folder, lr_files, lr_folder)[0]
-        missing = [path.name for path in files if path not in partners]
-        if missing:
-            print(f"{len(missing)} of {len(files)} photos have no partner in {lr_folder}, so their LR is made from "
-                  f"them: {utils.listing(missing)}")
-    several = [path for path in files if len(partners.get(path, ())) > 1]
-    if several:
-        print(f"{len(several)} of {len(files)} photos have several LR images; the first is used, such as "
-              f"{partners[several[0]][0].name} for {several[0].name}.")
-    return [(path, partners.get(path, [None])[0]) for path in files]
+# -- pairs
 
 
 def read_pair(hr_path: Path, lr_path: Path | None = None) -> tuple[np.ndarray, np.ndarray]:

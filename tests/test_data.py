@@ -20,6 +20,7 @@ from PIL import Image
 
 import data
 import images
+import partners
 
 PATCH = 32
 
@@ -73,7 +74,8 @@ def photos(tmp_path):
 
 
 def cache(folder, tmp_path, lr_folder="", patch=PATCH):
-    pairs = data.pair_files(images.list_images(folder), folder, lr_folder)
+    lr_files = images.list_images(lr_folder) if lr_folder else []
+    pairs = partners.pair_files(images.list_images(folder), folder, lr_files, lr_folder)
     return data.cache_photos(pairs, str(folder), tmp_path / "cache", patch)
 
 
@@ -125,99 +127,7 @@ def test_an_lr_of_the_wrong_size_is_an_error_that_names_both_sizes(tmp_path):
         data.read_pair(hr, lr)
 
 
-# ------------------------------------------------------------------------------------- which LR belongs to which HR
-
-
-def make_files(folder, *names):
-    """Empty files of these names, in natural order."""
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
-    return sorted((folder / name for name in names), key=utils.natural_key)
-
-
-def names_of(pairs):
-    return {hr.name: lr and lr.name for hr, lr in pairs}
-
-
-@pytest.mark.parametrize("hr, lr", [
-    ("0001.png", "0001x4.png"), ("0001.png", "0001.png"), ("0001.png", "0001x4.jpg"),  # DIV2K
-    ("0001.png", "0001x4m.png"), ("0001.png", "0001x4w1.png"), ("0001.png", "0001x4d.png"),  # its mild, wild, difficult
-    ("0001.png", "0001_bicLRx4.png"), ("0001.png", "0001_LRBI_x4.png"), ("0001.png", "0001_LRBIx4.png"),
-    ("0001.png", "0001_x4.png"), ("0001.png", "0001-X4.PNG"), ("0001.png", "0001_4x.png"),
-    ("0001.png", "0001_bicubic_x4.png"), ("baby_HR.png", "baby_LR.png"), ("baby.png", "baby_LR.png"),
-    ("baby_GT.png", "baby_LRx4.png"), ("baby_hq.png", "baby_lq.png"),
-    ("baby_HR.png", "baby.png"), ("HR_baby.png", "LR_baby.png"), ("Canon_001_HR.png", "Canon_001_LR4.png"),
-    ("img_001_SRF_4_HR.png", "img_001_SRF_4_LR.png"), ("panasonic_1_x1.png", "panasonic_1_x4.png")])
-def test_lr_is_found_by_the_names_of_every_tool(tmp_path, hr, lr, capsys):
-    other = hr.replace("1", "2").replace("baby", "bird")
-    files = make_files(tmp_path / "hr", hr, other)
-    make_files(tmp_path / "lr", lr, lr.replace("0001", "00010").replace("_001", "_0011").replace("baby", "babyface"))
-    assert names_of(data.pair_files(files, tmp_path / "hr", tmp_path / "lr")) == {hr: lr, other: None}
-    sentence = f"1 of 2 photos have no partner in {tmp_path}/lr, so their LR is made from them: {other}"
-    assert sentence in capsys.readouterr().out
-
-
-def test_lr_without_a_folder_is_made_and_nothing_is_said(tmp_path, capsys):
-    files = make_files(tmp_path, "photo.png", "photo_2.png", "a low wall.jpg", "x4.png", "all_LR.png", "LR/one.png")
-    assert data.pair_files(files, tmp_path, "") == [(path, None) for path in files]
-    assert capsys.readouterr().out == ""
-
-
-def test_of_several_lr_the_closest_name_is_taken_and_it_is_said(tmp_path, capsys):
-    files = make_files(tmp_path / "hr", "0001.png", "0002.png")
-    make_files(tmp_path / "lr", *(f"000{i}{tag}.png" for i in (1, 2) for tag in ("_bicubic", "x2", "x4", "x4m")))
-    pairs = data.pair_files(files, tmp_path / "hr", tmp_path / "lr")
-    assert names_of(pairs) == {"0001.png": "0001x4.png", "0002.png": "0002x4.png"}
-    sentence = "2 of 2 photos have several LR images; the first is used, such as 0001x4.png for 0001.png"
-    assert sentence in capsys.readouterr().out
-
-
-def test_a_name_that_fits_two_photos_is_given_to_neither(tmp_path):
-    files = make_files(tmp_path / "hr", "a_high.png", "a_low.png")
-    make_files(tmp_path / "lr", "a_x4.png")
-    assert set(names_of(data.pair_files(files, tmp_path / "hr", tmp_path / "lr")).values()) == {None}
-    make_files(tmp_path / "lr", "a_low_x4.png")
-    pairs = data.pair_files(files, tmp_path / "hr", tmp_path / "lr")
-    assert names_of(pairs) == {"a_high.png": None, "a_low.png": "a_low_x4.png"}
-
-
-def test_equal_names_in_subfolders_keep_their_own_lr(tmp_path):
-    files = make_files(tmp_path / "hr", "a/1.png", "b/1.png", "1.png")
-    make_files(tmp_path / "lr", "a/1x4.png", "1x4.png")
-    found, _ = data.match_names(files, tmp_path / "hr", (tmp_path / "lr").rglob("*.png"), tmp_path / "lr")
-    assert found == {tmp_path / "hr" / "a" / "1.png": [tmp_path / "lr" / "a" / "1x4.png"],
-                     tmp_path / "hr" / "1.png": [tmp_path / "lr" / "1x4.png"]}
-
-
-@pytest.mark.parametrize("hr, lr, others", [
-    ("HR/baby.png", "LR_bicubic/X4/babyx4.png", ("LR_bicubic/X2/babyx2.png", "LR_bicubic/X3/babyx3.png")),
-    ("GTmod12/baby.png", "LRbicx4/baby.png", ("LRbicx2/baby.png", "LRbicx3/baby.png")),  # as BasicSR has Set5
-    ("DIV2K_train_HR/0001.png", "DIV2K_train_LR_bicubic/X4/0001x4.png", ("DIV2K_train_LR_bicubic/X2/0001x2.png",)),
-    ("image_SRF_4/img_001_SRF_4_HR.png", "image_SRF_4/img_001_SRF_4_LR.png", ("image_SRF_2/img_001_SRF_2_LR.png",))])
-def test_lr_in_subfolders_beside_the_hr_is_not_taken_for_hr(tmp_path, hr, lr, others, capsys):
-    files = make_files(tmp_path, hr, lr, *others, "more/photo.png")
-    pairs = [(tmp_path / hr, tmp_path / lr), (tmp_path / "more" / "photo.png", None)]
-    assert data.pair_files(files, tmp_path, "") == pairs
-    assert f"{1 + len(others)} of {len(files)} files are not used as HR" in capsys.readouterr().out
-
-
-def test_lr_is_found_in_subfolders_of_its_folder(tmp_path):
-    files = make_files(tmp_path / "hr", "0001.png", "0002.png")
-    make_files(tmp_path / "lr", *(f"X{scale}/000{i}x{scale}.png" for scale in (2, 3, 4) for i in (1, 2)))
-    found, _ = data.match_names(files, tmp_path / "hr", sorted((tmp_path / "lr").rglob("*.png")), tmp_path / "lr")
-    assert found == {path: [tmp_path / "lr" / "X4" / f"{path.stem}x4.png"] for path in files}
-
-
-@pytest.mark.parametrize("lr_folder", [False, True])
-def test_lr_and_other_methods_results_beside_the_hr_are_not_taken_for_hr(tmp_path, lr_folder, capsys):
-    """Set5 as many download it: image_SRF_4/ with img_001_SRF_4_HR.png, ..._LR.png and the results of ten methods."""
-    files = make_files(tmp_path, *(f"img_00{i}_SRF_4_{what}.png" for i in (1, 2)
-                                   for what in ("HR", "LR", "bicubic", "nearest", "SRCNN", "A+")), "other.png")
-    pairs = data.pair_files(files, tmp_path, tmp_path if lr_folder else "")
-    assert names_of(pairs) == {"img_001_SRF_4_HR.png": "img_001_SRF_4_LR.png",
-                               "img_002_SRF_4_HR.png": "img_002_SRF_4_LR.png", "other.png": None}
-    assert "holds LR images of its photos: 10 of 13 files are not used as HR" in capsys.readouterr().out
+# --------------------------------------------------------------------------------------------------------- which photos
 
 
 def test_lr_beside_the_hr_is_what_is_measured_and_trained_on(tmp_path, no_bar):

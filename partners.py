@@ -1,0 +1,94 @@
+"""Which LR image belongs to which HR image, by the names that datasets and tools give them."""
+import collections
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import utils
+
+Pair = tuple[Path, Path | None]  # an HR file and its LR file; None where LR is to be made from HR
+
+TAG = (r"(?:x\d(?:[a-z]\d?)?|\dx|srf[-_ ]?\d|[lh][rq]4?|gt(?:mod\d+)?|low(?:res)?|high(?:res)?|orig(?:inal)?"
+       r"|bic(?:ubic)?|bi|bd|dn|down(?:sampled)?4?|ds4?|sub4?|mild|difficult|wild|unknown|small)")
+TAGS = re.compile(rf"[-_. ]+{TAG}+$|(?<=\w)x\d(?:[a-z]\d?)?$|^(?:[lh][rq]|gt)[-_. ]+")
+HR_TAG, LR_TAG = re.compile("h[rq]|gt"), re.compile("l[rq]|x[2-9]|[2-9]x")
+OTHER_SCALE = re.compile("x[235-9]|[235-9]x|srf.?[235-9]")
+
+
+def _read_name(path, root):
+    """Keys that tell which photo a file shows, and the tags of LR and HR in its name and those of its subfolders.
+
+    A key is (subfolders, name); the first is of the whole name, each further one is without one more tag:
+    `0001_lr_x4`, `0001_lr`, `0001`. Subfolders are without tags in all of them.
+    """
+    names = [path.stem.casefold()]
+    while (shorter := TAGS.sub("", names[-1])) not in ("", names[-1]):
+        names.append(shorter)
+    tags, folders = [names[0].replace(names[-1], "", 1)], []
+    for part in path.relative_to(root).parent.parts:
+        whole = rest = f"_{part.casefold()}"  # a folder may be called by a tag alone
+        while (shorter := TAGS.sub("", rest)) != rest:
+            rest = shorter
+        tags.append(whole.removeprefix(rest))
+        folders += [rest] if rest else []
+    return [(*folders, name) for name in names], " ".join(tags)
+
+
+def match_names(hr_files: Sequence[Path], hr_folder: str | Path, lr_files: Sequence[Path],
+                lr_folder: str | Path) -> tuple[dict[Path, list[Path]], set[Path]]:
+    """LR files of each HR file that has any, best first, and all LR files that show the photo of some HR file.
+
+    Names are equal but for tags: `0001x4.png`, `0001_bicLRx4.png` or `0001.png` for `0001.png`, `a_SRF_4_LR.png` for
+    `a_SRF_4_HR.png`, `LRx4/a.png` for `HR/a.png`. An LR that fits HR files of different names belongs to none.
+    """
+    owners = collections.defaultdict(list)
+    for path in hr_files:
+        keys, tags = _read_name(path, hr_folder)
+        for n_removed, key in enumerate(keys):
+            owners[key].append(((n_removed > 0, not HR_TAG.search(tags)), path))
+    partners, matched = collections.defaultdict(list), set()
+    for path in lr_files:
+        keys, tags = _read_name(path, lr_folder)
+        for key in (key for key in keys if key in owners):
+            matched.add(path)
+            best = min(rank for rank, _ in owners[key])
+            found = [hr for rank, hr in owners[key] if rank == best]
+            if len({hr.stem for hr in found}) == 1 and not OTHER_SCALE.search(tags):
+                for hr in found:
+                    partners[hr].append(path)
+                break
+    for hr, lrs in partners.items():
+        favourites = f"{hr.stem}x{utils.SCALE}", hr.stem
+        lrs.sort(key=lambda lr: (*(lr.stem != name for name in favourites), not re.search("l[rq]", lr.stem, re.I)))
+    return dict(partners), matched
+
+
+def pair_files(files: Sequence[Path], hr_folder: str | Path, lr_files: Sequence[Path] = (),
+               lr_folder: str | Path = "") -> list[Pair]:
+    """Pair the images of a folder with those of `lr_folder`, "" if there is none; prints which have no LR or several.
+
+    Where HR and LR lie in one folder, each LR belongs to its HR and is no photo of its own; where the HR are named so
+    (`img_001_SRF_4_HR.png`), neither are other files of that name, which are results of other methods.
+    """
+    low = {path for path in files if LR_TAG.search(_read_name(path, hr_folder)[1])}
+    high = [path for path in files if path not in low]
+    partners, matched = match_names(high, hr_folder, [path for path in files if path in low], hr_folder)
+    if matched:
+        keys = {path: _read_name(path, hr_folder)[0] for path in files}
+        series = tuple("/".join(key) + "_" for hr, lrs in partners.items() for key in {*keys[hr][1:]} & {*keys[lrs[0]]})
+        used = [path for path in files if path in partners or not (
+            path in matched or "/".join(keys[path][0]).startswith(series))]
+        n_left_out = len(files) - len(used)
+        print(f"{hr_folder} holds LR images of its photos: {n_left_out} of {len(files)} files are not used as HR.")
+        files = used
+    if lr_folder and Path(lr_folder) != Path(hr_folder):
+        partners |= match_names(files, hr_folder, lr_files, lr_folder)[0]
+        missing = [path.name for path in files if path not in partners]
+        if missing:
+            print(f"{len(missing)} of {len(files)} photos have no partner in {lr_folder}, so their LR is made from "
+                  f"them: {utils.listing(missing)}")
+    several = [path for path in files if len(partners.get(path, ())) > 1]
+    if several:
+        print(f"{len(several)} of {len(files)} photos have several LR images; the first is used, such as "
+              f"{partners[several[0]][0].name} for {several[0].name}.")
+    return [(path, partners.get(path, [None])[0]) for path in files]
