@@ -254,7 +254,13 @@ def _flush_stderr():
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the start-up notes of TensorFlow's libraries off stderr; anything else that was written there follows."""
+    """Keep the start-up notes of TensorFlow's libraries off stderr; anything else that was written there follows.
+
+    They are shown if the user sets TF_CPP_MIN_LOG_LEVEL=0, to see why a GPU is not found.
+    """
+    if os.environ["TF_CPP_MIN_LOG_LEVEL"] in ("0", "1"):
+        yield
+        return
     notes = re.compile(rb"[IWE]\d{4} |\d{4}-\d\d-\d\d .*: [IWE] |WARNING: All log messages|To enable the following"
                        rb"|\s*StreamExecutor")
     with tempfile.TemporaryFile() as kept:

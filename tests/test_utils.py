@@ -161,6 +161,13 @@ def test_numbers_in_names_are_sorted_as_numbers():
     assert sorted(["im10.png", "im2.png", "IM1.png"], key=utils.natural_key) == ["IM1.png", "im2.png", "im10.png"]
 
 
+def test_notes_of_tensorflow_are_shown_on_request(capfd, monkeypatch):
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
+    with utils.quiet():
+        os.write(2, b"W0000 00:00:1 gpu.cc:1] Cannot dlopen some GPU libraries.\n")
+    assert "Cannot dlopen" in capfd.readouterr().err
+
+
 def test_notes_of_tensorflow_are_dropped_and_complaints_are_not(capfd):
     with utils.quiet():
         os.write(2, b"2026-01-01 00:00:00.000000: I tensorflow/core/util/port.cc:153] oneDNN operations are on.\n"
