@@ -117,16 +117,20 @@ def read_pair(hr_path: Path, lr_path: Path | None = None) -> tuple[np.ndarray, n
 
     LR that has no file is made by antialiased bicubic. Raises UserError if a file can't be read or sizes do not match.
     """
-    hr = images.crop_to_scale(images.read_image(hr_path))
+    image = images.read_image(hr_path)
+    hr = images.crop_to_scale(image)
     height, width = hr.shape[0] // utils.SCALE, hr.shape[1] // utils.SCALE
     if not (height and width):
         raise UserError(f"{hr_path} is smaller than {utils.SCALE}x{utils.SCALE} pixels; take it out of the folder.")
-    lr = images.read_image(lr_path) if lr_path else images.resize(hr, height, width)
-    if lr.shape != (height, width, 3):
+    if not lr_path:
+        return hr, images.resize(hr, height, width)
+    lr = images.read_image(lr_path)
+    rounded_up = tuple(math.ceil(side / utils.SCALE) for side in image.shape[:2])  # as MATLAB's imresize does
+    if lr.shape[:2] not in ((height, width), rounded_up):
         raise UserError(
             f"{lr_path} is {lr.shape[1]}x{lr.shape[0]}, not a quarter of {hr_path} ({width}x{height}); "
             "make it again or take it out of the folder.")
-    return hr, lr
+    return hr, lr[:height, :width]
 
 
 def read_pairs(pairs: Sequence[Pair]) -> Iterator[tuple[Path, np.ndarray, np.ndarray]]:

@@ -120,6 +120,13 @@ def test_a_photo_of_less_than_4_pixels_is_an_error(tmp_path):
             data.read_pair(path)
 
 
+def test_an_lr_whose_sides_were_rounded_up_is_cropped_like_its_hr(tmp_path):
+    pixels, small = (np.uint8(pictures.RNG.integers(0, 256, (*shape, 3))) for shape in ((42, 43), (11, 11)))
+    hr, lr = data.read_pair(save(tmp_path / "hr.png", pixels), save(tmp_path / "lr.png", small))
+    np.testing.assert_array_equal(hr, pixels[:40, :40])
+    np.testing.assert_array_equal(lr, small[:10, :10])
+
+
 def test_an_lr_of_the_wrong_size_is_an_error_that_names_both_sizes(tmp_path):
     hr = save(tmp_path / "hr.png", np.zeros((40, 48, 3), np.uint8))
     lr = save(tmp_path / "lr.png", np.zeros((12, 10, 3), np.uint8))
