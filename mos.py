@@ -182,7 +182,8 @@ def _choose_photos(folder, n):
         raise utils.UserError(f"{folder} (MOS.calibration_path) holds no image; name a folder of photos or leave it "
                               "empty.")
     files = random.SystemRandom().sample(files, min(len(files), n))
-    return [Version(None, file.relative_to(folder).as_posix(), method, file) for file in files for method in ("nearest", "hr")]
+    return [Version(None, file.relative_to(folder).as_posix(), method, file)
+            for file in files for method in ("nearest", "hr")]
 
 
 def _choose_images(sets, n):
@@ -318,5 +319,6 @@ def _print_summary(path, sets, rated, repeats, calibration):
     unrated = " that are not rated" if any(v.set for v in calibration) else ""
     print(f"{len(rated) + len(repeats)} pictures to rate, {len(repeats)} of them for the second time; examples of "
           f"{utils.plural(len(calibration) // 2, 'image')}{unrated}; {size / 1e6:,.0f} MB")
-    print(f"Raters open {path.absolute() / 'study' / 'index.html'}: send them the folder, or put it on a web server. Keep "
-          f"{path / 'key.json'} to yourself.\nThen: python main.py --mode=mos --input FOLDER_OF_THEIR_RATING_FILES")
+    print(f"Raters open {path.absolute() / 'study' / 'index.html'}: send them the folder, or put it on a web server. "
+          "Keep key.json, beside that folder, to yourself.\n"
+          "Then: python main.py --mode=mos --input FOLDER_OF_THEIR_RATING_FILES")

@@ -52,7 +52,8 @@ def evaluate(folder, originals, generators=("srresnet", "srgan")):
 def settings(folder, **changes):
     defaults = {"path": str(folder / "mos"), "sets": {}, "methods": {}, "calibration_path": "", "n_calibration": 20,
                 "repeat": 0.1}
-    return EasyDict(TRAIN={"sample_path": f"{folder}/", "seed": 0}, MOS={**defaults, **changes})
+    return EasyDict(TRAIN={"sample_path": f"{folder}/", "seed": 0}, VALID={"max_megapixels": 250},
+                    MOS={**defaults, **changes})
 
 
 def key_of(config):
@@ -273,10 +274,11 @@ def browse(tmp_path, start_chromium):
     drivers = []
 
     def start(url, size=(1280, 900), language="en-US", profile="profile", touch=False, density=1):
-        emulation = {"mobileEmulation": {"deviceMetrics": {"width": size[0], "height": size[1], "pixelRatio": density, "touch": True}}}
+        metrics = {"width": size[0], "height": size[1], "pixelRatio": density, "touch": True}
         driver = start_chromium(
-            tmp_path / profile, f"window-size={size[0]},{size[1]}", f"accept-lang={language}", f"force-device-scale-factor={density}",
-            prefs={"download.default_directory": str(tmp_path / "downloads")}, **emulation if touch else {})
+            tmp_path / profile, f"window-size={size[0]},{size[1]}", f"accept-lang={language}",
+            f"force-device-scale-factor={density}", prefs={"download.default_directory": str(tmp_path / "downloads")},
+            **{"mobileEmulation": {"deviceMetrics": metrics}} if touch else {})
         drivers.append(driver)
         driver.get(url)
         return Page(driver)
