@@ -95,7 +95,7 @@ def move_aside(folder: Path, what: str, also: Iterable[Path] = ()) -> None:
 
 
 class progress(tqdm):
-    """A progress bar on stderr: label, n/total, bar, time left and the newest values, in 79 columns.
+    """A progress bar on stderr: label, n/total, bar, time left and the newest values, in 79 columns at most.
 
     with progress("Image", 100) as bar: bar.update(done, psnr=28.4)
 
@@ -114,7 +114,8 @@ class progress(tqdm):
         self.on_screen = shown and sys.stderr.isatty()
         super().__init__(
             desc=label, total=total, initial=start, unit_scale=unit_scale, disable=not shown, leave=False, miniters=1,
-            file=sys.stderr if self.on_screen else Log(sys.stderr), ncols=79,
+            file=sys.stderr if self.on_screen else Log(sys.stderr),
+            ncols=min(79, shutil.get_terminal_size().columns - 1),
             mininterval=0.1 if self.on_screen else 30, delay=delay if self.on_screen else 30)
 
     def __enter__(self):

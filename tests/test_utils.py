@@ -49,8 +49,9 @@ def screen(text):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that is set by hand."""
+    """A clock that is set by hand, and a screen of 80 columns."""
     clock = {"now": 1000.0}
+    monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr("tqdm.std.time", lambda: clock["now"])
     return clock
 
@@ -72,6 +73,12 @@ def test_a_bar_with_four_losses_and_days_to_go_fits_80_columns(clock, monkeypatc
     assert "9/100000" in bars[-1] and "ETA 9 days mse 0.0012 vgg 0.046 adv 0.69 d 1.4" in bars[-1]
     shown = train(clock, Terminal(), 9, 8.0, monkeypatch, mse=1.2345e-5, vgg=1.2345e-5, adv=1.2345e-5, d=1.2345e-5)
     assert all(len(part) < 80 for part in shown.split("\r"))
+
+
+def test_a_narrow_terminal_is_not_overrun(clock, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    shown = train(clock, Terminal(), 9, 8.0, monkeypatch, mse=0.00123456, vgg=0.0456789)
+    assert "9/100000" in shown and all(len(part) < 40 for part in shown.split("\r"))
 
 
 def test_a_log_file_gets_a_plain_line_every_30_seconds(clock, monkeypatch):
@@ -96,12 +103,13 @@ def test_progress_works_without_stderr(clock, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a pseudo-terminal of Unix")
-def test_lines_that_are_printed_on_a_terminal_stay_whole():
+def test_lines_that_are_printed_on_a_terminal_stay_whole(monkeypatch):
     import fcntl
     import struct
     import termios
     reader, terminal = os.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    monkeypatch.setenv("COLUMNS", "80")
     process = subprocess.Popen([sys.executable, "-c", PRINTS], cwd=ROOT, stdout=terminal, stderr=terminal)
     os.close(terminal)
     shown = b""
