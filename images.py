@@ -16,7 +16,6 @@ from utils import UserError
 import imagecodecs
 import imageio.v3 as iio
 import numpy as np
-import scipy.ndimage
 import tensorflow as tf
 from PIL import Image, ImageCms
 
@@ -190,15 +189,23 @@ def _decode(path):
     if Path(path).suffix.lower() in RAW_SUFFIXES and os.path.exists(path):
         raise ValueError(tiff.RAW)
     with open(path, "rb") as file:
-        is_tiff = file.read(4) in tiff.BEGINNINGS
+        head = file.read(16)
         file.seek(0)
-        if not is_tiff:
+        if head.startswith(tiff.RAW_BEGINNINGS):
+            raise ValueError(tiff.RAW)
+        if not head.startswith(tiff.BEGINNINGS):
             return _decode_by_pillow(file)
         # libtiff reports damage on stderr itself, besides the error that it returns; Pillow has no switch for it.
         with open(os.devnull, "wb") as nowhere, utils.redirect_stderr(nowhere):
-            page = tiff.read(file, 2 * (Image.MAX_IMAGE_PIXELS or math.inf))
+            most_pixels = 2 * (Image.MAX_IMAGE_PIXELS or math.inf)
+            page = tiff.read(file, most_pixels)
             file.seek(0)
-            return _finish(*page) if page else _decode_by_pillow(file)
+            if not page:
+                try:
+                    return _decode_by_pillow(file)
+                except (Image.UnidentifiedImageError, ValueError):  # a layout or colours that it does not know
+                    page = tiff.read(file, most_pixels, usual_too=True)
+            return _finish(*page)
 
 
 def _open(file):
@@ -369,6 +376,7 @@ def spread_colours(colours: np.ndarray, alpha: np.ndarray, reach: int = 48) -> n
     """
     if alpha.all() or not alpha.any():
         return colours
+    import scipy.ndimage  # takes a moment, which few photos need
     spread = colours.copy()
     for top in range(0, len(alpha), 1024):  # the indices take much memory
         begin = max(0, top - reach)

@@ -7,32 +7,40 @@ from typing import BinaryIO
 
 import utils
 
+import imagecodecs
 import numpy as np
 import tifffile
-from PIL import Image, TiffImagePlugin
+from PIL import Image, ImageCms, TiffImagePlugin
 from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters is raised
 
 BEGINNINGS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 BANDS = {PHOTOMETRIC.MINISWHITE: 1, PHOTOMETRIC.MINISBLACK: 1, PHOTOMETRIC.PALETTE: 1, PHOTOMETRIC.RGB: 3,
-         PHOTOMETRIC.SEPARATED: 4}  # of the colours, in the kinds that are read here
-BANDS_BY_PILLOW = {**BANDS, PHOTOMETRIC.YCBCR: 3, PHOTOMETRIC.CIELAB: 3}
+         PHOTOMETRIC.SEPARATED: 4, PHOTOMETRIC.CIELAB: 3}  # of the colours, in the kinds that are read here
+BANDS_BY_PILLOW = {**BANDS, PHOTOMETRIC.YCBCR: 3}
 # What libtiff writes. Other codecs of imagecodecs hold no photos, or were seen to take gigabytes for a damaged file.
 COMPRESSIONS = (COMPRESSION.NONE, COMPRESSION.LZW, COMPRESSION.JPEG, COMPRESSION.ADOBE_DEFLATE, COMPRESSION.DEFLATE,
                 COMPRESSION.PACKBITS, COMPRESSION.LZMA, COMPRESSION.ZSTD, COMPRESSION.WEBP)
 ALPHA = (EXTRASAMPLE.ASSOCALPHA, EXTRASAMPLE.UNASSALPHA)
 SOFTWARE_TAG, EXIF_TAG, GPS_TAG = 0x0131, 0x8769, 0x8825
+LAB_PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+# Raw photos that begin otherwise than a TIFF, or, as Canon's do, like one with a preview.
+RAW_BEGINNINGS = (b"II*\0\x10\0\0\0CR", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FUJIFILMCCD-RAW", b"\0MRM", b"FOVb",
+                  b"\0\0\0\x18ftypcrx")
 RAW = "a raw photo; develop it first, to TIFF, PNG or JPEG"
 
 
-def read(file: BinaryIO, most_pixels: float) -> tuple[list[np.ndarray], bytes | None, int | None] | None:
-    """Decode the first page of a TIFF. Returns None if Pillow does so as well: 8 bits or less of the usual kinds.
+def read(file: BinaryIO, most_pixels: float,
+         usual_too: bool = False) -> tuple[list[np.ndarray], bytes | None, int | None] | None:
+    """Decode the first page of a TIFF. Returns None for the usual kinds of 8 bits or less, which are Pillow's.
 
+    usual_too: decode these as well.
     Returns planes, ICC profile and orientation. Planes are the colours, gray, RGB or CMYK (H, W, 1, 3 or 4), and alpha
     (H, W, 1) if the file says that a band is alpha; uint8 or uint16.
     Raises Pillow's DecompressionBombError above `most_pixels`, and ValueError if the file can't be read.
     """
+    file.seek(0)
     with tifffile.TiffFile(file) as tiff:
         page = _first_page(tiff, file.name)
         if page.imagewidth * page.imagelength > most_pixels:
@@ -44,13 +52,15 @@ def read(file: BinaryIO, most_pixels: float) -> tuple[list[np.ndarray], bytes | 
             utils.say_once(f"{file.name} holds {utils.plural(n_extras, 'band')} besides its colours; "
                            "what is not alpha is left out.")
         depths = (8,) if page.samplesperpixel > 1 else (1, 2, 4, 8)
-        if (page is tiff.pages.first and page.sampleformat == 1 and page.bitspersample in depths
+        if (not usual_too and page is tiff.pages.first and page.sampleformat == 1 and page.bitspersample in depths
                 and page.planarconfig == 1 and page.extrasamples in ((), (EXTRASAMPLE.UNASSALPHA,))):
             return None
         pixels = _decode(page)
     kept = [*range(n_colours), *([] if alpha is None else [n_colours + alpha])]
     if page.photometric == PHOTOMETRIC.PALETTE:
         planes = [page.colormap.T[pixels[:, :, 0]]]
+    elif page.photometric == PHOTOMETRIC.CIELAB:
+        planes = [_lab_to_srgb(pixels[:, :, :3])]
     else:
         planes = np.split(scale(pixels[:, :, kept], page.bitspersample), [n_colours], axis=2)
     white = np.iinfo(planes[0].dtype).max
@@ -88,6 +98,17 @@ def _decode(page):
     except (RuntimeError, ValueError, OSError) as error:
         raise ValueError(f"a damaged TIFF: {error}") from error
     return np.moveaxis(pixels, 0, 2) if page.axes == "SYX" else np.atleast_3d(pixels)
+
+
+def _lab_to_srgb(pixels):
+    """CIELAB of 8 or 16 bits as RGB of 16: lightness has no sign, the two colours have one, whatever the type is."""
+    bits = 8 * pixels.itemsize
+    if pixels.dtype.kind not in "iu" or bits > 16:
+        raise ValueError(f"a TIFF of CIELAB in {pixels.dtype} numbers")
+    lightness, colours = pixels[:, :, :1].astype(f"u{bits // 8}"), pixels[:, :, 1:].astype(f"i{bits // 8}")
+    lab = np.dstack([lightness * (65535 / (2 ** bits - 1)), (colours / 2.0 ** (bits - 8) + 128) * 257])  # as LittleCMS
+    return imagecodecs.cms_transform(np.rint(lab).clip(0, 65535).astype(np.uint16), LAB_PROFILE,
+                                     imagecodecs.cms_profile("srgb"), colorspace="lab", outcolorspace="rgb")
 
 
 def scale(pixels: np.ndarray, bits: int) -> np.ndarray:

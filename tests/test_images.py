@@ -231,6 +231,32 @@ def test_a_tiff_for_printers_has_the_colours_that_its_inks_leave_of_white(tmp_pa
     np.testing.assert_allclose(images.read_image(tmp_path / "a.tif", native=True), expected, atol=0.51)
 
 
+def test_lab_tiffs_are_converted_as_littlecms_does(tmp_path):
+    srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    image = ImageCms.profileToProfile(Image.fromarray(pictures.RGB), srgb, lab, outputMode="LAB")
+    image.save(tmp_path / "a.tif")
+    expected = np.asarray(ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")).astype(int)
+    assert np.abs(images.read_image(tmp_path / "a.tif", native=True) - expected).max() <= 1
+    assert np.abs(expected - pictures.RGB).mean() < 1
+    values = np.asarray(image)
+    deep = np.dstack([values[:, :, 0].astype(np.uint16) * 257, values[:, :, 1:].view(np.int8).astype(np.int16) * 256])
+    tifffile.imwrite(tmp_path / "deep.tif", deep.astype(np.uint16), photometric="cielab")
+    ours = images.read_image(tmp_path / "deep.tif", native=True)
+    assert ours.dtype == np.uint16 and np.abs(ours / 257 - expected).max() <= 1
+
+
+@pytest.mark.parametrize("bits, photometric, extrasamples", [(2, "rgb", ()), (4, "rgb", ()), (6, "rgb", ()), (8, "separated", (2,))])
+def test_layouts_that_pillow_does_not_know_are_read_all_the_same(tmp_path, bits, photometric, extrasamples):
+    bands = {"rgb": 3, "separated": 4}[photometric] + len(extrasamples)
+    pixels = pictures.RNG.integers(0, 2 ** bits, (20, 28, bands), np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric=photometric, bitspersample=bits, extrasamples=extrasamples)
+    ours = images.read_image(tmp_path / "a.tif", native=True)
+    expected = pixels * (255 / (2 ** bits - 1))
+    if photometric == "separated":
+        expected = np.dstack([(255 - expected[:, :, :3]) * (255 - expected[:, :, 3:4]) / 255, expected[:, :, 4:]])
+    assert ours.dtype == np.uint8 and np.abs(ours - expected).max() <= 0.51
+
+
 RAW = {"dng": {"extratags": [(50706, "B", 4, (1, 4, 0, 0), True)]}, "tif": {}}  # DNGVersion
 
 
@@ -243,6 +269,13 @@ def test_a_raw_photo_is_refused_though_it_begins_with_a_preview(tmp_path, suffix
         tiff.write(sensor, photometric=photometric, planarconfig="contig")
     with pytest.raises(utils.UserError, match="a raw photo; develop it first"):
         images.read_image(tmp_path / f"a.{suffix}")
+
+
+@pytest.mark.parametrize("beginning", [b"II*\0\x10\0\0\0CR\2\0", b"IIRO\x08\0\0\0", b"FUJIFILMCCD-RAW 0201"])
+def test_a_raw_photo_is_known_whatever_it_is_called(tmp_path, beginning):
+    (tmp_path / "a.tif").write_bytes(beginning + bytes(1000))
+    with pytest.raises(utils.UserError, match="a raw photo; develop it first"):
+        images.read_image(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize("inside", [True, False])
