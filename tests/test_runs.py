@@ -384,18 +384,18 @@ def test_given_weights_are_trained_on_in_phase_2_with_their_discriminator(given,
     folders = [tmp_path / "at_once", tmp_path / "resumed"]
     for folder in folders:
         folder.mkdir()
-    weights_of = ["--weights", str(given)]
-    code, output = run(folders[0], "TRAIN.deterministic=true", "TRAIN.n_epoch=2", more=weights_of)
+    weights_of, exact = ["--weights", str(given)], ("TRAIN.deterministic=true", "TRAIN.precision=bfloat16")
+    code, output = run(folders[0], *exact, "TRAIN.n_epoch=2", more=weights_of)
     assert code == 0 and f"Starting from the generator and the discriminator of {given}." in output, output
     assert "Phase 1" not in output and "Phase 2, epoch 2/2" in output
     train_settings = saved_config(folders[0])["TRAIN"]
     assert (train_settings["lr_init"], train_settings["n_epoch_init"]) == (1e-5, 0)
 
-    code, output = run(folders[1], "TRAIN.deterministic=true", "TRAIN.n_epoch=1", "TRAIN.decay_every=1",
+    code, output = run(folders[1], *exact, "TRAIN.n_epoch=1", "TRAIN.decay_every=1",
                        more=weights_of)
     assert code == 0, output
     monkeypatch.setattr(sys.modules[__name__], "SHORT", [setting for setting in SHORT if "n_epoch" not in setting])
-    code, output = run(folders[1], "TRAIN.deterministic=true", "TRAIN.n_epoch=2")  # without --weights
+    code, output = run(folders[1], *exact, "TRAIN.n_epoch=2")  # without --weights
     assert code == 0 and "Resuming" in output and "lr_init" not in output, output
     for name in ("g_srgan.npz", "d_srgan.npz"):
         arrays, same = (np.load(folder / "checkpoint" / name) for folder in folders)
