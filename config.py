@@ -69,6 +69,8 @@ config.LOSS = edict()
 config.LOSS.original = {"w_mse": 1.0, "w_vgg": 2e-6, "vgg_layer": "pool4", "w_adv": 1e-3}  # tensorlayer/srgan
 config.LOSS.srgan_vgg54 = {  # the paper's best
     "w_mse": 0.0, "w_vgg": 1 / 12.75 ** 2, "vgg_layer": "conv5_4", "w_adv": 1e-3}
+config.LOSS.srgan_vgg22 = {  # the paper's SRGAN-VGG22
+    "w_mse": 0.0, "w_vgg": 1 / 12.75 ** 2, "vgg_layer": "conv2_2", "w_adv": 1e-3}
 config.LOSS.srgan_mse = {"w_mse": 1.0, "w_vgg": 0.0, "vgg_layer": "pool4", "w_adv": 1e-3}  # the paper's SRGAN-MSE
 
 config.VGG = edict()
