@@ -35,7 +35,7 @@ config.TRAIN.hr_patch_size = 96  # as in the paper; the authors of the `tensorla
 config.TRAIN.batch_size = 16  # patches per step; halve it if memory runs out
 
 # network
-config.TRAIN.architecture = "paper"  # paper: as in the article; tensorlayer: as tensorlayer/srgan, for its weights
+config.TRAIN.architecture = "paper"  # or tensorlayer, pytorch: for the weights of tensorlayer/srgan, SRGAN-PyTorch
 
 # phase 1: the generator alone, mean squared error
 config.TRAIN.n_epoch_init = 100  # 5,000 steps on DIV2K
@@ -150,7 +150,7 @@ RULES = {
     "TRAIN.patches_per_image": Rule(int, at_least=1),
     "TRAIN.hr_patch_size": Rule(int, at_least=16, multiple_of=4),
     "TRAIN.batch_size": Rule(int, at_least=1),
-    "TRAIN.architecture": Rule(str, choices=("paper", "tensorlayer")),
+    "TRAIN.architecture": Rule(str, choices=("paper", "tensorlayer", "pytorch")),
     "TRAIN.n_epoch_init": Rule(int),
     "TRAIN.learning_rate_init": Rule(float),
     "TRAIN.schedule_init": Rule(str, choices=("cosine", "constant")),

@@ -1,6 +1,7 @@
 """The networks and the losses of the article (Ledig et al., https://arxiv.org/abs/1609.04802). Knows no files.
 
-Two architectures: `paper`, figure 4 of the article, and `tensorlayer`, whose weights tensorlayer/srgan published.
+Three architectures: `paper`, figure 4 of the article; `tensorlayer` and `pytorch`, for the weights of tensorlayer/srgan and
+of Lornatang/SRGAN-PyTorch.
 Networks map float32 NHWC to float32 NHWC; HR and SR are in [-1, 1]. Each carries what its weights rely on:
 `.architecture` and `.bn_epsilon`.
 """
@@ -43,6 +44,7 @@ class Architecture:
     activation: str  # of the generator: "prelu" or "relu"
     init_stddev: float | None
     discriminator: Callable
+    output: str = "tanh"  # of the generator, in [-1, 1]; "clip": in [0, 1], clipped
     n_blocks: int = 16  # residual blocks of the generator, B in figure 4
 
     @property
@@ -239,7 +241,8 @@ def _tensorlayer_discriminator(x, architecture, bn_epsilon):
 
 PAPER = Architecture("paper", (0, 1), 9, 9, "prelu", None, _paper_discriminator)  # [0, 1]: article, section 4
 TENSORLAYER = Architecture("tensorlayer", (-1, 1), 3, 1, "relu", 0.02, _tensorlayer_discriminator)
-ARCHITECTURES = {architecture.name: architecture for architecture in (PAPER, TENSORLAYER)}
+PYTORCH = replace(PAPER, name="pytorch", output="clip")  # Lornatang/SRGAN-PyTorch
+ARCHITECTURES = {architecture.name: architecture for architecture in (PAPER, TENSORLAYER, PYTORCH)}
 
 
 def get_D(architecture: Architecture = PAPER, patch_size: int = 96, bn_epsilon: float = BN_EPSILON) -> keras.Model:
@@ -298,7 +301,9 @@ def get_G(architecture: Architecture = PAPER, n_blocks: int | None = None, bn_ep
         x = SubpixelConv9x9(3, "tail_conv", dtype)(x)
     else:
         x = conv(shuffle(x, "upsample_2_shuffle"), 3, architecture.tail_size, "tail_conv", architecture, dtype=dtype)
-    sr = layers.Activation("tanh", dtype="float32", name="sr")(x)
+    # SR in [-1, 1] whatever the range that the weights were made for.
+    output = "tanh" if architecture.output == "tanh" else lambda x: tf.clip_by_value(2 * x - 1, -1, 1)
+    sr = layers.Activation(output, dtype="float32", name="sr")(x)
     return _network(lr, sr, "generator", architecture, bn_epsilon)
 
 

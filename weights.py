@@ -24,6 +24,31 @@ PRETRAINED = {
         "gan_discriminator.h5", "1c7f0a7df3a0d705f7aaab28904024a0af93e1dd121ca1e01a48ff7ac720b82a")}
 KERAS_EPSILON = 1e-3  # of batch norms in files of Keras 2, which do not say it
 
+# Whose networks of PyTorch are read: patterns of their layers' names, our names, what to add to the number in a name.
+TORCH_LAYERS = {
+    "pytorch": (  # Lornatang/SRGAN-PyTorch since 2022
+        (r"conv(?:_block)?1\.0", "head_conv", 0), (r"conv(?:_block)?1\.1", "head_act", 0),
+        (r"trunk\.(\d+)\.rcb\.0", "block_{}_conv_1", 1), (r"trunk\.(\d+)\.rcb\.1", "block_{}_bn_1", 1),
+        (r"trunk\.(\d+)\.rcb\.2", "block_{}_act", 1),
+        (r"trunk\.(\d+)\.rcb\.3", "block_{}_conv_2", 1), (r"trunk\.(\d+)\.rcb\.4", "block_{}_bn_2", 1),
+        (r"conv(?:_block)?2\.0", "trunk_conv_1", 0), (r"conv(?:_block)?2\.1", "trunk_bn_1", 0),
+        (r"upsampling\.(\d+)\.upsample_block\.0", "upsample_{}_conv", 1),
+        (r"upsampling\.(\d+)\.upsample_block\.2", "upsample_{}_act", 1),
+        (r"conv(?:_block)?3", "tail_conv", 0)),
+    "paper": (  # leftthomas/SRGAN
+        (r"block1\.0", "head_conv", 0), (r"block1\.1", "head_act", 0),
+        (r"block([2-6])\.(conv|bn)(\d)", "block_{}_{}_{}", -1), (r"block([2-6])\.prelu", "block_{}_act", -1),
+        (r"block7\.0", "trunk_conv_1", 0), (r"block7\.1", "trunk_bn_1", 0),
+        (r"block8\.(\d+)\.conv", "upsample_{}_conv", 1), (r"block8\.(\d+)\.prelu", "upsample_{}_act", 1),
+        (r"block8\.2", "tail_conv", 0))}
+TORCH_NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
+# What other networks are, by the names of their layers.
+OTHER_NETWORKS = {
+    r"(?i).*\brdb\d": "the RRDB network of ESRGAN and Real-ESRGAN",
+    r".*relative_position": "a transformer such as SwinIR",
+    r"(features|net|classifier)\.": "a discriminator",
+    r"(head|body|tail)\.": "a network such as EDSR or RCAN"}
+
 VGG_URL = "https://media.githubusercontent.com/media/tensorlayer/pretrained-models/master/models/vgg19.npy"
 
 
@@ -214,7 +239,46 @@ def _recognise(arrays):
         kind = "discriminator" if any(name.startswith("dense") for name in arrays) else "generator"
         arrays = {name: array.reshape(-1) if name.endswith("/alpha:0") else array for name, array in arrays.items()}
         return _Recognised(kind, model.PAPER, KERAS_EPSILON, arrays)
+    if any(name.endswith(".weight") for name in arrays):
+        return _from_torch(arrays)
     return _Recognised(None, model.TENSORLAYER, model.BN_EPSILON, arrays)
+
+
+def _from_torch(arrays):
+    """A generator of PyTorch in our names and layouts: OIHW to HWIO, pixel_shuffle to depth_to_space."""
+    arrays = {re.sub(r"^((module|_orig_mod)\.)+", "", name): array for name, array in arrays.items()
+              if not name.endswith(("num_batches_tracked", "n_averaged"))}
+    layers = dict.fromkeys(name.rpartition(".")[0] for name in arrays)
+    renamed = {architecture: {layer: _rename(layer, table) for layer in layers} for architecture, table in TORCH_LAYERS.items()}
+    architecture = next((name for name, ours in renamed.items() if all(ours.values())), None)
+    if architecture is None:
+        found = next((what for pattern, what in OTHER_NETWORKS.items() if any(re.match(pattern, layer) for layer in layers)),
+                     f"with layers such as {', '.join(list(layers)[:2]):.80}")
+        raise WeightsError(f"holds another network, {found}; of PyTorch the generators of Lornatang/SRGAN-PyTorch (of 2022 or "
+                           "later) and of leftthomas/SRGAN are read")
+    ours, converted = renamed[architecture], {}
+    for name, array in arrays.items():
+        layer, _, weight = name.rpartition(".")
+        if f"{layer}.running_mean" in arrays:
+            weight = TORCH_NORM.get(weight, weight)
+        elif array.ndim == 4:
+            weight, array = "kernel", array.transpose(2, 3, 1, 0)
+        elif weight == "weight":  # of a PReLU, whose slope may be one for all channels
+            weight, array = "alpha", np.repeat(array, 64) if array.size == 1 else array
+        if ours[layer].startswith("upsample") and array.shape[-1:] == (256,):  # PyTorch numbers a channel's sub-pixels first
+            array = array.reshape(*array.shape[:-1], 64, 4).swapaxes(-1, -2).reshape(array.shape)
+        converted[f"{ours[layer]}/{weight}"] = array
+    return _Recognised("generator", model.ARCHITECTURES[architecture], model.BN_EPSILON, converted)
+
+
+def _rename(layer, table):
+    """Our name of a layer of PyTorch, None if the table does not have it."""
+    for pattern, ours, offset in table:
+        match = re.fullmatch(pattern, layer)
+        if match:
+            number, *others = match.groups() or ("0",)
+            return ours.format(int(number) + offset, *others)
+    return None
 
 
 def _count_blocks(arrays):
@@ -229,8 +293,9 @@ def _count_blocks(arrays):
 def _fit(arrays, shapes, kind):
     """Arrays by the names of `shapes`, checked; raises WeightsError.
 
-    arrays: by these names or in their order; then all convolutions may have a bias.
+    arrays: by these names or in their order. Convolutions before a batch norm may have a bias.
     """
+    arrays = dict(arrays)
     if not set(shapes) & set(arrays):
         names = list(shapes)
         if len(arrays) != len(names):
@@ -239,9 +304,10 @@ def _fit(arrays, shapes, kind):
         if len(arrays) != len(names):
             raise WeightsError(f"holds {len(arrays)} arrays; this {kind} has {len(shapes)}")
         arrays = dict(zip(names, arrays.values(), strict=True))
-        # A batch norm subtracts the mean of its input, so the bias before it belongs into its moving mean.
-        for bias in [name for name in names if name not in shapes]:
-            mean = bias.replace("conv", "bn").replace("/bias", "/moving_mean")
+    # A batch norm subtracts the mean of its input, so the bias before it belongs in its moving mean.
+    for bias in [name for name in arrays if name not in shapes and name.endswith("/bias")]:
+        mean = bias.replace("conv", "bn").replace("/bias", "/moving_mean")
+        if mean in shapes:
             for name in (bias, mean):
                 _check(arrays, name, shapes[mean])
             arrays[mean] = arrays[mean] - arrays.pop(bias)

@@ -1,6 +1,8 @@
 """Weights files: every kind that is read, and every way that a stranger's file could harm. The files are made for real."""
+import collections
 import contextlib
 import io
+import json
 import os
 import pickle
 import resource
@@ -271,6 +273,157 @@ ARRAYS = [np.float32(1.5), np.arange(6.).reshape(2, 3), np.asfortranarray(np.eye
 def test_pickled_arrays_of_any_kind(tmp_path, array, protocol):
     write_npy(tmp_path / "a.npy", objects([array, array]), protocol)
     same(load_arrays(tmp_path / "a.npy"), {"0": np.asarray(array), "1": np.asarray(array)})
+
+
+# --------------------------------------------------------------------------------------------- PyTorch, safetensors
+
+
+class TorchArray:
+    """Arrays of a state dict as torch.save writes them, for machines without PyTorch."""
+
+    def __init__(self, array, key, storage="FloatStorage"):
+        self.array, self.key, self.storage = np.asarray(array), key, storage
+
+
+class TorchPickler(pickle._Pickler):
+    """Writes references to names that are not installed here, and tensors as PyTorch does."""
+
+    def save(self, item, save_persistent_id=True):
+        if isinstance(item, TorchArray):
+            array = item.array
+            strides = [stride // array.itemsize for stride in array.strides]
+            self.call("torch._utils", "_rebuild_tensor_v2", lambda: self.tuple(
+                lambda: self.persistent(item), lambda: self.save(0), lambda: self.save(array.shape),
+                lambda: self.save(tuple(strides)), lambda: self.save(False), lambda: self.save(collections.OrderedDict())))
+        else:
+            super().save(item)
+
+    def name(self, module, name):
+        self.write(b"c" + f"{module}\n{name}\n".encode())
+
+    def tuple(self, *items):
+        self.write(b"(")
+        for item in items:
+            item()
+        self.write(b"t")
+
+    def call(self, module, name, arguments):
+        self.name(module, name)
+        arguments()
+        self.write(b"R")
+
+    def persistent(self, item):
+        self.tuple(lambda: self.save("storage"), lambda: self.name("torch", item.storage), lambda: self.save(item.key),
+                   lambda: self.save("cpu"), lambda: self.save(item.array.size))
+        self.write(b"Q")
+
+
+def save_as_torch(path, checkpoint, arrays):
+    """A zip as torch.save writes it. arrays: all TorchArray in `checkpoint`."""
+    pickled = io.BytesIO()
+    TorchPickler(pickled, 2).dump(checkpoint)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", pickled.getvalue())
+        archive.writestr("archive/byteorder", "little")
+        for item in arrays:
+            archive.writestr(f"archive/data/{item.key}", np.lib.stride_tricks.as_strided(
+                item.array, (item.array.size,), (item.array.itemsize,)).tobytes())
+        archive.writestr("archive/version", "3\n")
+
+
+def save_safetensors(path, arrays):
+    header, data = {"__metadata__": {"format": "pt"}}, b""
+    for name, array in sorted(arrays.items()):
+        kind = {"f": "F32", "i": "I64", "u": "BF16"}[array.dtype.kind]
+        header[name] = {"dtype": kind, "shape": array.shape, "data_offsets": [len(data), len(data) + array.nbytes]}
+        data += array.tobytes()
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+
+def test_a_state_dict_of_pytorch(tmp_path):
+    arrays = {"head.weight": np.arange(24, dtype="f4").reshape(2, 3, 2, 2), "n": np.array(5),
+              "last": np.asfortranarray(np.eye(3, 2, dtype="f4"))}
+    items = {name: TorchArray(array, str(number), "LongStorage" if name == "n" else "FloatStorage")
+             for number, (name, array) in enumerate(arrays.items())}
+    for checkpoint in (items, {"state_dict": {}, "params_ema": items, "epoch": 1}):
+        save_as_torch(tmp_path / "g.pth", checkpoint, items.values())
+        same(load_arrays(tmp_path / "g.pth"), arrays)
+
+
+def test_files_of_pytorch_itself(tmp_path):
+    torch = pytest.importorskip("torch")
+    base = torch.arange(40, dtype=torch.float32)
+    tensors = {"whole": base, "part": base[3:9].reshape(2, 3).T, "half": base.half(), "bfloat16": base.bfloat16(),
+               "parameter": torch.nn.Parameter(base * 2), "scalar": torch.tensor(3), "none": torch.zeros(0)}
+    torch.save(tensors, tmp_path / "g.pth")
+    loaded = load_arrays(tmp_path / "g.pth")
+    assert list(loaded) == list(tensors)
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(loaded[name], tensor.detach().float().numpy())
+    torch.save(torch.nn.Linear(2, 3), tmp_path / "g.pth")
+    refused(tmp_path / "g.pth", "asks for torch.nn.modules.linear.Linear")
+    torch.save({"loss": 0.5}, tmp_path / "g.pth")
+    refused(tmp_path / "g.pth", "holds no tensors by name")
+    torch.save(tensors, tmp_path / "g.pth", _use_new_zipfile_serialization=False)
+    refused(tmp_path / "g.pth", "a checkpoint of PyTorch before 1.6")
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 3)), tmp_path / "g.pt")
+    refused(tmp_path / "g.pt", "a TorchScript program")
+
+
+def tensor_program(storage=b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x04tQ", offset=b"K\0",
+                   shape=b"K\x04\x85", strides=b"K\x01\x85"):
+    """A pickled {"a": tensor}."""
+    return (b"\x80\x02}X\x01\0\0\0actorch._utils\n_rebuild_tensor_v2\n(" + storage + offset + shape + strides
+            + b"\x89ccollections\nOrderedDict\n)RtRs.")
+
+
+def torch_file(tmp_path, program):
+    with zipfile.ZipFile(tmp_path / "g.pth", "w") as archive:
+        archive.writestr("g/data.pkl", program)
+        archive.writestr("g/data/0", np.arange(4, dtype="f4").tobytes())
+    return tmp_path / "g.pth"
+
+
+def test_the_frame_of_the_abuses_of_tensors_is_itself_sound(tmp_path):
+    same(load_arrays(torch_file(tmp_path, tensor_program())), {"a": np.arange(4, dtype="f4")})
+
+
+@pytest.mark.parametrize("program, words", [
+    (tensor_program(offset=b"K\x01"), "damaged"),
+    (tensor_program(offset=b"J\xff\xff\xff\xff"), "damaged"),
+    (tensor_program(shape=b"K\x05\x85"), "damaged"),
+    (tensor_program(strides=b"K\x02\x85"), "damaged"),
+    (tensor_program(strides=b"J\xff\xff\xff\xff\x85"), "damaged"),
+    (tensor_program(shape=b"\x8a\x06\0\0\0\0\0\x10\x85", strides=b"K\0\x85"), "damaged"),  # a terabyte of one number
+    (tensor_program(shape=b")"), "damaged"),
+    (tensor_program(storage=b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x001X\x03\0\0\0cpuK\x04tQ"), "damaged"),
+    (tensor_program(storage=b"(X\x07\0\0\0storagectorch\nBoolStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x04tQ"),
+     "asks for torch.BoolStorage"),
+    (tensor_program(storage=b"X\x06\0\0\0passwdQ"), "asks for the object passwd"),
+    (tensor_program(storage=b"K\x01"), "damaged"),
+    (b"\x80\x02cposix\nsystem\nX\x04\0\0\0true\x85R.", "asks for posix.system"),
+    (b"\x80\x02ctorch.hub\nload\n.", "asks for torch.hub.load"),
+    (b"\x80\x02K\x01.", "holds no tensors"),
+])
+def test_tensors_beyond_their_file(tmp_path, program, words):
+    refused(torch_file(tmp_path, program), words)
+
+
+@pytest.mark.parametrize("header", [
+    {"a": {"dtype": "F32", "shape": [5], "data_offsets": [0, 20]}},
+    {"a": {"dtype": "F32", "shape": [4], "data_offsets": [4, 16]}},
+    {"a": {"dtype": "F32", "shape": [4], "data_offsets": [-16, 0]}},
+    {"a": {"dtype": "F32", "shape": [-4], "data_offsets": [0, 16]}},
+    {"a": {"dtype": "F8", "shape": [4], "data_offsets": [0, 16]}},
+    {"a": {"dtype": "F32", "shape": 4, "data_offsets": [0, 16]}},
+    {"a": 1},
+    None,
+])
+def test_safetensors_beyond_their_file(tmp_path, header):
+    text = json.dumps(header).encode() if header else b'{"a":' + b"[" * 10 ** 5
+    (tmp_path / "g.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(16))
+    refused(tmp_path / "g.safetensors", "damaged")
 
 
 # ------------------------------------------------------------------------------------------- files that execute something
@@ -608,14 +761,22 @@ def test_files_that_are_something_else(tmp_path):
             (b"\x80\x02}.", "not a weights file"),
             (bytes(1000), "not a weights file"),
             (b"\x89PNG\r\n\x1a\n", "not a weights file"),
+            (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.", "PyTorch before 1.6"),
+            (b"\x1c\0\0\0TFL3\x14\0", "TensorFlow Lite"),
+            (b"\x08\x08\x12\x07pytorch\x1a\x052.1.0", "ONNX"),
+            (b'model_checkpoint_path: "state-3"', "TensorFlow's list"),
             (b"PK\5\6" + bytes(18), "holds no arrays"),
             (b"PK", "damaged"),
             (b"\x93NUMPY", "damaged")):
         path.write_bytes(content)
         refused(path, words)
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("DIV2K_train_HR/0001.png", b"")
-    refused(path, "other files than arrays")
+    for name, words in (("DIV2K_train_HR/0001.png", "other files than arrays"), ("model.weights.h5", "a Keras 3 model"),
+                        ("netG/constants.pkl", "a TorchScript program")):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(name, b"")
+        refused(path, words)
+    (tmp_path / "saved_model.pb").write_bytes(b"")
+    refused(tmp_path, "is a SavedModel")
     with open(path, "wb") as file:
         np.save(file, {})
     refused(path, "holds no arrays")
@@ -643,10 +804,14 @@ def whole(tmp_path_factory):
         file.attrs["layer_names"] = ["conv"]
         file.create_group("conv").attrs["weight_names"] = ["conv/filters:0"]
         file["conv/conv/filters:0"] = np.ones(100)
+    tensors = {name: TorchArray(array, str(number)) for number, (name, array) in enumerate(some_arrays().items())}
+    save_as_torch(folder / "g.pth", tensors, tensors.values())
+    save_safetensors(folder / "g.safetensors", some_arrays())
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("name", ["ours.npz", "compressed.npz", "tl1.npz", "vgg19.npy", "plain.npy", "tl2.h5"])
+@pytest.mark.parametrize("name", ["ours.npz", "compressed.npz", "tl1.npz", "vgg19.npy", "plain.npy", "tl2.h5", "g.pth",
+                                  "g.safetensors"])
 def test_truncated_files(tmp_path, whole, name):
     path = tmp_path / name
     path.write_bytes(whole[name])

