@@ -83,7 +83,8 @@ class Table:
 
     def row(self, name: str, metrics: dict[str, dict[str, float]]) -> None:
         values = [metrics[method] for method in self.methods]
-        self._print(self.names[name], [f"{value['psnr']:.2f} / {value['ssim']:.4f}" for value in values])
+        # 100.0 dB of equal images is as wide as all others.
+        self._print(self.names[name], [f"{value['psnr']:.2f}"[:5] + f" / {value['ssim']:.4f}" for value in values])
 
     def _print(self, name, cells):
         for start in range(0, len(cells), self.N_COLUMNS):

