@@ -56,8 +56,8 @@ def cluster() -> dict | None:
             raise ValueError("the jobs must be chief and worker, with indices from 0")
         return place
     except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
-        raise UserError(f"TF_CONFIG, or what Slurm has set, does not describe a cluster ({error!r}); write it as in the "
-                        "README, or unset it.") from error
+        raise UserError(f"TF_CONFIG, or what Slurm has set, does not describe a cluster ({error!r}); write it as in "
+                        "docs/machines.md, or unset it.") from error
 
 
 def first_line(error: Exception) -> str:
