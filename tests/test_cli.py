@@ -19,6 +19,25 @@ import main
 TINY = ("--set", "TRAIN.batch_size=2", "TRAIN.patches_per_image=1", "TRAIN.n_epoch_init=1", "TRAIN.n_epoch=1")
 
 
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Call main.py in this process, without the seconds of an import; gives the exit code, stdout and stderr."""
+
+    def call(folder, *arguments):
+        monkeypatch.chdir(folder)
+        capsys.readouterr()
+        try:
+            code = main.main(main.parse_arguments([*map(str, arguments)]))
+        except SystemExit as end:
+            code = end.code
+        return types.SimpleNamespace(code=code, **capsys.readouterr()._asdict())
+
+    return call
+
+
+# ------------------------------------------------------------------------------------------------- a fresh clone
+
+
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory, call):
     """A fresh clone in which both commands of the README were run, with nothing downloaded and few steps."""
@@ -33,7 +52,7 @@ def clone(tmp_path_factory, call):
 def test_fresh_clone_trains_both_phases(clone):
     folder, (training, _) = clone
     assert training.returncode == 0, training.stderr
-    assert "--mode=download" in training.stdout and "config.TRAIN.hr_img_path" in training.stdout
+    assert "--mode=download" in training.stdout and "TRAIN.hr_img_path" in training.stdout
     assert "Phase 1, epoch 1/1" in training.stdout and "Phase 2, epoch 1/1" in training.stdout
     names = {path.name for path in (folder / "checkpoint").iterdir()}
     assert {"g_srgan_init.npz", "g_srgan.npz", "d_srgan.npz", "config.json", "logs"} <= names
@@ -44,17 +63,18 @@ def test_fresh_clone_trains_both_phases(clone):
 
 def test_only_the_programs_own_lines_are_on_the_screen(clone):
     for result in clone[1]:
-        for noise in ("oneDNN", "cuda", "XLA", "0000 00:00", "WARNING", "rebuild TensorFlow"):
+        for noise in ("oneDNN", "cuda", "cuInit", "XLA", "0000 00:00", "WARNING", "retracing", "rebuild TensorFlow"):
             assert noise not in result.stdout + result.stderr
 
 
 def test_losses_are_written_for_tensorboard(clone):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # what TensorBoard reads with
+    from tensorboard.util.tensor_util import make_ndarray
     events = EventAccumulator(str(clone[0] / "checkpoint" / "logs")).Reload()
     for name in ("phase_1/mse", "phase_1/learning_rate", "phase_2/adv", "phase_2/psnr"):
         event, = events.Tensors(name)
-        assert event.tensor_proto.float_val[0] > 0
-    width, height, *_ = events.Tensors("phase_1/samples")[0].tensor_proto.string_val
+        assert make_ndarray(event.tensor_proto) > 0
+    width, height, *_ = make_ndarray(events.Tensors("phase_1/samples")[0].tensor_proto)
     assert (int(width), int(height)) == (8 * 96, 3 * 96)
 
 
@@ -80,41 +100,15 @@ def test_fresh_clone_evaluates(clone):
     assert "26.95 / 0.7218" in evaluation.stdout and "samples/evaluate/" in evaluation.stdout
 
 
-def test_own_photo_is_not_restored_by_the_weights_of_the_demonstration(clone, call, tmp_path):
+def test_own_photo_is_not_restored_by_the_weights_of_the_demonstration(clone, run, tmp_path):
     folder = clone[0]
     photo = np.random.default_rng(0).integers(0, 256, (21, 30, 3), dtype=np.uint8)
     Image.fromarray(photo).save(tmp_path / "мой снимок.png")
-    result = call(folder, "--mode=evaluate", "--input", tmp_path / "мой снимок.png", "--output", tmp_path / "out")
-    assert result.returncode == 0, result.stderr
+    result = run(folder, "--mode=evaluate", "--input", tmp_path / "мой снимок.png", "--output", tmp_path / "out")
+    assert result.code == 0, result.err
     assert Image.open(tmp_path / "out" / "мой снимок_gen.png").size == (120, 84)
-    assert "for show only" in result.stdout and "pretrained: pretrained" in result.stdout
-    assert "--weights checkpoint/g_srgan.npz" in result.stdout  # how to take them for all that
-
-
-def test_training_goes_on_from_given_weights(clone, call, tmp_path):
-    folder = clone[0]
-    result = call(tmp_path, *TINY, "TRAIN.n_epoch=0", "TRAIN.learning_rate_init=0", "--weights",
-                  folder / "checkpoint" / "g_srgan.npz")
-    assert result.returncode == 0, result.stderr
-    given, trained = (np.load(path / "checkpoint" / name) for path, name in
-                      ((folder, "g_srgan.npz"), (tmp_path, "g_srgan_init.npz")))
-    np.testing.assert_allclose(given["block_5_conv_1/kernel"], trained["block_5_conv_1/kernel"], rtol=1e-5)
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Call main.py in this process, without the seconds of an import; gives the exit code, stdout and stderr."""
-
-    def call(folder, *arguments):
-        monkeypatch.chdir(folder)
-        capsys.readouterr()
-        try:
-            code = main.main(main.parse_arguments([*map(str, arguments)]))
-        except SystemExit as end:
-            code = end.code
-        return types.SimpleNamespace(code=code, **capsys.readouterr()._asdict())
-
-    return call
+    assert "for show only" in result.out and "pretrained: pretrained" in result.out
+    assert "--weights checkpoint/g_srgan.npz" in result.out  # how to take them for all that
 
 
 # ---------------------------------------------------------------------------------------------------------- help
