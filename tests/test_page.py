@@ -698,4 +698,4 @@ def test_a_page_of_restored_photos_as_evaluation_writes_it(browse, tmp_path):
     assert page.name() == "trip/100%" and page.chosen() == ["bicubic", "pre-trained SRGAN"]
     x, y, width, _ = page.rectangle(".layer img")
     np.testing.assert_allclose(page.color_at(x + 2, y + 2), COLORS["lr"], atol=6)  # a JPEG
-    assert page.color_at(x + width - 2, y + 2) == COLORS["srgan"] and "that others trained" in page.texts(".captions small")[1]
+    assert page.color_at(x + width - 2, y + 2) == COLORS["srgan"] and "published weights" in page.texts(".captions small")[1]
