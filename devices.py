@@ -86,9 +86,9 @@ def _join_cluster(place):
         with utils.quiet():
             return tf.distribute.MultiWorkerMirroredStrategy()
     except (tf.errors.OpError, RuntimeError) as error:
-        raise UserError(f"The processes of TF_CONFIG could not connect ({first_line(error)}): a port is in use, an index "
-                        "was given twice, or an address can't be reached from here; fix TF_CONFIG and start all of them "
-                        "again.") from error
+        raise UserError(f"The processes of TF_CONFIG could not connect ({first_line(error)}): a port is in use, an "
+                        "index was given twice, or an address can't be reached from here; fix TF_CONFIG and start all "
+                        "of them again.") from error
     finally:
         signal.signal(signal.SIGINT, handler)
 
@@ -106,8 +106,8 @@ def _sum_over(strategy, number):
 
 
 def sum_over(strategy: tf.distribute.Strategy, number: int) -> int:
-    """The sum of `number` over all devices of all processes, each of which must call this."""
-    return int(_sum_over(strategy, tf.constant(number, tf.int64)))
+    """The sum of `number` over all devices of several processes, each of which must call this; of one the number."""
+    return int(_sum_over(strategy, tf.constant(number, tf.int64))) if strategy.cluster_resolver else number
 
 
 def take_from_chief(strategy: tf.distribute.Strategy, variables: list[tf.Variable]) -> None:
@@ -153,7 +153,8 @@ def describe() -> str:
     gpus = tf.config.list_physical_devices("GPU")
     gpus = gpus[:len(tf.config.list_logical_devices("GPU"))]
     if not gpus:
-        return utils.plural(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(), "CPU core")
+        n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        return utils.plural(n, "CPU core")
     name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "unknown")
     return f"{utils.plural(len(gpus), 'GPU')} ({name})"
 

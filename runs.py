@@ -33,11 +33,11 @@ def locked(folder: Path) -> Iterator[None]:
         with contextlib.suppress(OSError, UnicodeDecodeError):
             raise UserError(f"{folder}/ is in use by the training of {holder.read_text()}; stop that one first, or set "
                             "TRAIN.checkpoint_path to another folder.") from None
-        raise UserError(f"{folder}/ is in use by another training; stop that one first, or set TRAIN.checkpoint_path to "
-                        "another folder.") from None
+        raise UserError(f"{folder}/ is in use by another training; stop that one first, or set TRAIN.checkpoint_path "
+                        "to another folder.") from None
     except OSError as error:
-        print(f"{folder}/ can't be locked, as its file system has no locks ({error.strerror}): make sure that no second "
-              "training uses it.")
+        print(f"{folder}/ can't be locked, as its file system has no locks ({error.strerror}): make sure that no "
+              "second training uses it.")
     try:
         with contextlib.suppress(OSError):  # the disk is full, which saving will say
             holder.write_text(f"process {os.getpid()} on {socket.gethostname()}")

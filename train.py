@@ -72,22 +72,22 @@ class Trainer:
         self.generator, self.averaged, self.discriminator = networks
         self.sample_patches = data.Patches(patches.photos, settings.seed, 8, settings.hr_patch_size, 1)
         self.folder = Path(settings.checkpoint_path)
-        self.signals = []  # those that asked the run to end
-        self.stopped_by = 0
+        self.signals, self.stopped_by = [], 0  # signals that asked the run to end, and the one that did
         with strategy.scope():
             # Always built with loss scaling, so that a training can be resumed with or without float16.
-            scaled = [keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(beta_1=settings.beta1)) for _ in range(3)]
+            plain = [keras.optimizers.Adam(beta_1=settings.beta1) for _ in range(3)]
+            scaled = [keras.optimizers.LossScaleOptimizer(optimizer) for optimizer in plain]
             for optimizer, network in zip(scaled, (self.generator, self.generator, self.discriminator), strict=True):
                 optimizer.build(network.trainable_variables)
             self.total_step = tf.Variable(0, dtype=tf.int64)
-        self.phase_number, self.epoch, self.step = (tf.Variable(n, dtype=tf.int64) for n in (1, 0, 0))  # step: of the epoch
+        self.phase_number, self.epoch, self.step = (tf.Variable(n, dtype=tf.int64) for n in (1, 0, 0))  # of the epoch
         self.best_psnr = tf.Variable(0.0)
         self.state = {  # all that is saved, and shared by several processes
             "generator": self.generator, "averaged": self.averaged, "discriminator": self.discriminator,
             "init_optimizer": scaled[0], "g_optimizer": scaled[1], "d_optimizer": scaled[2],
             "phase": self.phase_number, "epoch": self.epoch, "step": self.step, "total_step": self.total_step,
             "best_psnr": self.best_psnr}
-        self.optimizers = scaled if settings.precision == "float16" else [optimizer.inner_optimizer for optimizer in scaled]
+        self.optimizers = scaled if settings.precision == "float16" else plain
         self.init_optimizer, self.g_optimizer, self.d_optimizer = self.optimizers
         self.init_step, self.gan_step = self.on_all_devices(self._init_step), self.on_all_devices(self._gan_step)
         self.phases = (
@@ -101,7 +101,7 @@ class Trainer:
     # -- steps
 
     def on_all_devices(self, step: Callable) -> Callable:
-        """A tf.function that runs a step on each device, with its share of the batch, and returns the batch's losses."""
+        """A tf.function that runs a step on each device, with its share of the batch, and returns the losses."""
 
         # Without XLA: no faster on a CPU, slower to compile, and it can't compile the cross-device all-reduce.
         @tf.function
@@ -139,7 +139,7 @@ class Trainer:
         return self.sum_over_devices(losses)
 
     def apply_gradients(self, network, loss, tape, optimizer):
-        """Apply one optimizer step. `loss` is this device's share of the batch loss; gradients are summed over devices."""
+        """Apply one optimizer step. `loss` is this device's share; gradients are summed over devices."""
         variables = network.trainable_variables
         gradients = tape.gradient(loss, variables, output_gradients=tf.convert_to_tensor(optimizer.scale_loss(1.0)))
         if self.settings.precision == "float16" and self.strategy.num_replicas_in_sync > 1:
@@ -155,7 +155,7 @@ class Trainer:
         return tf.distribute.get_replica_context().all_reduce("SUM", losses)
 
     def update_average(self):
-        """Update the moving average of the generator's weights; it moves fast at first, to forget the initial weights."""
+        """Update the moving average of the generator's weights, fast at first to forget the initial ones."""
         count = tf.cast(self.total_step.assign_add(1), tf.float32)
         decay = tf.minimum(self.settings.ema_decay, count / (count + 9))
         for mean, weight in zip(self.averaged.weights, self.generator.weights, strict=True):
@@ -174,16 +174,17 @@ class Trainer:
 
     def steps_left(self) -> dict[int, int]:
         """Steps left in each phase that is not complete, by its number."""
-        left = {phase.number: phase.n_epochs * self.patches.steps_per_epoch
-                - (self.steps_done() if phase is self.phase else 0) for phase in self.phases[int(self.phase_number) - 1:]}
-        return {number: steps for number, steps in left.items() if steps > 0}
+        left = {phase.number: phase.n_epochs * self.patches.steps_per_epoch for phase in self.phases}
+        left[self.phase.number] -= self.steps_done()
+        return {number: steps for number, steps in left.items() if steps > 0 and number >= self.phase.number}
 
     def time_left(self, seconds: float) -> str:
         """The time that all phases still take, as text, if a step of the current one takes so many seconds."""
         left = self.steps_left()
         cost = sum(steps * self.phases[number - 1].relative_cost for number, steps in left.items())
         duration = timedelta(seconds=round(seconds * cost / self.phase.relative_cost))
-        return f"about {duration} left for both phases" if max(left, default=0) > self.phase.number else f"{duration} left"
+        ahead = max(left, default=0) > self.phase.number
+        return f"about {duration} left for both phases" if ahead else f"{duration} left"
 
     # -- the run
 
@@ -207,10 +208,11 @@ class Trainer:
                     self.generator.set_weights(self.averaged.get_weights())
                     self.phase_number.assign(phase.number)
                     self.epoch.assign(0)
+                    self.step.assign(0)
                 self.run_phase(phase)
                 if self.stopped_by:
                     break
-            self.sum_over_processes(0)  # wait until the chief has saved
+            devices.sum_over(self.strategy, 0)  # wait until the chief has saved
 
     def run_phase(self, phase):
         n = self.patches.steps_per_epoch
@@ -218,8 +220,8 @@ class Trainer:
         if start >= stop:
             return
         batches = iter(self.batches(phase, start, stop))
-        print(f"Phase {phase.number} of {len(self.phases)}, {phase.title}: "
-              f"{utils.plural(phase.n_epochs, 'epoch')} of {utils.plural(n, 'step')} of {self.patches.batch_size} patches. The first step takes longer, to compile.")
+        print(f"Phase {phase.number} of {len(self.phases)}, {phase.title}: {utils.plural(phase.n_epochs, 'epoch')} of "
+              f"{utils.plural(n, 'step')} of {self.patches.batch_size} patches. The first step is slow, to compile.")
         times, history = [], []
         with utils.progress(f"Phase {phase.number}, step", stop, start) as bar:
             for done in range(start + 1, stop + 1):
@@ -227,12 +229,12 @@ class Trainer:
                 for optimizer in phase.optimizers:
                     optimizer.learning_rate.assign(rate)
                 began = time.perf_counter()
-                losses = {name: float(loss) for name, loss in phase.step(*next(batches)).items()}  # waits for the device
+                losses = phase.step(*next(batches))
+                losses = {name: float(loss) for name, loss in losses.items()}  # waits for the device
                 times.append(time.perf_counter() - began)
                 history.append(losses)
-                for name, loss in losses.items():
-                    if not np.isfinite(loss):
-                        raise self.diverged(done, f"the loss {name} is {loss}")
+                for name in (name for name, loss in losses.items() if not np.isfinite(loss)):
+                    raise self.diverged(done, f"the loss {name} is {losses[name]}")
                 bar.update(done, **losses)
                 self.epoch.assign(done // n)
                 self.step.assign(done % n)
@@ -243,27 +245,24 @@ class Trainer:
                 if self.must_stop():
                     if self.is_chief:
                         self.save()
-                    break
+                    return
 
     def batches(self, phase, start, stop):
         """This process's shares of the batches for steps [start, stop)."""
 
         def shares_of_process(context):
-            n = context.num_replicas_in_sync // context.num_input_pipelines
-            first = context.input_pipeline_id * n
-            return self.patches.dataset(phase.number, start, stop, range(first, first + n), context.num_replicas_in_sync)
+            n_shares = context.num_replicas_in_sync
+            n = n_shares // context.num_input_pipelines
+            shares = range(n * context.input_pipeline_id, n * (context.input_pipeline_id + 1))
+            return self.patches.dataset(phase.number, start, stop, shares, n_shares)
 
         return self.strategy.distribute_datasets_from_function(shares_of_process)
 
     def must_stop(self):
         """Whether this process or another one got a signal, so that all of them stop after the same step."""
-        if self.sum_over_processes(self.signals[0] if self.signals else 0):
+        if devices.sum_over(self.strategy, self.signals[0] if self.signals else 0):
             self.stopped_by = (self.signals or [signal.SIGTERM])[0]
         return self.stopped_by
-
-    def sum_over_processes(self, number: int) -> int:
-        """The sum of `number` over all devices of all processes; waits until every process calls it."""
-        return devices.sum_over(self.strategy, number) if self.strategy.cluster_resolver else number
 
     def share_state(self, settings: dict) -> None:
         """Give all processes the state of the chief, which alone reads the checkpoint.
@@ -272,10 +271,10 @@ class Trainer:
         """
         checksums = {name: zlib.crc32(json.dumps(value).encode()) for name, value in settings.items()}
         different = [name for name, number in checksums.items()
-                     if self.sum_over_processes(number) != number * self.strategy.num_replicas_in_sync]
+                     if devices.sum_over(self.strategy, number) != number * self.strategy.num_replicas_in_sync]
         if different:
-            raise UserError(f"The processes do not train the same: {', '.join(different)} differ; give all of them the same "
-                            "config.py, --set, --weights, photos and VGG19.")
+            raise UserError(f"The processes do not train the same: {', '.join(different)} differ; give all of them the "
+                            "same config.py, --set, --weights, photos and VGG19.")
         devices.take_from_chief(self.strategy, [variable for part in self.state.values()
                                                 for variable in getattr(part, "variables", [part])])
 
@@ -341,8 +340,8 @@ class Trainer:
             self.manager.save()
         except tf.errors.OpError as error:
             runs.remove_partial_states(self.folder)
-            raise UserError(f"The state can't be saved in {self.folder}/ ({error.message}); the one before it is intact: "
-                            "free space, then run the same command again.") from error
+            raise UserError(f"The state can't be saved in {self.folder}/ ({error.message}); the one before it is "
+                            "intact: free space, then run the same command again.") from error
 
     def resume(self) -> bool:
         """Restore the newest readable state. Returns True if one was restored; raises UserError if none can be read."""
@@ -362,8 +361,8 @@ class Trainer:
                   f"{int(self.step)} steps are done. (--restart starts over.)")
             return True
         if runs.holds_training(self.folder):
-            raise UserError(f"None of the states in {self.folder}/ can be read; start over with --restart, which moves the "
-                            "folder aside.")
+            raise UserError(f"None of the states in {self.folder}/ can be read; start over with --restart, which moves "
+                            "the folder aside.")
         return False
 
 
@@ -401,8 +400,8 @@ def load_networks(settings: EasyDict, source: str) -> tuple[keras.Model, keras.M
     return generator, discriminator
 
 
-def make_networks(settings: EasyDict, source: str | None, n_blocks: int | None = None, bn_epsilon: float = model.BN_EPSILON
-                  ) -> tuple[keras.Model, keras.Model, keras.Model]:
+def make_networks(settings: EasyDict, source: str | None, n_blocks: int | None = None,
+                  bn_epsilon: float = model.BN_EPSILON) -> tuple[keras.Model, keras.Model, keras.Model]:
     """The generator, its moving average and the discriminator, from the weights `source`, if any, or random.
 
     settings: `config.TRAIN`; n_blocks, bn_epsilon: of random ones. Raises UserError.
@@ -444,15 +443,16 @@ def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: Easy
         generator, *others = make_networks(settings, None if resumed else arguments.weights, origin.get("n_blocks"),
                                            origin.get("bn_epsilon", model.BN_EPSILON))
     origin = {**origin, "n_blocks": generator.architecture.n_blocks, "bn_epsilon": generator.bn_epsilon}
-    patches = data.Patches(photos, settings.seed, settings.batch_size, settings.hr_patch_size, settings.patches_per_image)
+    patches = data.Patches(
+        photos, settings.seed, settings.batch_size, settings.hr_patch_size, settings.patches_per_image)
     if not demo and patches.steps_per_epoch < 25:  # half of DIV2K's
         n = -(-50 * settings.batch_size // len(photos))
-        print(f"{len(photos)} photos make epochs of only {patches.steps_per_epoch} steps, where DIV2K's have 50: for as "
-              f"long a training set TRAIN.patches_per_image to about {n}.")
+        print(f"{len(photos)} photos make epochs of only {patches.steps_per_epoch} steps, where DIV2K's have 50: for "
+              f"as long a training set TRAIN.patches_per_image to about {n}.")
     trainer = Trainer(strategy, settings, patches, (generator, *others), recipe, vgg)
     if replaced:
-        utils.move_aside(folder, "training", [Path(settings.sample_path, phase.samples).parent
-                                              for phase in trainer.phases])
+        samples = [Path(settings.sample_path, phase.samples).parent for phase in trainer.phases]
+        utils.move_aside(folder, "training", samples)
     if is_chief:
         trainer.resume()
         trainer.watch(pairs, config.VALID.memory_mb)
@@ -481,9 +481,9 @@ def train(arguments: Namespace, config: EasyDict) -> int:
     strategy = devices.make_strategy(settings.devices)
     n_devices = strategy.num_replicas_in_sync
     if settings.batch_size % n_devices:
-        smaller = settings.batch_size // n_devices * n_devices
-        raise UserError(f"TRAIN.batch_size is {settings.batch_size}, which {n_devices} devices can't share evenly; set it to "
-                        f"{f'{smaller} or ' if smaller else ''}{smaller + n_devices}, or any multiple of {n_devices}.")
+        larger = settings.batch_size // n_devices * n_devices + n_devices
+        raise UserError(f"TRAIN.batch_size is {settings.batch_size}, which {n_devices} devices can't share evenly; set "
+                        f"it to {larger} or another multiple of {n_devices}.")
     with contextlib.ExitStack() as stack:
         if devices.is_chief(strategy):
             utils.check_writable(folder, "TRAIN.checkpoint_path")
@@ -502,20 +502,17 @@ def train(arguments: Namespace, config: EasyDict) -> int:
             if trainer.steps_left():
                 trainer.run()
             else:
-                print("Training is already complete. Raise TRAIN.n_epoch to train longer." if int(trainer.total_step) else
-                      "There is nothing to train: TRAIN.n_epoch_init and TRAIN.n_epoch are 0; raise them.")
+                print("Training is already complete. Raise TRAIN.n_epoch to train longer." if int(trainer.total_step)
+                      else "There is nothing to train: TRAIN.n_epoch_init and TRAIN.n_epoch are 0; raise them.")
                 return 0
         except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError,
                 tf.errors.FailedPreconditionError, tf.errors.DeadlineExceededError, tf.errors.UnknownError) as error:
             if not strategy.cluster_resolver:
                 raise
-            raise UserError("Another process of this run has died; see its output for the reason. Then start all of them "
-                            "again: the training is resumed from the last save.") from error
-    if trainer.stopped_by:
-        where = f"{folder.absolute()}/{'' if trainer.is_chief else ' of the chief'}"
-        print(f"Stopped and saved in {where}; run the same command to resume.")
-        return 128 + trainer.stopped_by
+            raise UserError("Another process of this run has died; see its output for the reason. Then start all of "
+                            "them again: the training is resumed from the last save.") from error
     if trainer.is_chief:
-        print(f"Done: weights in {folder.absolute()}/, samples in {Path(settings.sample_path).absolute()}/. "
+        print(f"Stopped and saved in {folder.absolute()}/; run the same command to resume." if trainer.stopped_by else
+              f"Done: weights in {folder.absolute()}/, samples in {Path(settings.sample_path).absolute()}/. "
               "python main.py --mode=evaluate scores them.")
-    return 0
+    return 128 + trainer.stopped_by if trainer.stopped_by else 0

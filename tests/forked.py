@@ -1,4 +1,4 @@
-"""small.py again and again in the current folder, ended by a signal at a random moment each time, and at last left alone.
+"""Run small.py repeatedly in the current folder, ended by a signal at a random moment each time but the last.
 
 Each training is a fork of this process: to import TensorFlow takes longer than what is tested.
 """
@@ -42,7 +42,7 @@ if __name__ == "__main__":
         process = multiprocessing.get_context("fork").Process(target=train, args=(writer,))
         process.start()
         os.close(writer)
-        lines = rng.randint(1, 4)  # of "Phase 1 of 2", before it is compiled, "Phase 1, step 1", "Phase 1, epoch 1" and so on
+        lines = rng.randint(1, 4)  # "Phase 1 of 2", before it is compiled, "Phase 1, step 1", "Phase 1, epoch 1" ...
         with os.fdopen(reader) as output:
             began = time.monotonic()
             for line in output:

@@ -21,15 +21,15 @@ import model
 import train
 
 SMALL = Path(__file__).parent / "small.py"
-SCHEDULE = ("--set", "TRAIN.hr_patch_size=16", "TRAIN.batch_size=4", "TRAIN.patches_per_image=3", "TRAIN.n_epoch_init=6",
-            "TRAIN.n_epoch=24", "TRAIN.save_every=1", "TRAIN.loss=srgan_mse", "VALID.n_quick=1", "TRAIN.deterministic=true",
-            "TRAIN.precision=float32")
+SCHEDULE = ("--set", "TRAIN.hr_patch_size=16", "TRAIN.batch_size=4", "TRAIN.patches_per_image=3",
+            "TRAIN.n_epoch_init=6", "TRAIN.n_epoch=24", "TRAIN.save_every=1", "TRAIN.loss=srgan_mse", "VALID.n_quick=1",
+            "TRAIN.deterministic=true", "TRAIN.precision=float32")
 
 
 def start(folder, *more):
     return subprocess.Popen(
-        [sys.executable, SMALL, *SCHEDULE, *more], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"})
+        [sys.executable, SMALL, *SCHEDULE, *more], cwd=folder, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, env={**os.environ, "PYTHONUNBUFFERED": "1"})
 
 
 def read_until(process, beginning):
@@ -65,7 +65,8 @@ def uninterrupted(tmp_path_factory):
 def interrupted(tmp_path_factory):
     """The same training, killed at twenty random moments and stopped at two, and what was printed."""
     folder = tmp_path_factory.mktemp("interrupted")
-    done = subprocess.run([sys.executable, SMALL.with_name("forked.py"), *SCHEDULE], cwd=folder, capture_output=True, text=True)
+    command = [sys.executable, SMALL.with_name("forked.py"), *SCHEDULE]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     return folder, done.stdout + done.stderr
 
 
@@ -79,7 +80,8 @@ def assert_same_weights(folder, other):
 
 def assert_same_state(folder, other):
     readers = [newest_state(folder) for folder in (folder, other)]
-    names = [name for name in readers[0].get_variable_to_shape_map() if "save_counter" not in name and "GRAPH" not in name]
+    names = [name for name in readers[0].get_variable_to_shape_map()
+             if "save_counter" not in name and "GRAPH" not in name]
     assert sum("g_optimizer" in name for name in names) > 50
     for name in names:
         np.testing.assert_array_equal(readers[0].get_tensor(name), readers[1].get_tensor(name), err_msg=name)
@@ -88,7 +90,8 @@ def assert_same_state(folder, other):
 def test_what_is_killed_at_twenty_random_moments_ends_with_the_same_weights_and_moments(uninterrupted, interrupted):
     folder, output = interrupted
     ends = re.findall(r"^Ended by (\w+): (.*)$", output, re.MULTILINE)
-    assert Counter(ends) == {("SIGKILL", "-9"): 20, ("SIGINT", "130"): 1, ("SIGTERM", "143"): 1, ("None", "0"): 1}, output
+    expected = {("SIGKILL", "-9"): 20, ("SIGINT", "130"): 1, ("SIGTERM", "143"): 1, ("None", "0"): 1}
+    assert Counter(ends) == expected, output
     runs = output.split("Ended by ")[:-1]
     assert sum("Phase 1 of 2" in run for run in runs) >= 5 and sum("Phase 2 of 2" in run for run in runs) >= 5
     stopped = [run for run, (number, _) in zip(runs, ends, strict=True) if number in ("SIGINT", "SIGTERM")]
@@ -96,7 +99,8 @@ def test_what_is_killed_at_twenty_random_moments_ends_with_the_same_weights_and_
     assert "Traceback" not in output and "is damaged" not in output
     assert len(re.findall("^While saving: .*(partial|_temp)", output, re.MULTILINE)) >= 3
     assert not [name for name in os.listdir(folder / "checkpoint") if "partial" in name or "_temp" in name]
-    reached = [tuple(map(int, place)) for place in re.findall(r"phase (\d), (\d+) epochs and (\d+) steps are done", output)]
+    places = re.findall(r"phase (\d), (\d+) epochs and (\d+) steps are done", output)
+    reached = [tuple(map(int, place)) for place in places]
     assert reached == sorted(reached) and len(reached) >= 15  # nothing that was saved is trained twice
     assert_same_weights(uninterrupted, folder)
     assert_same_state(uninterrupted, folder)
