@@ -40,6 +40,7 @@ def evaluate(arguments, config) -> int:
     generators = weights.find_generators(arguments.weights, Path(config.TRAIN.checkpoint_path), scoring=not arguments.input)
     if arguments.input:  # check the photos first: loading weights takes seconds
         (method, path), = generators.items()
+        method = method if valid.blend == 1 else results.blend_name(valid.blend)
         photos = photos_to_restore([Path(path) for path in arguments.input], output, method)
         methods = {method: (path, valid.blend, valid.back_project)}
         if "VALID.blend" in arguments.given and len(photos) == 1 and photos[0].shown_in:
@@ -279,6 +280,7 @@ def restore(photos: list[Photo], restorers: list[dict[str, Callable]], output: P
 
     def write(photo):
         images.write_image(photo.target, photo.sr, photo.about)
+        photo.sr = None  # the bicubic for the page is as large
         height, width = photo.lr.shape[:2]
         if photo.shown_in:
             if photo.path not in shown:
@@ -304,7 +306,7 @@ def restore(photos: list[Photo], restorers: list[dict[str, Callable]], output: P
         step(write)(photo)
         photo.share_done, photo.lr, photo.sr = 1, None, None
         if photo.error:
-            print(photo.error, file=sys.stderr)
+            utils.print_error(photo.error)
 
     with utils.progress("", len(photos), counter=False, delay=1) as bar:
         upscaled = map_over_devices(step(upscale), map_ahead(step(read), photos), restorers)
@@ -366,6 +368,6 @@ def score(pairs: list[tuple[Path, Path | None]], output: Path, restorers: list[d
         chosen = sorted({round(place) for place in np.linspace(0, len(rows) - 1, n_figures)})
         drawn = {method: suffix for method, suffix in suffixes.items() if method != "lanczos"}  # too close to bicubic
         results.draw_comparison(output, [rows[i] for i in chosen], drawn)
-    print(f"PSNR in dB / SSIM, on Y with 4 border pixels cut, of {utils.plural(len(rows), 'image')}; table, images, "
-          f"comparison.png and index.html are in {output.absolute()}/.")
+    print(f"PSNR in dB / SSIM, on Y with 4 border pixels cut, of {utils.plural(len(rows), 'image')}; table, images"
+          f"{', comparison.png' if n_figures else ''} and index.html are in {output.absolute()}/.")
     return 0

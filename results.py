@@ -20,7 +20,6 @@ GENERATORS = {"srresnet": "SRResNet", "srgan": "SRGAN", "pretrained": "pre-train
               "pretrained-srresnet": "pre-trained SRResNet", "back_projected": "back-projected", "blend_0": "SRResNet", "blend_1": "SRGAN"}
 TITLES = {"lr": "LR", "bicubic": "bicubic", "lanczos": "Lanczos", **GENERATORS, "hr": "original"}
 THUMBNAIL_SIZE = (240, 160)  # at most
-JPEG_SIDE = 65500  # pixels, at most
 
 
 def picture_suffixes(generators: list[str]) -> dict[str, str]:
@@ -192,7 +191,7 @@ def page_entry(folder: Path, target: Path, lr: np.ndarray) -> dict:
     shown = _pillow(lr)
     height, width = (utils.SCALE * side for side in lr.shape[:2])
     stem = target.stem.removesuffix("_gen")
-    jpeg = shown.mode in ("L", "RGB") and max(height, width) <= JPEG_SIDE
+    jpeg = shown.mode in ("L", "RGB") and max(height, width) <= images.LARGEST_SIDE[".jpg"]
     bicubic = target.with_name(f"{stem}_bicubic{'.jpg' if jpeg else '.png'}")
     images.write_image(bicubic, np.atleast_3d(shown.resize((width, height), Image.Resampling.BICUBIC)))
     name = target.relative_to(folder).with_name(stem)

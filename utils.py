@@ -248,6 +248,12 @@ def redirect_stderr(file: IO) -> Iterator[None]:
             os.close(screen)
 
 
+def print_error(line: object) -> None:
+    """Print a line on stderr, even while another thread keeps what libraries write off the screen."""
+    with _stderr_lock:
+        print(line, file=sys.stderr)
+
+
 def _flush_stderr():
     if sys.stderr is not None:
         sys.stderr.flush()

@@ -435,7 +435,7 @@ KINDS = {"png": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"), "bmp": ("1", "L", 
          "tif": ("1", "L", "P", "RGB", "RGBA", "CMYK", "I;16", "F")}
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40),
        st.sampled_from([(form, mode) for form in KINDS for mode in KINDS[form]]),
        st.integers(0, 8), st.one_of(st.none(), st.floats(0, 1)),

@@ -4,6 +4,8 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
 
 import utils
 
@@ -197,3 +199,19 @@ def test_tilde_is_the_home_folder_and_a_drive_is_no_url(monkeypatch, tmp_path):
     assert utils.local_path("~/photos/", "--input") == f"{tmp_path}/photos/"
     for path in ("C:/photos", "a~b", "", "2:1/x"):
         assert utils.local_path(path, "--input") == path
+
+
+def test_an_error_is_not_lost_while_another_thread_keeps_libraries_off_the_screen(capfd):
+    begun = threading.Event()
+
+    def read():
+        with open(os.devnull, "wb") as nowhere, utils.redirect_stderr(nowhere):
+            begun.set()
+            time.sleep(0.2)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    begun.wait()
+    utils.print_error("a.png can't be read.")
+    thread.join()
+    assert capfd.readouterr().err == "a.png can't be read.\n"
