@@ -13,10 +13,12 @@ from pathlib import Path
 import small
 from small import main
 
+import train  # noqa: F401 (once for all forks)
+
 SIGNALS = [signal.SIGKILL] * 20 + [signal.SIGINT, signal.SIGTERM]
 
 
-def train(output):
+def run(output):
     os.dup2(output, 1)
     os.dup2(output, 2)
     sys.stdout.reconfigure(line_buffering=True)
@@ -39,7 +41,7 @@ if __name__ == "__main__":
     epoch = 0.3  # seconds at most, so that no run gets much further than its lines say
     for number in [*rng.sample(SIGNALS, len(SIGNALS)), None]:
         reader, writer = os.pipe()
-        process = multiprocessing.get_context("fork").Process(target=train, args=(writer,))
+        process = multiprocessing.get_context("fork").Process(target=run, args=(writer,))
         process.start()
         os.close(writer)
         lines = rng.randint(1, 4)  # "Phase 1 of 2", before it is compiled, "Phase 1, step 1", "Phase 1, epoch 1" ...
