@@ -17,13 +17,14 @@ from PIL import Image
 import results
 
 TEMPLATE = Path(__file__).parent.parent / "page.html"
-METHODS = {"lr": "LR", "bicubic": "bicubic", "lanczos": "Lanczos", "srresnet": "SRResNet", "srgan": "SRGAN", "hr": "original"}
+METHODS = {"lr": "LR", "bicubic": "bicubic", "lanczos": "Lanczos", "srresnet": "SRResNet", "srgan": "SRGAN",
+           "hr": "original"}
 COLORS = {"lr": (250, 0, 0), "bicubic": (0, 250, 0), "lanczos": (0, 0, 250), "srresnet": (250, 250, 0),
           "srgan": (0, 250, 250), "hr": (250, 0, 250)}
 
 
 def build(folder, images, methods=METHODS, mode="score"):
-    """Write a page with its pictures. images: {name: {method: array (H, W, 3), or a color and the size}}."""
+    """Write a page with its pictures. images: {name: {method: array (H, W, 3)}}."""
     (folder / "thumbnails").mkdir(parents=True)
     entries = []
     for number, (name, pictures) in enumerate(images.items()):
@@ -34,30 +35,33 @@ def build(folder, images, methods=METHODS, mode="score"):
         entry = {"name": name, "width": width, "height": height, "thumb": quote(f"thumbnails/{name}.jpg"),
                  "pictures": {method: quote(f"{name}_{method}.png") for method in pictures}}
         if mode == "score":
-            entry["metrics"] = {method: {"psnr": 20 + (7 * number + 3 * i) % 10, "ssim": 0.5 + (3 * number + i) % 10 / 20}
-                                for i, method in enumerate(methods) if method not in ("lr", "hr")}
+            entry["metrics"] = {
+                method: {"psnr": 20 + (7 * number + 3 * i) % 10, "ssim": 0.5 + (3 * number + i) % 10 / 20}
+                for i, method in enumerate(methods) if method not in ("lr", "hr")}
         entries.append(entry)
-    mean = {method: {metric: float(np.mean([entry["metrics"][method][metric] for entry in entries])) for metric in ("psnr", "ssim")}
-            for method in entries[0].get("metrics", {})}
-    write_page(folder, {"mode": mode, "methods": [{"id": id, "title": title} for id, title in methods.items()], "mean": mean,
-                        "images": entries})
+    mean = {method: {metric: float(np.mean([entry["metrics"][method][metric] for entry in entries]))
+                     for metric in ("psnr", "ssim")} for method in entries[0].get("metrics", {})}
+    titles = [{"id": method, "title": title} for method, title in methods.items()]
+    write_page(folder, {"mode": mode, "methods": titles, "mean": mean, "images": entries})
     return folder
 
 
-def write_page(folder, results):
-    content = json.dumps(results).replace("<", "\\u003c")
-    page = TEMPLATE.read_text(encoding="utf-8").replace('type="application/json">null<', f'type="application/json">{content}<')
-    (folder / "index.html").write_text(page, encoding="utf-8")
+def write_page(folder, content):
+    place = 'type="application/json">'
+    template = TEMPLATE.read_text(encoding="utf-8")
+    escaped = json.dumps(content).replace("<", "\\u003c")
+    (folder / "index.html").write_text(template.replace(f"{place}null<", f"{place}{escaped}<"), encoding="utf-8")
 
 
-def read_results(folder):
+def read_page(folder):
     page = (folder / "index.html").read_text(encoding="utf-8")
     return json.loads(page.split('type="application/json">')[1].split("</script>")[0])
 
 
 def plain(width, height, methods=METHODS):
     """A picture of one color for each method."""
-    return {method: np.full((height // 4, width // 4, 3) if method == "lr" else (height, width, 3), COLORS[method], np.uint8)
+    by = {method: 4 if method == "lr" else 1 for method in methods}
+    return {method: np.full((height // by[method], width // by[method], 3), COLORS[method], np.uint8)
             for method in methods}
 
 
@@ -94,10 +98,12 @@ def browse(browser):
     def start(where, state="", size=(1280, 800), density=1, language="en-US", dark=False, touch=False):
         url = f"{where.as_uri()}/index.html" if isinstance(where, Path) else where
         browser.get("about:blank")
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         for command, arguments in {
-            "Emulation.setDeviceMetricsOverride": {"width": size[0], "height": size[1], "deviceScaleFactor": density, "mobile": touch},
+            "Emulation.setDeviceMetricsOverride": {
+                "width": size[0], "height": size[1], "deviceScaleFactor": density, "mobile": touch},
             "Emulation.setTouchEmulationEnabled": {"enabled": touch},
-            "Emulation.setEmulatedMedia": {"features": [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]},
+            "Emulation.setEmulatedMedia": {"features": [scheme]},
             "Emulation.setUserAgentOverride": {"userAgent": agent, "acceptLanguage": language},
         }.items():
             browser.execute_cdp_cmd(command, arguments)
@@ -136,7 +142,8 @@ class Page:
 
     def settle(self):
         """Wait until the chosen pictures are on the stage and painted."""
-        self.wait(lambda: self.run("return document.readyState === 'complete' && !document.querySelector('#stage[aria-busy=true]')"))
+        self.wait(lambda: self.run("return document.readyState === 'complete'"
+                                   " && !document.querySelector('#stage[aria-busy=true]')"))
         self.driver.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
 
     def press(self, *keys, shift=False):
@@ -152,8 +159,8 @@ class Page:
         self.settle()
 
     def click(self, selector, text=None):
-        self.run("""[...document.querySelectorAll(arguments[0])].find(e => arguments[1] === null || e.textContent.trim() === arguments[1])
-            .click()""", selector, text)
+        self.run("""[...document.querySelectorAll(arguments[0])]
+            .find(e => arguments[1] === null || e.textContent.trim() === arguments[1]).click()""", selector, text)
         self.settle()
 
     def mouse(self, kind, point, **changes):
@@ -174,8 +181,8 @@ class Page:
 
     def touch(self, *fingers):
         """Each finger is a list of points (x, y) of the window, as many for each."""
-        for kind, points in [("touchStart", [finger[0] for finger in fingers]),
-                             *(("touchMove", points) for points in zip(*(finger[1:] for finger in fingers), strict=True)), ("touchEnd", [])]:
+        first, *others = zip(*fingers, strict=True)
+        for kind, points in [("touchStart", first), *(("touchMove", points) for points in others), ("touchEnd", [])]:
             self.driver.execute_cdp_cmd("Input.dispatchTouchEvent", {
                 "type": kind, "touchPoints": [{"x": x, "y": y, "id": i} for i, (x, y) in enumerate(points)]})
         self.settle()
@@ -192,15 +199,16 @@ class Page:
 
     def chosen(self):
         """The methods pressed on the left and the right."""
-        return [self.run("return document.querySelector(arguments[0]).lastChild.textContent", f"#{side} [aria-pressed=true]")
-                for side in ("left", "right")]
+        script = "return document.querySelector(arguments[0]).lastChild.textContent"
+        return [self.run(script, f"#{side} [aria-pressed=true]") for side in ("left", "right")]
 
     def name(self):
         return self.find("#name").text
 
     def rectangle(self, selector):
         """x, y, width and height in CSS pixels of the window."""
-        return self.run("const r = document.querySelector(arguments[0]).getBoundingClientRect(); return [r.x, r.y, r.width, r.height]", selector)
+        return self.run("const r = document.querySelector(arguments[0]).getBoundingClientRect();"
+                        "return [r.x, r.y, r.width, r.height]", selector)
 
     def middle(self, selector):
         x, y, width, height = self.rectangle(selector)
@@ -243,7 +251,8 @@ def test_the_slider_parts_two_methods_by_mouse_and_keys(browse, colors):
     middle = page.middle("#slider")
     page.drag((middle[0] + 15, middle[1]), (middle[0] + 15, middle[1]))  # held beside its line, it does not jump
     assert page.slider() == 80
-    page.drag((x + 0.3 * width, y + 20), (x + 0.3 * width, y + 20))  # all of the picture is seen: a click sets the slider
+    point = x + 0.3 * width, y + 20
+    page.drag(point, point)  # all of the picture is seen: a click sets the slider
     assert page.slider() == 30 and border() == pytest.approx(0.3, abs=0.02)
     page.press("arrow_right", "arrow_right", "arrow_left")
     assert page.slider() == 32 and border() == pytest.approx(0.32, abs=0.02)
@@ -277,7 +286,8 @@ def test_digits_choose_the_methods(browse, colors):
 
 
 def test_zero_is_the_tenth_of_many_methods(browse, tmp_path):
-    methods = {"lr": "LR", **{f"blend_{i}": f"blend {i}" for i in range(9)}, "back_projected": "back-projected", "hr": "original"}
+    methods = {"lr": "LR", **{f"blend_{i}": f"blend {i}" for i in range(9)}, "back_projected": "back-projected",
+               "hr": "original"}
     pictures = dict(zip(methods, [*plain(64, 48).values()] * 2, strict=False)) | {"hr": plain(64, 48)["hr"]}
     page = browse(build(tmp_path / "page", {"a": {**pictures, "lr": plain(64, 48)["lr"]}}, methods), size=(900, 700))
     assert page.chosen() == ["LR", "back-projected"]
@@ -289,9 +299,10 @@ def test_zero_is_the_tenth_of_many_methods(browse, tmp_path):
 
 def test_captions_name_what_is_seen_with_its_scores(browse, colors):
     page = browse(colors)
-    scores = read_results(colors)["images"][0]["metrics"]
+    scores = read_page(colors)["images"][0]["metrics"]
     assert page.texts(".captions b") == ["bicubic", "SRGAN"]
-    assert page.texts(".captions span") == [f"{scores[m]['psnr']:.2f} dB / {scores[m]['ssim']:.4f}" for m in ("bicubic", "srgan")]
+    assert page.texts(".captions span") == [f"{scores[method]['psnr']:.2f} dB / {scores[method]['ssim']:.4f}"
+                                            for method in ("bicubic", "srgan")]
     assert "interpolation" in page.texts(".captions small")[0] and "network" in page.texts(".captions small")[1]
     page.press("6")
     assert page.texts(".captions b")[1] == "original" and page.texts(".captions span")[1] == ""
@@ -327,7 +338,8 @@ def test_zoom_shows_the_pixels_of_the_file_on_whole_pixels_of_the_screen(browse,
         def equal(dy, dx, zoom=zoom, digits=digits, rows=rows, seen=seen, top=top, left=left, width=width):
             for digit, begin in zip(digits, (0.1, 0.6), strict=True):
                 columns = np.arange(round(begin * width * density), round((begin + 0.3) * width * density))
-                of_picture = np.ix_((rows - round(top * density) + dy) // zoom, (columns - round(left * density) + dx) // zoom)
+                of_picture = np.ix_((rows - round(top * density) + dy) // zoom,
+                                    (columns - round(left * density) + dx) // zoom)
                 if not (seen[np.ix_(rows, columns)] == pictures[digit][of_picture]).all():
                     return False
             return True
@@ -386,7 +398,8 @@ def test_dragging_pans_up_to_the_border(browse, noisy):
     assert page.pixel_at((x, y)) == pytest.approx((0, 0), abs=0.5)
     slider = page.middle("#slider")
     page.drag(slider, (slider[0] - 200, slider[1]))  # the slider is still to be had
-    assert page.slider() == pytest.approx(100 * (0.5 - 200 / width), abs=1) and page.pixel_at((x, y)) == pytest.approx((0, 0), abs=0.5)
+    assert page.slider() == pytest.approx(100 * (0.5 - 200 / width), abs=1)
+    assert page.pixel_at((x, y)) == pytest.approx((0, 0), abs=0.5)
 
 
 def test_touch_slides_pans_and_pinches(browse, noisy):
@@ -430,13 +443,13 @@ def test_images_are_opened_by_keys_buttons_and_thumbnails(browse, colors):
 
 
 def test_scores_are_sorted_so_that_best_and_worst_are_found(browse, colors):
-    results = read_results(colors)
+    content = read_page(colors)
     page = browse(colors)
     page.click("#table")
     assert page.texts("tbody th") == list("abcde")
-    row = [f"{row[metric]:.{digits}f}" for row in results["mean"].values() for metric, digits in (("psnr", 2), ("ssim", 4))]
-    assert page.texts(".mean td") == row
-    psnr = {image["name"]: image["metrics"]["srgan"]["psnr"] for image in results["images"]}
+    assert page.texts(".mean td") == [text for row in content["mean"].values()
+                                      for text in (f"{row['psnr']:.2f}", f"{row['ssim']:.4f}")]
+    psnr = {image["name"]: image["metrics"]["srgan"]["psnr"] for image in content["images"]}
     best = sorted(psnr, key=psnr.get, reverse=True)
     head = "thead [data-sort='srgan|psnr']"
     page.click(f"{head} button")
@@ -462,11 +475,11 @@ def test_on_a_phone_a_row_leads_from_the_scores_to_the_image(browse, colors):
 
 def test_equal_images_have_an_infinite_psnr_and_missing_scores_sort_last(browse, tmp_path):
     folder = build(tmp_path / "page", {name: plain(64, 48) for name in "abc"})
-    results = read_results(folder)
-    results["images"][1]["metrics"]["srgan"] = {"psnr": None, "ssim": 1.0}
-    results["mean"]["srgan"]["psnr"] = None
-    del results["images"][0]["metrics"]["srgan"], results["images"][0]["pictures"]["srgan"]
-    write_page(folder, results)
+    content = read_page(folder)
+    content["images"][1]["metrics"]["srgan"] = {"psnr": None, "ssim": 1.0}
+    content["mean"]["srgan"]["psnr"] = None
+    del content["images"][0]["metrics"]["srgan"], content["images"][0]["pictures"]["srgan"]
+    write_page(folder, content)
     page = browse(folder)
     assert page.chosen() == ["bicubic", "SRResNet"]  # the last result that there is
     assert not page.find("#right button:nth-child(5)").is_enabled()
@@ -477,7 +490,8 @@ def test_equal_images_have_an_infinite_psnr_and_missing_scores_sort_last(browse,
         page.click("thead [data-sort='srgan|psnr'] button")
         assert "".join(page.texts("tbody th")) == order
     page.click("thead [data-sort='srgan|psnr'] button")
-    assert page.texts("tbody tr:nth-child(2) td")[-2] == "∞" and page.texts("tbody tr:first-child td")[-2:] == ["\u2013", "\u2013"]
+    assert page.texts("tbody tr:nth-child(2) td")[-2] == "∞"
+    assert page.texts("tbody tr:first-child td")[-2:] == ["\u2013", "\u2013"]
     page.press("arrow_down")
     assert page.chosen() == ["bicubic", "SRGAN"] and page.texts(".captions span")[1] == "∞ dB / 1.0000"
 
@@ -488,7 +502,8 @@ def test_restored_photos_have_no_scores(browse, tmp_path):
     page = browse(build(tmp_path / "page", {"photo": pictures}, methods, mode="restore"))
     assert page.chosen() == ["bicubic", "SRGAN"] and not page.find("#table").is_displayed()
     assert page.texts(".captions span") == ["", ""]
-    assert not any(page.find(selector).is_displayed() for selector in ("#strip", "#previous", "#next"))  # of a single photo
+    for selector in ("#strip", "#previous", "#next"):
+        assert not page.find(selector).is_displayed()  # there is a single photo
 
 
 @pytest.fixture
@@ -532,11 +547,11 @@ def test_of_a_hundred_images_only_those_looked_at_are_loaded(browse, served, tmp
     assert x >= 0 and x + width <= 1280
     page.wait(lambda: "thumbnails/099.jpg" in asked)
     assert len(full()) == len(set(full())) == 14
-    assert page.run("return loaded.size") == 2 and page.run("return document.querySelectorAll('#stage img').length") == 2
+    assert page.run("return [loaded.size, document.querySelectorAll('#stage img').length]") == [2, 2]
 
 
-@pytest.mark.parametrize("name", ["two words", "100%25 #1?&a=b", "quote\"'quote", "зебра ёж", "<script>window.hit=1<", "<b>a+b;c",
-                                  "back\\slash", "long " * 40])
+@pytest.mark.parametrize("name", ["two words", "100%25 #1?&a=b", "quote\"'quote", "зебра ёж", "<script>window.hit=1<",
+                                  "<b>a+b;c", "back\\slash", "long " * 40])
 def test_odd_file_names(browse, tmp_path, name):
     folder = build(tmp_path / "page", {"first": plain(64, 48), name: plain(64, 48)})
     page = browse(folder, size=(360, 640))
@@ -578,8 +593,9 @@ def test_reload_and_back(browse, noisy):
     page.driver.refresh()
     page.settle()
     after = json.loads(page.run(state))
-    assert {key: value for key, value in after.items() if key not in "xy"} == {key: value for key, value in before.items() if key not in "xy"}
-    assert (after["x"], after["y"]) == pytest.approx((before["x"], before["y"]), abs=1e-3)
+    for coordinate in "xy":
+        assert after.pop(coordinate) == pytest.approx(before.pop(coordinate), abs=1e-3)
+    assert after == before
     assert page.name() == "b" and page.chosen() == ["bicubic", "LR"] and page.slider() == 48
     page.driver.back()
     page.wait(lambda: page.name() == "a")
@@ -598,7 +614,8 @@ def test_an_address_that_makes_no_sense_is_forgiven(browse, colors):
 @pytest.mark.parametrize("size", [(360, 640), (640, 360), (1280, 800), (2560, 1440)])
 def test_everything_is_within_the_window(browse, colors, size, language):
     page = browse(colors, size=size, language=language, touch=min(size) == 360)
-    outside = """return [...document.querySelectorAll('body *')].filter(e => !e.closest('.methods, #strip, #scores, svg, dialog *'))
+    outside = """return [...document.querySelectorAll('body *')]
+        .filter(e => !e.closest('.methods, #strip, #scores, svg, dialog *'))
         .filter(e => { const r = e.getBoundingClientRect();
                        return r.left < -1 || r.top < -1 || r.right > innerWidth + 1 || r.bottom > innerHeight + 1; })
         .map(e => e.outerHTML.slice(0, 80))"""
@@ -621,7 +638,8 @@ def test_language_is_the_browsers_and_can_be_changed(browse, colors):
     page = browse(colors, language="fr-FR,ru;q=0.9")
     assert page.run("return document.documentElement.lang") == "ru" and page.find("#table").text == "Оценки"
     assert page.chosen() == ["бикубический", "SRGAN"] and page.texts(".captions span")[0].startswith("23,00 дБ")
-    assert page.run("return [TEXTS, NOTES].every(texts => Object.values(texts).every(text => text.length === 2 && text[0] && text[1]))")
+    assert page.run("return [TEXTS, NOTES].every(texts => Object.values(texts)"
+                    ".every(text => text.length === 2 && text[0] && text[1]))")
     page.click("#language")
     assert page.find("#table").text == "Scores" and page.texts(".captions span")[0].startswith("23.00 dB")
     assert page.chosen() == ["bicubic", "SRGAN"]
@@ -638,9 +656,11 @@ def test_texts_have_contrast_and_controls_have_names(browse, colors, dark):
     page = browse(colors, dark=dark)
 
     def luminance(name):
-        color = page.run("return getComputedStyle(document.documentElement).getPropertyValue(arguments[0])", f"--{name}").strip()
-        linear = [(v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4) for v in (int(color[i:i + 2], 16) / 255 for i in (1, 3, 5))]
-        return np.dot(linear, (0.2126, 0.7152, 0.0722))
+        script = "return getComputedStyle(document.documentElement).getPropertyValue(arguments[0])"
+        color = page.run(script, f"--{name}").strip()
+        value = np.array([int(color[i:i + 2], 16) for i in (1, 3, 5)]) / 255
+        linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+        return linear @ (0.2126, 0.7152, 0.0722)  # WCAG 2.2, relative luminance
 
     for text, back in (("ink", "page"), ("muted", "page"), ("ink", "hover"), ("muted", "hover"), ("focus", "page")):
         bright, dim = sorted((luminance(text), luminance(back)), reverse=True)
@@ -664,18 +684,20 @@ def test_the_template_itself_says_how_results_are_made(browse):
 def test_a_page_of_scores_as_evaluation_writes_it(browse, tmp_path):
     names = ["plain", "a #1? 100%", os.fsdecode(b"latin-\xe9"), "<b>'\""]
     suffixes = results.picture_suffixes(["srresnet", "srgan"])
-    rows = [{"name": name, **{method: {"psnr": 20.0 + i, "ssim": 0.5, "lr_psnr": 30.0} for method in suffixes if method not in ("lr", "hr")}}
+    methods = [method for method in suffixes if method not in ("lr", "hr")]
+    rows = [{"name": name, **{method: {"psnr": 20.0 + i, "ssim": 0.5, "lr_psnr": 30.0} for method in methods}}
             for i, name in enumerate(names)]
     for name in names:
         for method, picture in plain(64, 48).items():
             Image.fromarray(picture).save(tmp_path / f"{name}_{suffixes[method]}.png")
         results.write_thumbnail(tmp_path, name, plain(64, 48)["hr"])
-    mean = {method: rows[0][method] for method in rows[0] if method != "name"}
+    mean = {method: rows[0][method] for method in methods}
     results.write_scored_page(tmp_path, mean, rows, [(48, 64)] * len(names), suffixes)
     page = browse(tmp_path)
     x, y, width, _ = page.rectangle(".layer img")
     for _ in names:
-        assert page.color_at(x + 2, y + 2) == COLORS["bicubic"] and page.color_at(x + width - 2, y + 2) == COLORS["srgan"]
+        assert page.color_at(x + 2, y + 2) == COLORS["bicubic"]
+        assert page.color_at(x + width - 2, y + 2) == COLORS["srgan"]
         page.press("arrow_down")
     assert page.run("return [...document.querySelectorAll('#strip img')].every(i => i.complete && i.naturalWidth > 0)")
     page.click("#table")
@@ -698,4 +720,5 @@ def test_a_page_of_restored_photos_as_evaluation_writes_it(browse, tmp_path):
     assert page.name() == "trip/100%" and page.chosen() == ["bicubic", "pre-trained SRGAN"]
     x, y, width, _ = page.rectangle(".layer img")
     np.testing.assert_allclose(page.color_at(x + 2, y + 2), COLORS["lr"], atol=6)  # a JPEG
-    assert page.color_at(x + width - 2, y + 2) == COLORS["srgan"] and "published weights" in page.texts(".captions small")[1]
+    assert page.color_at(x + width - 2, y + 2) == COLORS["srgan"]
+    assert "published weights" in page.texts(".captions small")[1]
