@@ -634,7 +634,7 @@ def test_several_photos_or_a_folder_of_that_name_make_it_a_folder(trained, tmp_p
 def test_several_inputs_are_each_restored_once_to_names_of_their_own(tmp_path):
     for name in ("x/a.png", "x/b.png", "y/a.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        images.write_image(tmp_path / name, np.zeros((4, 4, 3), np.uint8))
+        Image.fromarray(pictures.RGB).save(tmp_path / name)
     inputs = [tmp_path / name for name in ("x/a.png", "y/a.png", "x", "x/a.png")]
     photos = evaluate.photos_to_restore(inputs, tmp_path / "out", "srgan")
     assert [photo.path.relative_to(tmp_path).as_posix() for photo in photos] == ["x/a.png", "y/a.png", "x/b.png"]
