@@ -25,6 +25,7 @@ with utils.quiet():  # imported from Python, nobody else keeps TensorFlow's note
     import images
     import model
     import results
+    import upscaling
     import weights
     from weights import load_blended
 
@@ -93,7 +94,7 @@ class Restorer:
         """
         with utils.quiet():
             generator = load_blended(weights, blend) if isinstance(weights, str | Path) else weights
-            self.upscaler = model.Upscaler(generator, memory_mb, device, devices.dtype_policy(precision))
+            self.upscaler = upscaling.Upscaler(generator, memory_mb, device, devices.dtype_policy(precision))
         self.back_project, self.self_ensemble = back_project, self_ensemble
 
     def __call__(self, lr: np.ndarray, report: Callable[[float], None] | None = None) -> np.ndarray:

@@ -6,11 +6,10 @@ Networks map float32 NHWC to float32 NHWC; HR and SR are in [-1, 1]. Each carrie
 `.architecture` and `.bn_epsilon`.
 """
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from utils import SCALE, UserError
+from utils import UserError
 
 import keras
 import numpy as np
@@ -419,87 +418,3 @@ def adversarial_loss(logits_sr: Tensor) -> Tensor:
 def discriminator_loss(logits_hr: Tensor, logits_sr: Tensor) -> Tensor:
     """How far the discriminator is from telling HR from SR, equation 2 of the article; a scalar."""
     return _cross_entropy(tf.ones_like(logits_hr), logits_hr) + _cross_entropy(tf.zeros_like(logits_sr), logits_sr)
-
-
-# ------------------------------------------------------------------------------------------------------ upscaling
-
-
-def tiles(y: int, y_stop: int, x: int, x_stop: int, size: int) -> list[tuple[int, int, int, int]]:
-    """Cut a rectangle into equal ones of at most `size` to a side, each again as (y, y_stop, x, x_stop)."""
-
-    def cut(start, stop):
-        n_parts = -(-(stop - start) // size)
-        edges = [start + (stop - start) * part // n_parts for part in range(n_parts + 1)]
-        return list(itertools.pairwise(edges))
-
-    return [rows + columns for rows in cut(y, y_stop) for columns in cut(x, x_stop)]
-
-
-class Upscaler:
-    """Upscales whole images with a generator, tile by tile, so that memory does not grow with the image.
-
-    Tiles overlap by the receptive field, so that the result equals that of the whole image but for float32 rounding.
-    The trunk sees far and needs little memory, the upsampling the reverse, so each trunk tile is upsampled in smaller ones.
-    """
-
-    def __init__(self, generator: keras.Model | Folded, memory_mb: int = 500, device: str | None = None,
-                 precision: str = "float32"):
-        """generator: a network, or its folded weights, which are quicker to load. memory_mb: what the feature maps of a tile
-        may take. device: TensorFlow's name of one, None for its choice. precision: a Keras dtype policy, such as
-        "mixed_bfloat16"; weights and the last activation are float32 in any case.
-        """
-        self.architecture, self.device = generator.architecture, device
-        with tf.device(device):
-            self.network = get_G(self.architecture, folded=True, dtype=precision)
-        self.refresh(generator)
-        features = self.network.get_layer("trunk_sum").output
-        trunk, upsampling = keras.Model(self.network.input, features), keras.Model(features, self.network.output)
-        # No XLA: it would compile for each size of image, and is slower here than TensorFlow's own kernels.
-        self._trunk, self._upsampling = (
-            tf.function(network, input_signature=[tf.TensorSpec((1, *x.shape[1:]), x.dtype)])
-            for network in (trunk, upsampling) for x in network.inputs)
-        # Bytes of a pixel in the maps that are alive at once: 5 of 64 channels; 3 of 256 at twice the resolution.
-        margin, size = self.architecture.field, tf.as_dtype(features.dtype).size
-        self.trunk_tile = max(64, int((memory_mb * 2 ** 20 / (5 * 64 * size)) ** 0.5) - 2 * margin)
-        # A quarter is enough for the upsampling: its margin is narrow, larger tiles are hardly faster.
-        self.upsampling_tile = max(32, int((memory_mb / 4 * 2 ** 20 / (3 * 4 * 256 * size)) ** 0.5))
-
-    def refresh(self, generator: keras.Model | Folded) -> None:
-        """Take over the current weights of `generator`."""
-        folded = generator if isinstance(generator, Folded) else fold_network(generator)
-        folded.assign(self.network)
-
-    def __call__(self, lr: np.ndarray) -> np.ndarray:
-        """LR (H, W, 3) of any size, uint8 or uint16, to SR (4 H, 4 W, 3) of the same type."""
-        height, width = lr.shape[:2]
-        sr = np.empty((SCALE * height, SCALE * width, 3), lr.dtype)
-        for tile in self.tiles(height, width):
-            y, y_stop, x, x_stop = (SCALE * edge for edge in tile)
-            sr[y:y_stop, x:x_stop] = quantize(self.upscale(lr, *tile), tf.as_dtype(lr.dtype))
-        return sr
-
-    def tiles(self, height: int, width: int) -> list[tuple[int, int, int, int]]:
-        """The rectangles of LR, (y, y_stop, x, x_stop), that fit into memory at once."""
-        return tiles(0, height, 0, width, self.trunk_tile)
-
-    def upscale(self, lr: np.ndarray, y: int, y_stop: int, x: int, x_stop: int,
-                report: Callable[[float], None] | None = None) -> np.ndarray:
-        """SR of a rectangle of LR, float32 in [-1, 1], as it is in the SR of all of LR.
-
-        report: called with the share that is done, from 0 to 1.
-        """
-        inner, outer = self.architecture.upsampling_field, self.architecture.field
-        top, left = max(0, y - outer), max(0, x - outer)
-        sr = np.empty((SCALE * (y_stop - y), SCALE * (x_stop - x), 3), np.float32)
-        parts = tiles(y, y_stop, x, x_stop, self.upsampling_tile)
-        with tf.device(self.device):
-            features = self._trunk(normalize_lr(lr[np.newaxis, top:y_stop + outer, left:x_stop + outer], self.architecture))
-            for done, (v, v_stop, u, u_stop) in enumerate(parts):
-                if report:
-                    report(0.5 + done / len(parts) / 2)  # the trunk takes about half of the time
-                above, before = min(inner, v), min(inner, u)  # no margin at the image's own edges, which the network pads
-                part = self._upsampling(
-                    features[:, v - above - top:v_stop + inner - top, u - before - left:u_stop + inner - left])
-                sr[SCALE * (v - y):SCALE * (v_stop - y), SCALE * (u - x):SCALE * (u_stop - x)] = part[
-                    0, SCALE * above:SCALE * (above + v_stop - v), SCALE * before:SCALE * (before + u_stop - u)]
-        return sr

@@ -24,6 +24,7 @@ import devices
 import images
 import model
 import runs
+import upscaling
 import weights
 from config import DIV2K_TRAIN_HR, flatten, log_config, use_preset
 
@@ -191,7 +192,7 @@ class Trainer:
     def watch(self, pairs: list[tuple[np.ndarray, np.ndarray]], memory_mb: int) -> None:
         """Measure, draw and log from now on; pairs: HR and LR to measure; memory_mb: what upscaling them may take."""
         self.pairs = pairs
-        self.upscaler = model.Upscaler(self.averaged, memory_mb)
+        self.upscaler = upscaling.Upscaler(self.averaged, memory_mb)
 
     @functools.cached_property
     def bicubic_psnr(self) -> float:

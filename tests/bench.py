@@ -1,6 +1,7 @@
 """How fast training and evaluation are, beside peers with the same weights: `python tests/bench.py`, or with --quick.
 
-Runs training's own steps (`train.Trainer`), evaluation's own upscaling (`model.Upscaler`) and `main.py` as a user does.
+Runs training's own steps (`train.Trainer`), evaluation's own upscaling (`upscaling.Upscaler`) and
+`main.py` as a user does.
 The peers (peers.py) are PyTorch, ONNX Runtime, OpenVINO and ncnn, as far as they are installed. Each row is measured in
 float32 and, where the processor has it, in bfloat16: against the peers in the same precision, and against each peer as
 it comes. That a peer computes the same is checked before it is timed. Candidates take turns, so that other load on the
@@ -37,6 +38,7 @@ import devices  # noqa: E402
 import images  # noqa: E402
 import model  # noqa: E402
 import train  # noqa: E402
+import upscaling  # noqa: E402
 import weights  # noqa: E402
 from config import config, resolve  # noqa: E402
 
@@ -250,7 +252,7 @@ def bench_upscaling(generator, installed, quick):
     upscalers = {}
     for precision in PRECISIONS:
         with devices.compute_in(precision):
-            upscalers[precision] = model.Upscaler(generator)
+            upscalers[precision] = upscaling.Upscaler(generator)
     per_pixel = []
     for width, height in ((160, 90),) if quick else ((320, 180), (510, 339)):
         _, lr = make_photo(width, height)

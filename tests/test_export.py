@@ -14,6 +14,7 @@ import config
 import export
 import main
 import model
+import upscaling
 import weights
 
 
@@ -50,7 +51,7 @@ def test_the_code_of_its_readme_upscales_photos_of_two_sizes(generator, exported
         Image.fromarray(lr).save("photo.png")
         exec(code.replace("photo.jpg", "photo.png"), {})  # without the loss of a JPEG
         sr = np.asarray(Image.open(f"photo_{name}.png")).astype(int)
-        assert np.abs(sr - model.Upscaler(generator)(lr)).max() <= 1
+        assert np.abs(sr - upscaling.Upscaler(generator)(lr)).max() <= 1
         os.remove(f"photo_{name}.png")
 
 
