@@ -23,6 +23,7 @@ from easydict import EasyDict
 import download
 import images
 import partners
+import tiff
 from config import is_div2k
 from partners import Pair
 
@@ -66,10 +67,12 @@ def find_images(folder: str | Path, setting: str, results_too: bool = False) -> 
         raise UserError(f"{folder} ({setting}) can't be read: {error.strerror}; set it to another folder.") from error
     if results_too:
         photos, results = images.list_images(folder), []
+    raw = [path for path in unread if tiff.is_raw(path)]
+    others = [path for path in unread if path not in raw]
     left_out = [f"{utils.plural(len(files), noun)} ({utils.listing([path.name for path in files], 3)}){advice}"
                 for files, noun, advice in ((results, "result", " of this program"),
-                                            (unread, "photo", " of kinds that are not read; develop or convert them"))
-                if files]
+                                            (raw, "raw photo", ", to be developed first"),
+                                            (others, "photo", " of a kind that is not read")) if files]
     if not photos:
         but = f", but {' and '.join(left_out)}" if left_out else ""
         fix = "python main.py --mode=download fills it" if is_div2k(folder) else f"{images.FORMAT_NAMES} files are read"

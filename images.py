@@ -1,7 +1,6 @@
-"""The one way in and out for images; resizing and metrics."""
+"""Find, read and write images, resize them, and measure PSNR and SSIM."""
 import collections
 import contextlib
-import glob
 import io
 import math
 import os
@@ -17,6 +16,7 @@ import imagecodecs
 import imageio.v3 as iio
 import numpy as np
 import tensorflow as tf
+from imagecodecs import PNG
 from PIL import Image, ImageCms
 
 import metadata
@@ -28,11 +28,8 @@ warnings.filterwarnings("ignore", module="PIL")  # of metadata and palettes; wha
 IMAGE_SUFFIXES = (
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".webp", ".bmp", ".dib", ".tif", ".tiff",
     ".gif", ".avif", ".heic", ".heif", ".hif")
-RAW_SUFFIXES = (
-    ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".gpr", ".iiq", ".k25", ".kdc", ".mef",
-    ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f")
-UNREAD_SUFFIXES = (
-    *RAW_SUFFIXES, ".jxl", ".jp2", ".j2k", ".jpf", ".jpx", ".jxr", ".wdp", ".psd", ".psb", ".xcf", ".kra", ".ora",
+OTHER_SUFFIXES = (
+    ".jxl", ".jp2", ".j2k", ".jpf", ".jpx", ".jxr", ".wdp", ".psd", ".psb", ".xcf", ".kra", ".ora",
     ".ai", ".eps", ".svg", ".svgz", ".exr", ".hdr", ".pfm", ".ppm", ".pgm", ".pbm", ".pnm", ".pam", ".tga", ".pcx",
     ".ico", ".icns", ".cur", ".dds", ".qoi", ".bpg", ".flif", ".jng", ".mng", ".fits", ".dcm", ".sgi", ".ras",
     ".xpm", ".xbm")
@@ -57,14 +54,14 @@ def find_photos(folder: str | Path) -> tuple[list[Path], list[Path], list[Path]]
     photos, results, unread = [], [], []
     for path in _list_files(folder):
         if path.suffix.lower() in IMAGE_SUFFIXES:
-            (results if is_result(path) else photos).append(path)
-        elif path.suffix.lower() in UNREAD_SUFFIXES:
+            (results if metadata.is_result(path) else photos).append(path)
+        elif tiff.is_raw(path) or path.suffix.lower() in OTHER_SUFFIXES:
             unread.append(path)
     return photos, results, unread
 
 
 def _list_files(folder, recursive=True):
-    folder, found, seen = Path(folder), [], set()
+    folder, root, found, seen = Path(folder), os.path.realpath(folder), [], set()
 
     def skip(error):
         if Path(error.filename) == folder:
@@ -73,48 +70,14 @@ def _list_files(folder, recursive=True):
 
     for parent, subfolders, names in os.walk(folder, followlinks=True, onerror=skip):
         here = os.path.realpath(parent)
-        # A link may lead back into a folder already seen, or out of this one to all that is above it.
-        if here in seen or (seen and folder.resolve().is_relative_to(here)):
+        # A link may lead back to a folder that was seen, or up to all that lies around this one.
+        if here in seen or (here != root and Path(root).is_relative_to(here)):
             subfolders.clear()
             continue
         seen.add(here)
         subfolders[:] = sorted(name for name in subfolders if recursive and not name.startswith("."))
         found += [Path(parent, name) for name in names if not name.startswith(".")]
     return sorted(found, key=lambda path: [utils.natural_key(part) for part in path.relative_to(folder).parts])
-
-
-def is_result(path: Path) -> bool:
-    """Whether a file is a picture that this program wrote."""
-    try:
-        if not path.is_file():  # a pipe would be waited for
-            return False
-        with open(path, "rb") as file:
-            ends = file.read(4096)
-            file.seek(max(0, os.path.getsize(path) - 16384))  # WebP's metadata
-            ends += file.read()
-    except OSError:  # read_image will report it
-        return False
-    return SOFTWARE.encode() in ends or _was_result(path)
-
-
-def _was_result(path):
-    """Whether a file without the mark is a result of an earlier version, as the files beside it prove."""
-    base, _, kind = path.stem.rpartition("_")
-    if path.suffix != ".png":
-        return False
-    if path.stem == "comparison":
-        return path.with_name("metrics.json").exists()
-    if path.parent.name in ("srgan_ginit", "srgan_gan") and base in ("train_g", "train_g_init"):
-        return kind.isdecimal()
-    if kind in ("lr", "bicubic", "hr", "gen") and all(
-            path.with_name(f"{base}_{kind}.png").exists() for kind in ("lr", "bicubic", "hr", "gen")):
-        return True
-    with contextlib.suppress(Exception):  # a photo that can't be read proves nothing
-        for photo in path.parent.glob(f"{glob.escape(base)}.*") if kind == "gen" else ():
-            with open(photo, "rb") as file, open(path, "rb") as result, _open(file) as small, _open(result) as large:
-                if set(large.size) == {4 * side for side in small.size}:
-                    return True
-    return False
 
 
 def output_names(paths: Iterable[Path], *folders: str | Path) -> list[str]:
@@ -177,16 +140,20 @@ def read_image(path: str | Path, native: bool = False) -> np.ndarray:
     if native:
         return image
     if image.dtype == np.uint16:
-        image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        image = _to_8_bits(image)
     if image.shape[2] < 3:
         return np.repeat(image[:, :, :1], 3, axis=2)
     return np.ascontiguousarray(image[:, :, :3])
 
 
+def _to_8_bits(image):
+    return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
 def _decode(path):
     if os.path.exists(path) and not os.path.isfile(path):
-        raise ValueError("a folder or a device")  # to open a pipe would wait for ever
-    if Path(path).suffix.lower() in RAW_SUFFIXES and os.path.exists(path):
+        raise ValueError("a folder or a device")  # opening a pipe would block
+    if tiff.is_raw(Path(path)) and os.path.exists(path):
         raise ValueError(tiff.RAW)
     with open(path, "rb") as file:
         head = file.read(16)
@@ -229,13 +196,13 @@ def _decode_by_pillow(file):
         orientation = None
         with contextlib.suppress(Exception):  # damaged EXIF is no reason to lose the photo
             orientation = image.getexif().get(0x0112)  # after load, which turns TIFF itself
-        # Pillow cuts 16-bit colour to 8, and takes the transparent shade of 1, 2 and 4 bits for one of 8.
-        if image.format == "PNG" and (_png_bits(file) == 16 or (image.mode in ("1", "L") and "transparency" in image.info)):
+        file.seek(24)
+        is_deep_png = image.format == "PNG" and file.read(1) == b"\x10"
+        if is_deep_png or (image.format == "PNG" and image.mode in ("1", "L") and "transparency" in image.info):
+            # Pillow cuts 16-bit colour to 8, and takes the transparent shade of 1, 2 and 4 bits for one of 8.
             file.seek(0)
-            pixels = imagecodecs.png_decode(file.read())
-            pixels = pixels.reshape(*pixels.shape[:2], -1)
-            n_colours = 1 if pixels.shape[2] < 3 else 3
-            planes = np.split(pixels, [n_colours], axis=2)
+            pixels = np.atleast_3d(imagecodecs.png_decode(file.read()))
+            planes = np.split(pixels, [1 if pixels.shape[2] < 3 else 3], axis=2)
         else:
             mode = "L" if image.mode in ("1", "L", "LA") else "CMYK" if image.mode == "CMYK" else "RGB"
             planes = [np.atleast_3d(image.convert(mode))]
@@ -244,30 +211,24 @@ def _decode_by_pillow(file):
     return _finish(planes, profile, orientation)
 
 
-def _png_bits(file):
-    file.seek(24)
-    return file.read(1)[0]
-
-
 _SRGB = ImageCms.createProfile("sRGB")
 
 
 def _to_srgb(colours, profile):
-    """Gray, RGB or CMYK (H, W, 1, 3 or 4), uint8 or uint16, as gray or RGB of sRGB.
+    """Convert gray, RGB or CMYK (H, W, 1, 3 or 4), uint8 or uint16, to gray or RGB in sRGB.
 
-    Where the profile is damaged, as without one: no reason to lose the photo.
+    A damaged profile is ignored: it is no reason to lose the photo.
     """
-    channels = colours.shape[2]
-    converted = None
+    channels, converted = colours.shape[2], None
+    flat = np.ascontiguousarray(colours[:, :, 0] if channels == 1 else colours)
     with contextlib.suppress(ImageCms.PyCMSError, imagecodecs.CmsError, OSError):
-        if profile and colours.dtype == np.uint8:
-            image = Image.fromarray(colours.squeeze(2) if channels == 1 else colours, "CMYK" if channels == 4 else None)
+        if profile and flat.dtype == np.uint8:
+            image = Image.fromarray(flat, "CMYK" if channels == 4 else None)
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             converted = np.asarray(ImageCms.profileToProfile(image, source, _SRGB, outputMode="RGB"))
         elif profile:  # Pillow converts 8 bits only
-            converted = imagecodecs.cms_transform(
-                np.ascontiguousarray(colours.squeeze(2) if channels == 1 else colours), profile, metadata.SRGB_PROFILE,
-                colorspace={1: "gray", 3: "rgb", 4: "cmyk"}[channels], outcolorspace="rgb")
+            converted = imagecodecs.cms_transform(flat, profile, metadata.SRGB_PROFILE, outcolorspace="rgb",
+                                                  colorspace={1: "gray", 3: "rgb", 4: "cmyk"}[channels])
     if converted is not None:
         return converted[:, :, 1:2] if channels == 1 else converted
     if channels < 4:
@@ -292,16 +253,12 @@ def _finish(planes, profile, orientation):
 def read_metadata(path: str | Path) -> Metadata:
     """Read EXIF, dots per inch and whether there is a colour profile; nothing if it is damaged."""
     with contextlib.suppress(Exception), open(path, "rb") as file:
-        if file.read(4) not in tiff.BEGINNINGS:
-            file.seek(0)
-            with _open(file) as image:
-                return metadata.from_pillow(image.getexif(), image.info)
+        is_tiff = file.read(4) in tiff.BEGINNINGS
         file.seek(0)
-        exif = Image.Exif()
-        exif.load_from_fp(file)
-        unit = {2: 1, 3: 2.54}[exif.get(0x0128, 2)]  # inch, centimetre
-        info = {"dpi": [unit * exif[tag] for tag in (0x011A, 0x011B)]} if 0x011A in exif and 0x011B in exif else {}
-        return metadata.from_pillow(exif, {**info, "icc_profile": exif.get(0x8773)}, is_tiff=True)
+        if is_tiff:
+            return metadata.from_tiff(file)
+        with _open(file) as image:
+            return metadata.from_pillow(image.getexif(), image.info)
     return Metadata()
 
 
@@ -320,10 +277,10 @@ def check_size(path: str | Path, height: int, width: int) -> None:
 
 
 def write_image(path: str | Path, image: np.ndarray, about: Metadata | None = None) -> None:
-    """Write (H, W, C), C as `read_image` gives it, as the name ends: PNG, JPEG, WebP or TIFF; whole or not at all.
+    """Write (H, W, C), C as in `read_image`, to a PNG, JPEG, WebP or TIFF file, by its suffix; whole or not at all.
 
-    PNG and TIFF hold all of it. JPEG and WebP are of quality 95 and 8 bits; JPEG shows transparent parts on white.
-    about: of the photo that the image was made from, to be kept. Raises UserError.
+    PNG and TIFF are lossless. JPEG and WebP have 8 bits and quality 95; JPEG shows transparent parts on white.
+    about: metadata to keep, that of the photo which the image was made from. Raises UserError.
     """
     suffix, about, (height, width) = Path(path).suffix.lower(), about or Metadata(), image.shape[:2]
     check_size(path, height, width)
@@ -336,18 +293,15 @@ def write_image(path: str | Path, image: np.ndarray, about: Metadata | None = No
             tiff.write(partial, image, SOFTWARE, about.exif_of(height, width), profile, about.dpi)
         elif suffix in LARGEST_SIDE:
             exif = about.exif_of(height, width).tobytes()
-            options = {"quality": 95, "exif": exif if len(exif) < 65_000 else Metadata().exif_of(height, width).tobytes()}
-            if suffix != ".webp":
-                options |= {"subsampling": 0} | ({"dpi": about.dpi} if about.dpi else {})
-            if profile:
-                options["icc_profile"] = profile
+            options = {"quality": 95, "exif": exif if len(exif) < 65_000 else Metadata().exif_of(height, width).tobytes(),
+                       "subsampling": 0, "dpi": about.dpi, "icc_profile": profile}
+            options = {name: value for name, value in options.items() if value is not None}
             iio.imwrite(partial, image[:, :, 0] if image.shape[2] == 1 else image, plugin="pillow", **options)
         else:
             # Of a natural photo of 8000x5400 this is the smallest file and the quickest: 49 MB in 1.4 s of processor
             # time, where Pillow's default takes 17.8 s for 52 MB.
-            png = memoryview(imagecodecs.png_encode(np.ascontiguousarray(image), level=1,
-                                                    strategy=imagecodecs.PNG.STRATEGY.RLE,
-                                                    filter=imagecodecs.PNG.FILTER.PAETH))
+            png = memoryview(imagecodecs.png_encode(np.ascontiguousarray(image), level=1, strategy=PNG.STRATEGY.RLE,
+                                                    filter=PNG.FILTER.PAETH))
             with open(partial, "wb") as file:
                 file.write(png[:33])  # signature and header
                 file.write(metadata.png_chunks(about, height, width, is_gray))
@@ -355,10 +309,10 @@ def write_image(path: str | Path, image: np.ndarray, about: Metadata | None = No
 
 
 def _simplify(path, image, keep_alpha):
-    """uint8, without alpha unless it is kept; says what is lost."""
+    """Reduce an image to uint8, and to colours unless alpha is kept; says what is lost."""
     lost = []
     if image.dtype == np.uint16:
-        image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        image = _to_8_bits(image)
         lost.append("16 bits")
     if image.shape[2] % 2 == 0 and not keep_alpha:
         alpha = image[:, :, -1:] / np.float32(255)
@@ -370,15 +324,15 @@ def _simplify(path, image, keep_alpha):
 
 
 def spread_colours(colours: np.ndarray, alpha: np.ndarray, reach: int = 48) -> np.ndarray:
-    """Give fully transparent pixels the colour of the nearest visible one, so that hidden colours reach no visible pixel.
+    """Give fully transparent pixels the colour of the nearest visible one, so that the network does not mix in hidden ones.
 
-    colours: (H, W, C); alpha: (H, W, 1); reach: pixels to which it is done at least, which a generator looks at.
+    colours: (H, W, C); alpha: (H, W, 1); reach: as far as the network sees, in pixels.
     """
     if alpha.all() or not alpha.any():
         return colours
     import scipy.ndimage  # takes a moment, which few photos need
     spread = colours.copy()
-    for top in range(0, len(alpha), 1024):  # the indices take much memory
+    for top in range(0, len(alpha), 1024):  # the indices of all rows would take much memory
         begin = max(0, top - reach)
         hidden = alpha[begin:top + 1024 + reach, :, 0] == 0
         if not hidden.all():
@@ -388,7 +342,7 @@ def spread_colours(colours: np.ndarray, alpha: np.ndarray, reach: int = 48) -> n
     return spread
 
 
-def resize(image, height, width, method="bicubic"):
+def resize(image: np.ndarray, height: int, width: int, method: str = "bicubic") -> np.ndarray:
     """Resize (H, W, C) by `bicubic`, `lanczos3` or `nearest`; antialiased, as MATLAB's imresize. float32 stays unrounded.
 
     `tf.image.resize`, rounded and clipped: https://www.tensorflow.org/api_docs/python/tf/image/resize
@@ -397,22 +351,22 @@ def resize(image, height, width, method="bicubic"):
     return resized.numpy() if image.dtype == np.float32 else tf.saturate_cast(tf.round(resized), image.dtype).numpy()
 
 
-def crop_to_scale(image):
+def crop_to_scale(image: np.ndarray) -> np.ndarray:
     """Cut right and bottom so that both sides divide by 4."""
     return image[:image.shape[0] // utils.SCALE * utils.SCALE, :image.shape[1] // utils.SCALE * utils.SCALE]
 
 
-def luminance(image):
+def luminance(image: np.ndarray) -> np.ndarray:
     """Y of BT.601 in studio range, [16, 235], as float32 (H, W, 1), from uint8 RGB (H, W, 3)."""
     return np.float32(16 + image.astype(np.float64) @ np.array([[65.481], [128.553], [24.966]]) / 255)
 
 
-def psnr(a, b):
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
     """PSNR in dB of two images with values up to 255; at most MAX_PSNR, so that equal images leave means finite."""
     return min(MAX_PSNR, float(tf.image.psnr(a, b, max_val=255)))
 
 
-def psnr_ssim(sr, hr):
+def psnr_ssim(sr: np.ndarray, hr: np.ndarray) -> tuple[float, float]:
     """PSNR in dB and SSIM of two uint8 RGB images (H, W, 3) as the article measures them (section 3.1).
 
     On Y, with 4 border pixels cut; SSIM with a Gaussian window of 11x11, sigma 1.5. Returns two floats.

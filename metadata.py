@@ -1,15 +1,20 @@
-"""What a photo's file says besides its pixels, and how a result keeps it: EXIF, dots per inch, the colour profile."""
+"""What a picture's file says besides its pixels: EXIF, dots per inch, profile, and the mark of our results."""
 import contextlib
 import dataclasses
+import glob
+import os
 import struct
 import zlib
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 from PIL import Image, ImageCms
 
 SOFTWARE = "SRGAN 4x super-resolution"  # in every picture that is written, so that results are not taken for photos
 
-PROCESSING_SOFTWARE, ORIENTATION, EXIF, GPS = 0x000B, 0x0112, 0x8769, 0x8825
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")  # of photos beside which earlier versions may have put their results
+
+PROCESSING_SOFTWARE, ORIENTATION, EXIF, GPS, ICC_PROFILE = 0x000B, 0x0112, 0x8769, 0x8825, 0x8773
 # Description, maker, model, software, date, artist, computer, rating, copyright, and Windows' title to subject.
 KEPT = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x013C, 0x4746, 0x4749, 0x8298, *range(0x9C9B, 0x9CA0))
 # The maker's own notes point into the old file; Interoperability names Adobe RGB.
@@ -69,6 +74,17 @@ def from_pillow(exif: Image.Exif, info: dict[str, Any], is_tiff: bool = False) -
     return Metadata(**parts)
 
 
+def from_tiff(file: BinaryIO) -> Metadata:
+    """Metadata of a TIFF of any depth, most of which Pillow does not open as an image."""
+    exif = Image.Exif()
+    exif.load_from_fp(file)
+    info = {"icc_profile": exif.get(ICC_PROFILE)}
+    if X_RESOLUTION in exif and Y_RESOLUTION in exif:
+        unit = {2: 1, 3: 2.54}[exif.get(RESOLUTION_UNIT, 2)]  # inch, centimetre
+        info["dpi"] = [unit * exif[tag] for tag in (X_RESOLUTION, Y_RESOLUTION)]
+    return from_pillow(exif, info, is_tiff=True)
+
+
 def _as_stored(value):
     """Pillow reads text as Latin-1 and writes it as ASCII, question marks for the rest; bytes it writes as they are."""
     return value.encode("latin-1") if isinstance(value, str) and not value.isascii() else value
@@ -85,3 +101,37 @@ def png_chunks(metadata: Metadata, height: int, width: int, is_gray: bool) -> by
         chunks.append((b"eXIf", metadata.exif_of(height, width).tobytes().removeprefix(b"Exif\0\0")))
     return b"".join(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
                     for kind, data in chunks)
+
+
+def is_result(path: Path) -> bool:
+    """Whether a file is a picture that this program wrote."""
+    try:
+        if not path.is_file():  # reading a pipe would block
+            return False
+        with open(path, "rb") as file:
+            ends = file.read(4096)
+            file.seek(max(0, os.path.getsize(path) - 16384))  # WebP's metadata
+            ends += file.read()
+    except OSError:  # read_image will report it
+        return False
+    return SOFTWARE.encode() in ends or _was_result(path)
+
+
+def _was_result(path):
+    """Whether a file without the mark is a result of an earlier version, as the files beside it prove."""
+    base, _, kind = path.stem.rpartition("_")
+    if path.suffix != ".png":
+        return False
+    if path.stem == "comparison":
+        return path.with_name("metrics.json").exists()
+    if path.parent.name in ("srgan_ginit", "srgan_gan") and base in ("train_g", "train_g_init"):
+        return kind.isdecimal()
+    if kind in ("lr", "bicubic", "hr", "gen") and all(
+            path.with_name(f"{base}_{kind}.png").exists() for kind in ("lr", "bicubic", "hr", "gen")):
+        return True
+    with contextlib.suppress(Exception):  # a photo that can't be read proves nothing
+        for photo in filter(Path.is_file, path.parent.glob(f"{glob.escape(base)}.*") if kind == "gen" else ()):
+            with Image.open(photo, formats=FORMATS) as small, Image.open(path, formats=FORMATS) as large:
+                if set(large.size) == {4 * side for side in small.size}:
+                    return True
+    return False

@@ -19,16 +19,26 @@ BEGINNINGS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 BANDS = {PHOTOMETRIC.MINISWHITE: 1, PHOTOMETRIC.MINISBLACK: 1, PHOTOMETRIC.PALETTE: 1, PHOTOMETRIC.RGB: 3,
          PHOTOMETRIC.SEPARATED: 4, PHOTOMETRIC.CIELAB: 3}  # of the colours, in the kinds that are read here
 BANDS_BY_PILLOW = {**BANDS, PHOTOMETRIC.YCBCR: 3}
-# What libtiff writes. Other codecs of imagecodecs hold no photos, or were seen to take gigabytes for a damaged file.
+# What libtiff writes, JPEG 2000 and JPEG XL; not LERC, which takes all the memory that a damaged file claims. Others of
+# imagecodecs' many were not tried on damaged files.
 COMPRESSIONS = (COMPRESSION.NONE, COMPRESSION.LZW, COMPRESSION.JPEG, COMPRESSION.ADOBE_DEFLATE, COMPRESSION.DEFLATE,
-                COMPRESSION.PACKBITS, COMPRESSION.LZMA, COMPRESSION.ZSTD, COMPRESSION.WEBP)
+                COMPRESSION.PACKBITS, COMPRESSION.LZMA, COMPRESSION.ZSTD, COMPRESSION.WEBP,
+                COMPRESSION.JPEG2000, COMPRESSION.JPEGXL)
 ALPHA = (EXTRASAMPLE.ASSOCALPHA, EXTRASAMPLE.UNASSALPHA)
 SOFTWARE_TAG, EXIF_TAG, GPS_TAG = 0x0131, 0x8769, 0x8825
 LAB_PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
 # Raw photos that begin otherwise than a TIFF, or, as Canon's do, like one with a preview.
 RAW_BEGINNINGS = (b"II*\0\x10\0\0\0CR", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FUJIFILMCCD-RAW", b"\0MRM", b"FOVb",
                   b"\0\0\0\x18ftypcrx")
+RAW_SUFFIXES = (
+    ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".gpr", ".iiq", ".k25", ".kdc", ".mef",
+    ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f")
 RAW = "a raw photo; develop it first, to TIFF, PNG or JPEG"
+
+
+def is_raw(path: Path) -> bool:
+    """Whether a name is that of a camera's raw photo."""
+    return path.suffix.lower() in RAW_SUFFIXES
 
 
 def read(file: BinaryIO, most_pixels: float,

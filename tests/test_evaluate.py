@@ -368,13 +368,17 @@ def test_results_mirror_the_subfolders_of_the_photos(tmp_path, capsys):
     assert restore(tmp_path / "photos", tmp_path / "out") == 0
     written = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png"))
     assert written == ["a_gen.png", "day 1/a_gen.png", "day 1/b_gen.png", "day 1/deep/c_gen.png"]
-    said = "1 photo (d.cr2) of kinds that are not read; develop or convert them."
-    assert f"Left out of {tmp_path / 'photos'} (--input): {said}" in capsys.readouterr().out
+    (tmp_path / "photos" / "e.psd").touch()
+    (tmp_path / "photos" / "day 1" / "f.svg").touch()
+    evaluate.photos_to_restore([tmp_path / "photos"], tmp_path / "out", "srgan")
+    out = capsys.readouterr().out
+    for said in ("1 raw photo (d.cr2), to be developed first", "2 photos (f.svg, e.psd) of a kind that is not read"):
+        assert f"Left out of {tmp_path / 'photos'} (--input): {said}.\n" in out
 
 
 def test_a_folder_of_raw_photos_alone_is_refused_with_their_names(tmp_path):
     (tmp_path / "a.dng").touch()
-    with pytest.raises(utils.UserError, match=r"holds no image, but 1 photo \(a\.dng\) of kinds that are not read"):
+    with pytest.raises(utils.UserError, match=r"no image, but 1 raw photo \(a\.dng\), to be developed first; PNG"):
         evaluate.photos_to_restore([tmp_path], tmp_path / "out", "srgan")
 
 
