@@ -1,12 +1,11 @@
 """How fast training and evaluation are, beside peers with the same weights: `python tests/bench.py`, or with --quick.
 
-Runs training's own steps (`train.Trainer`), evaluation's own upscaling (`upscaling.Upscaler`) and
-`main.py` as a user does.
-The peers (peers.py) are PyTorch, ONNX Runtime, OpenVINO and ncnn, as far as they are installed. Each row is measured in
-float32 and, where the processor has it, in bfloat16: against the peers in the same precision, and against each peer as
-it comes. That a peer computes the same is checked before it is timed. Candidates take turns, so that other load on the
-machine hits all alike. A time is a median, with the fastest and the slowest run in brackets; a ratio is one of medians.
-No time is asserted.
+Runs training's own steps (`train.Trainer`), evaluation's own upscaling (`upscaling.Upscaler`) and `main.py` as a user
+does. The peers (peers.py) are PyTorch, ONNX Runtime, OpenVINO and ncnn, as far as they are installed. Each row is
+measured in float32 and, where the processor has it, in bfloat16: against the peers in the same precision, and against
+each peer as it comes. That a peer computes the same is checked before it is timed. Candidates take turns, so that other
+load on the machine hits all alike. A time is a median, with the fastest and the slowest run in brackets; a ratio is one
+of medians. No time is asserted.
 """
 import argparse
 import contextlib
@@ -249,10 +248,8 @@ def make_photo(width, height):
 
 def bench_upscaling(generator, installed, quick):
     """Rows for the upscaling alone; returns the seconds per pixel of the precision that `--input` uses."""
-    upscalers = {}
-    for precision in PRECISIONS:
-        with devices.compute_in(precision):
-            upscalers[precision] = upscaling.Upscaler(generator)
+    upscalers = {precision: upscaling.Upscaler(generator, precision=devices.dtype_policy(precision))
+                 for precision in PRECISIONS}
     per_pixel = []
     for width, height in ((160, 90),) if quick else ((320, 180), (510, 339)):
         _, lr = make_photo(width, height)
