@@ -151,7 +151,11 @@ def load_discriminator(path: str | Path, patch_size: int) -> keras.Model:
     network = model.get_D(found.architecture, patch_size, found.bn_epsilon)
     variables = {weight.path: weight for layer in network.layers for weight in sorted(
         layer.weights, key=lambda weight: BATCH_NORM.get(weight.name, 0))}
-    arrays = _fit_file(file, found, "discriminator", {name: tuple(weight.shape) for name, weight in variables.items()})
+    shapes = {name: tuple(weight.shape) for name, weight in variables.items()}
+    try:
+        arrays = _fit_file(file, found, "discriminator", shapes)
+    except UserError as error:
+        raise UserError(f"{str(error).removesuffix('.')} for TRAIN.hr_patch_size={patch_size}.") from error
     for name, variable in variables.items():
         variable.assign(arrays[name])
     return network

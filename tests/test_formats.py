@@ -1,6 +1,7 @@
 """Weights files: every kind that is read, and every way that a stranger's file could harm. The files are made for real."""
 import collections
 import contextlib
+import fcntl
 import io
 import json
 import os
@@ -137,6 +138,15 @@ def test_tensorlayer_2_hdf5(tmp_path, network):
     network.save_weights(str(tmp_path / "g.h5"))
     assert list(h5py.File(tmp_path / "g.h5"))[1] == "batchnorm_1"  # HDF5 itself sorts by name
     same(load_arrays(tmp_path / "g.h5"), expected_of(network))
+
+
+def test_hdf5_is_read_where_it_cannot_be_locked(tmp_path, network):
+    network.save_weights(str(tmp_path / "g.h5"))
+    with open(tmp_path / "g.h5") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(BlockingIOError):
+            h5py.File(tmp_path / "g.h5", locking=True)
+        same(load_arrays(tmp_path / "g.h5"), expected_of(network))
 
 
 def test_tensorlayer_2_npz_dict(tmp_path, network):
