@@ -30,7 +30,7 @@ with utils.quiet():  # imported from Python, nobody else keeps TensorFlow's note
     from weights import load_blended
 
 BLEND_STOPS = (0, 0.25, 0.5, 0.75, 1)  # shares of SRGAN to choose from on the page of a photo
-BACK_PROJECTION_MARGIN = 4  # LR pixels that the bicubic kernel reaches to each side, 2 downwards and 2 upwards
+BICUBIC_MARGIN = 4  # LR pixels: 2 to each side that the kernel reaches down, and 2 that it reaches up
 
 
 def evaluate(arguments, config) -> int:
@@ -38,7 +38,8 @@ def evaluate(arguments, config) -> int:
     valid = config.VALID
     images.limit_pixels(valid.max_megapixels)
     output = Path(arguments.output or Path(config.TRAIN.sample_path) / "evaluate")
-    generators = weights.find_generators(arguments.weights, Path(config.TRAIN.checkpoint_path), scoring=not arguments.input)
+    trained = Path(config.TRAIN.checkpoint_path)
+    generators = weights.find_generators(arguments.weights, trained, scoring=not arguments.input)
     if arguments.input:  # check the photos first: loading weights takes seconds
         (method, path), = generators.items()
         method = method if valid.blend == 1 else results.blend_name(valid.blend)
@@ -84,13 +85,14 @@ class Restorer:
     sr = restorer(lr)
     """
 
-    def __init__(self, weights: str | Path | model.Folded | keras.Model = "pretrained", *, blend: float = 1, back_project: bool = True,
-                 self_ensemble: bool = False, memory_mb: int = 500, precision: str = "auto", device: str | None = None):
+    def __init__(self, weights: str | Path | model.Folded | keras.Model = "pretrained", *, blend: float = 1,
+                 back_project: bool = True, self_ensemble: bool = False, memory_mb: int = 500, precision: str = "auto",
+                 device: str | None = None):
         """weights: a file, `pretrained` (SRGAN), `pretrained-srresnet`, or a generator that is loaded already.
 
-        blend: as in `load_blended`. back_project: give the result the colours and the brightness of its LR. self_ensemble: average
-        over eight flips and turns. memory_mb: what the feature maps of a tile may take. precision: as VALID.precision.
-        device: TensorFlow's name of one, None for its choice. Raises UserError.
+        blend: as in `load_blended`. back_project: give the result the colours and the brightness of its LR.
+        self_ensemble: average over eight flips and turns. memory_mb: what the feature maps of a tile may take.
+        precision: as VALID.precision. device: TensorFlow's name of one, None for its choice. Raises UserError.
         """
         with utils.quiet():
             generator = load_blended(weights, blend) if isinstance(weights, str | Path) else weights
@@ -98,47 +100,41 @@ class Restorer:
         self.back_project, self.self_ensemble = back_project, self_ensemble
 
     def __call__(self, lr: np.ndarray, report: Callable[[float], None] | None = None) -> np.ndarray:
-        """LR (H, W, C), uint8 or uint16, to SR (4 H, 4 W, C) of the same type. C as in `images.read_image`: 1 gray,
-        2 gray and alpha, 3 RGB, 4 RGB and alpha. report: called with the share that is done, from 0 to 1.
+        """Upscale LR (H, W, C), uint8 or uint16, to SR (4 H, 4 W, C) of the same type.
+
+        C: 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha. report: called with the share that is done, from 0 to 1.
         """
         n_colours = 1 if lr.shape[2] < 3 else 3
         colours, alpha = lr[:, :, :n_colours], lr[:, :, n_colours:]
-        sr = np.empty((SCALE * lr.shape[0], SCALE * lr.shape[1], lr.shape[2]), lr.dtype)
         if alpha.size:
-            sr[:, :, n_colours:] = images.resize(alpha, *sr.shape[:2])
             colours = images.spread_colours(colours, alpha)
         gray = not (colours != colours[:, :, :1]).any()
         if n_colours == 1:
             colours = np.broadcast_to(colours, (*colours.shape[:2], 3))
-        tiles = self.upscaler.tiles(*lr.shape[:2])
-        for number, tile in enumerate(tiles):
+        height, width, channels = lr.shape
+        sr = np.empty((SCALE * height, SCALE * width, channels), lr.dtype)
+        tiles = self.upscaler.tiles(height, width)
+        for number, (y, y_stop, x, x_stop) in enumerate(tiles):
             def report_tile(share, number=number):
                 if report:
                     report((number + share) / len(tiles))
 
-            part = self._upscale_tile(colours, tile, gray, report_tile)
-            y, y_stop, x, x_stop = (SCALE * edge for edge in tile)
-            sr[y:y_stop, x:x_stop, :n_colours] = model.quantize(part, tf.as_dtype(sr.dtype))
+            top, bottom = max(0, y - BICUBIC_MARGIN), min(height, y_stop + BICUBIC_MARGIN)
+            left, right = max(0, x - BICUBIC_MARGIN), min(width, x_stop + BICUBIC_MARGIN)
+            inside = np.s_[SCALE * (y - top):SCALE * (y_stop - top), SCALE * (x - left):SCALE * (x_stop - left)]
+            part = self._average(colours, (top, bottom, left, right), report_tile)
+            if gray:
+                part = part.mean(axis=2, keepdims=True)
+            if self.back_project:
+                part = back_project(part, colours[top:bottom, left:right, :part.shape[2]])
+            target = sr[SCALE * y:SCALE * y_stop, SCALE * x:SCALE * x_stop]
+            target[:, :, :n_colours] = model.quantize(part[inside], tf.as_dtype(sr.dtype))
+            if alpha.size:
+                target[:, :, n_colours:] = images.resize(alpha[top:bottom, left:right], *part.shape[:2])[inside]
         return sr
 
-    def _upscale_tile(self, lr, tile, gray, report):
-        if not self.back_project:
-            sr = self._average(lr, tile, report)
-            return sr.mean(axis=2, keepdims=True) if gray else sr
-        y, y_stop, x, x_stop = tile
-        margin = BACK_PROJECTION_MARGIN
-        top, left = max(0, y - margin), max(0, x - margin)
-        bottom, right = min(lr.shape[0], y_stop + margin), min(lr.shape[1], x_stop + margin)
-        sr = self._average(lr, (top, bottom, left, right), report)
-        lr = lr[top:bottom, left:right]
-        if gray:
-            sr, lr = sr.mean(axis=2, keepdims=True), lr[:, :, :1]
-        lr = lr * np.float32(2 / np.iinfo(lr.dtype).max) - 1  # as SR leaves the network
-        sr = back_project(sr, lr)
-        return sr[SCALE * (y - top):SCALE * (y_stop - top), SCALE * (x - left):SCALE * (x_stop - left)]
-
     def _average(self, lr, tile, report):
-        """SR of a tile, float32 in [-1, 1]; with `self_ensemble` the mean over the eight flips and turns of all of LR."""
+        """SR of a tile, float32 in [-1, 1]; with `self_ensemble` the mean over eight flips and turns of all of LR."""
         if not self.self_ensemble:
             return self.upscaler.upscale(lr, *tile, report)
         total = 0
@@ -157,15 +153,16 @@ class Restorer:
 
 
 def back_project(sr: np.ndarray, lr: np.ndarray) -> np.ndarray:
-    """SR (4 H, 4 W, C) with the difference between LR (H, W, C) and the downsampled SR added to it; all float32.
+    """SR (4 H, 4 W, C), float32 in [-1, 1], with what its downsampled self lacks of LR (H, W, C), uint8 or uint16.
 
     One step of iterative back-projection (Irani and Peleg, 1991), by the bicubic that LR is made with.
     """
+    lr = lr * np.float32(2 / np.iinfo(lr.dtype).max) - 1
     return sr + images.resize(lr - images.resize(sr, *lr.shape[:2]), *sr.shape[:2])
 
 
 def map_ahead(function: Callable, items: Iterable, n_threads: int = 1) -> Iterator:
-    """Yield `function(item)` of each item, in order, computed in threads and at most `n_threads` ahead of the consumer."""
+    """Yield `function(item)` of each item, in order, computed in threads at most `n_threads` ahead of the consumer."""
     running: collections.deque = collections.deque()
     pool = ThreadPoolExecutor(n_threads)
     try:
@@ -223,8 +220,8 @@ class Photo:
 def photos_to_restore(inputs: list[Path], output: Path, method: str) -> list[Photo]:
     """The photos that are named, and those of folders, to be restored by `method`; raises UserError if there are none.
 
-    Results of a folder are laid out as its subfolders are. `output` is a folder, unless it is one photo and `output` ends
-    as an image does: then it is the result's own file.
+    Results of a folder are laid out as its subfolders are. `output` is a folder, unless there is one photo and `output`
+    ends as an image does: then it is the result's own file.
     """
     found: dict[Path, dict[Path, None]] = {}  # photos, each once, by the folder of their results
     for source in inputs:
@@ -233,7 +230,8 @@ def photos_to_restore(inputs: list[Path], output: Path, method: str) -> list[Pho
         for path in data.find_images(source, "--input") if source.is_dir() else [source]:
             folder = output / (path.parent.relative_to(source) if source.is_dir() else "")
             found.setdefault(folder, {})[path] = None
-    if list(map(len, found.values())) == [1] and output.suffix.lower() in images.OUTPUT_SUFFIXES and not output.is_dir():
+    alone = list(map(len, found.values())) == [1]
+    if alone and output.suffix.lower() in images.OUTPUT_SUFFIXES and not output.is_dir():
         utils.check_writable(output.parent, "--output")
         return [Photo(path, output, method) for path, in found.values()]
     for folder in found:
@@ -255,9 +253,9 @@ def with_blend_stops(photo: Photo, blend: float) -> tuple[list[Photo], list[floa
 def restore(photos: list[Photo], restorers: list[dict[str, Callable]], output: Path) -> int:
     """Restore photos and write the page that shows them; a failure does not stop the others.
 
-    restorers: of each device what maps LR and `report` to SR, as `Restorer` does, by method. While they compute, the next
-    photo is read and the last one is written: two results are in memory at most, and one more for each further device.
-    Returns the exit code, 1 if some failed.
+    restorers: of each device what maps LR and `report` to SR, as `Restorer` does, by method. While they compute, the
+    next photo is read and the last one is written: two results are in memory at most, and one more for each further
+    device. Returns the exit code, 1 if some failed.
     """
     shown: dict[Path, dict] = {}  # what the page has, by photo
     numbers = {id(photo): number for number, photo in enumerate(photos, start=1)}
@@ -325,7 +323,7 @@ def restore(photos: list[Photo], restorers: list[dict[str, Callable]], output: P
 
 def score(pairs: list[tuple[Path, Path | None]], output: Path, restorers: list[dict[str, Callable]],
           n_figures: int, *folders: str) -> int:
-    """Measure every method on validation images; print the table, write metrics, pictures, comparison.png and index.html.
+    """Measure every method on validation images: a table, metrics, pictures, comparison.png and index.html.
 
     pairs: as `data.validation_pairs` gives them; restorers: for each device the generators' `Restorer` by method;
     n_figures: images in comparison.png; folders: the pictures mirror the subfolders of these. Returns the exit code.

@@ -1,4 +1,4 @@
-"""What evaluation leaves in its folder: pictures and their names, metrics and their table, comparison.png, index.html."""
+"""What evaluation leaves in its folder: names of pictures, metrics and their table, comparison.png, index.html."""
 import csv
 import json
 import os
@@ -16,14 +16,14 @@ from PIL import Image
 import images
 
 METRICS = ("psnr", "ssim", "lr_psnr")
-GENERATORS = {"srresnet": "SRResNet", "srgan": "SRGAN", "pretrained": "pre-trained SRGAN",
-              "pretrained-srresnet": "pre-trained SRResNet", "back_projected": "back-projected", "blend_0": "SRResNet", "blend_1": "SRGAN"}
-TITLES = {"lr": "LR", "bicubic": "bicubic", "lanczos": "Lanczos", **GENERATORS, "hr": "original"}
+TITLES = {"lr": "LR", "lanczos": "Lanczos", "srresnet": "SRResNet", "srgan": "SRGAN", "pretrained": "pre-trained SRGAN",
+          "pretrained-srresnet": "pre-trained SRResNet", "back_projected": "back-projected", "blend_0": "SRResNet",
+          "blend_1": "SRGAN", "hr": "original"}
 THUMBNAIL_SIZE = (240, 160)  # at most
 
 
 def picture_suffixes(generators: list[str]) -> dict[str, str]:
-    """What the file name of each picture ends in, `<image>_<suffix>.png`, by method and in the order in which they are shown.
+    """The suffix of each method's pictures, `<image>_<suffix>.png`, in the order in which they are shown.
 
     `_gen` is tensorlayer/srgan's name for the result.
     """
@@ -50,7 +50,7 @@ def title(method: str) -> str:
 
 
 def short_names(names: list[str], width: int) -> dict[str, str]:
-    """Each name in at most `width` characters, all different; cut in the middle, as a series often differs at the end."""
+    """Each name in at most `width` characters, all different. Cut in the middle: a series often differs at the end."""
     short = {}
     for name in names:
         number, mark = 1, ""

@@ -113,7 +113,7 @@ class progress(tqdm):
         shown = self.visible and sys.stderr is not None and not isinstance(sys.stderr, AboveBar)  # no bar in a bar
         self.on_screen = shown and sys.stderr.isatty()
         super().__init__(
-            desc=label, total=total, initial=start, unit_scale=unit_scale, disable=not shown, leave=False, miniters=1,
+            desc=label, total=total, initial=start, unit_scale=unit_scale, disable=not shown, leave=False, miniters=0,
             file=sys.stderr if self.on_screen else Log(sys.stderr),
             ncols=min(79, shutil.get_terminal_size().columns - 1),
             mininterval=0.1 if self.on_screen else 30, delay=delay if self.on_screen else 30)

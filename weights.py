@@ -117,7 +117,7 @@ def load_folded(path: str | Path) -> model.Folded:
 def load_blended(path: str | Path, blend: float = 1) -> model.Folded:
     """A generator's weights, or with `blend` below 1 those between its SRResNet (0) and itself (1).
 
-    SRResNet's are `pretrained-srresnet` for `pretrained`, and otherwise g_srgan_init.npz beside the file, or srresnet.npz.
+    SRResNet's are `pretrained-srresnet` for `pretrained`, otherwise g_srgan_init.npz or srresnet.npz beside the file.
     Raises UserError.
     """
     folded = load_folded(path)
@@ -128,8 +128,8 @@ def load_blended(path: str | Path, blend: float = 1) -> model.Folded:
     beside = [Path(path).with_name(name) for name in ("g_srgan_init.npz", "srresnet.npz")]
     start = next((file for file in beside if file.exists() and file != Path(path)), None)
     if not start:
-        raise UserError(f"VALID.blend is {blend}, but {beside[0]}, the SRResNet to blend with, does not exist; put it there "
-                        "or set VALID.blend to 1.")
+        raise UserError(f"VALID.blend is {blend}, but {beside[0]}, the SRResNet to blend with, does not exist; put it "
+                        "there or set VALID.blend to 1.")
     return model.blend(load_folded(start), folded, blend)
 
 
@@ -364,8 +364,8 @@ def find_generators(given: str | None, trained: Path, scoring: bool) -> dict[str
         return found if scoring else dict([list(found.items())[-1]])
     if not scoring:
         if demonstration:
-            print(f"The weights in {trained}/ are those of the demonstration, for show only: the pre-trained SRGAN is used. "
-                  f"For yours: --weights {found[list(found)[-1]]}")
+            print(f"The weights in {trained}/ are those of the demonstration, for show only: the pre-trained SRGAN is "
+                  f"used. For yours: --weights {found[list(found)[-1]]}")
         return {"pretrained": "pretrained"}
     return found | {"pretrained": "pretrained"} if found else {"srresnet": "pretrained-srresnet", "srgan": "pretrained"}
 

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from unittest import mock
 from urllib.parse import unquote
 
 import utils
@@ -169,7 +170,7 @@ def test_16_bits_gray_and_alpha_are_projected_back_as_rgb_is(project_back, chann
 
 @pytest.mark.parametrize("options", [{}, {"self_ensemble": True}])
 def test_tiles_give_the_result_of_the_whole(generator, options):
-    lr = photo(66, 70)
+    lr = np.dstack([photo(66, 70), photo(70, 66)[:, :, 0].T])
     tiled = evaluate.Restorer(generator, memory_mb=1, precision="float32", **options)
     whole = evaluate.Restorer(generator, precision="float32", **options)
     assert len(tiled.upscaler.tiles(66, 70)) == 4 and len(whole.upscaler.tiles(66, 70)) == 1
@@ -313,6 +314,25 @@ def test_the_next_photo_is_read_and_the_last_one_written_while_one_is_upscaled(t
 
     photos = evaluate.photos_to_restore([tmp_path], tmp_path / "out", "srgan")
     assert evaluate.restore(photos, [{"srgan": upscale}], tmp_path / "out") == 0 and waited == [True] * 3
+
+
+def test_the_bar_shows_which_photo_of_how_many_and_rises_within_each(tmp_path, monkeypatch):
+    bar = mock.MagicMock()
+    bar.__enter__.return_value = bar
+    monkeypatch.setattr(utils, "progress", lambda label, total, **options: bar)
+    for name in "abc":
+        Image.fromarray(pictures.RGB).save(tmp_path / f"{name}.png")
+
+    def upscale(lr, report):
+        report(0.5)
+        return nearest(lr)
+
+    photos = evaluate.photos_to_restore([tmp_path], tmp_path / "out", "srgan")
+    assert evaluate.restore(photos, [{"srgan": upscale}], tmp_path / "out") == 0
+    assert [call.args[0] for call in bar.set_description_str.call_args_list][::2] == [
+        "1 of 3, a.png", "2 of 3, b.png", "3 of 3, c.png"]
+    done = [call.args[0] for call in bar.update.call_args_list]
+    assert done == sorted(done) and done[0] == 0 and len({*done}) >= 4
 
 
 # ------------------------------------------------------------------------------------------------------ restoring
