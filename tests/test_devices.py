@@ -91,7 +91,7 @@ def test_two_devices_train_as_one_does(first_phase, tmp_path):
     assert difference(first_phase, tmp_path, "g_srgan_init.npz") < CLOSE
 
 
-def test_a_training_goes_on_with_another_number_of_devices(first_phase, one_device, tmp_path):
+def test_a_training_is_resumed_on_another_number_of_devices(first_phase, one_device, tmp_path):
     folder = shutil.copytree(first_phase, tmp_path / "run")
     output, = finish(start(folder, "TRAIN.devices=2"))
     assert "TRAIN.devices 0 -> 2" in output and "Resuming" in output
@@ -140,7 +140,7 @@ def test_a_batch_that_does_not_divide_is_a_sentence_that_says_which_do(tmp_path)
 @pytest.mark.parametrize("text", ["{", "[]", '{"cluster": 3}', '{"cluster": {"worker": ["a:1"]}}',
                                   '{"cluster": {"ps": ["a:1"]}}',
                                   '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}'])
-def test_a_cluster_that_is_none_is_a_sentence(text, monkeypatch):
+def test_a_malformed_cluster_is_a_sentence(text, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(UserError, match="TF_CONFIG"):
         devices.cluster()
@@ -157,7 +157,7 @@ def test_the_tasks_of_slurm_are_a_cluster(monkeypatch):
     assert json.loads(os.environ.pop("TF_CONFIG"))
 
 
-def test_a_training_goes_on_in_mixed_precision(first_phase, one_device, tmp_path):
+def test_a_training_is_resumed_in_another_precision(first_phase, one_device, tmp_path):
     folder = shutil.copytree(first_phase, tmp_path / "run")
     output, = finish(start(folder, "TRAIN.devices=2", "TRAIN.precision=float16"))
     assert "TRAIN.precision float32 -> float16" in output

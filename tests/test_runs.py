@@ -89,7 +89,7 @@ def test_a_damaged_state_gives_way_to_the_one_before_it(trained, run, damage, en
 
 
 @pytest.mark.parametrize("damage, end", DAMAGE)
-def test_of_states_that_are_all_damaged_none_is_begun_anew(trained, run, damage, end):
+def test_damaged_states_are_never_replaced_by_a_new_training(trained, run, damage, end):
     for path in (trained / "checkpoint").glob(f"state-*.{end}"):
         damage(path)
     before = contents(trained)
@@ -186,7 +186,7 @@ def test_weights_that_are_not_finite_are_not_saved_though_the_loss_still_is(trai
     assert contents(trained) == before
 
 
-def test_photos_that_come_and_go_are_told_and_changed_settings_listed_or_refused(tmp_path, run):
+def test_changed_photos_and_settings_are_listed_or_refused(tmp_path, run):
     photos = tmp_path / "photos"
     photos.mkdir()
     for number in range(3):
