@@ -381,24 +381,21 @@ def load_loss(config: EasyDict, demo: bool) -> tuple[EasyDict, keras.Model | Non
         return config.LOSS.srgan_mse, None
 
 
-def load_networks(settings: EasyDict, source: str) -> tuple[keras.Model, keras.Model | None]:
-    """The generator in `source` (--weights) and the discriminator trained with it, None where there is none that fits.
+def load_discriminator(source: str, generator: keras.Model, patch_size: int) -> keras.Model | None:
+    """The discriminator that was trained with `generator`, which is from `source` (--weights); None if none fits.
 
-    settings: `config.TRAIN`. Says what was taken. Raises UserError where the generator can't be used.
+    Says what was taken.
     """
-    generator = weights.load_generator(source)
-    if generator.architecture.name != settings.architecture:
-        raise UserError(f"{source} is for the architecture {generator.architecture.name}; train it with "
-                        f"--set TRAIN.architecture={generator.architecture.name}.")
     try:
-        discriminator = weights.load_discriminator(source, settings.hr_patch_size)
-        if discriminator.bn_epsilon != generator.bn_epsilon or discriminator.architecture.name != settings.architecture:
+        discriminator = weights.load_discriminator(source, patch_size)
+        if (discriminator.architecture.name, discriminator.bn_epsilon) != (
+                generator.architecture.name, generator.bn_epsilon):
             raise UserError("The discriminator beside it is of another network.")
     except UserError as error:
         print(f"Starting from the generator of {source}, with a fresh discriminator. ({error})")
-        return generator, None
+        return None
     print(f"Starting from the generator and the discriminator of {source}.")
-    return generator, discriminator
+    return discriminator
 
 
 def make_networks(settings: EasyDict, source: str | None, n_blocks: int | None = None,
@@ -407,11 +404,16 @@ def make_networks(settings: EasyDict, source: str | None, n_blocks: int | None =
 
     settings: `config.TRAIN`; n_blocks, bn_epsilon: of random ones. Raises UserError.
     """
-    generator, discriminator = load_networks(settings, source) if source else (None, None)
-    generator = generator or model.get_G(model.ARCHITECTURES[settings.architecture], n_blocks, bn_epsilon)
+    architecture, discriminator = model.ARCHITECTURES[settings.architecture], None
+    generator = weights.load_generator(source) if source else model.get_G(architecture, n_blocks, bn_epsilon)
+    if generator.architecture.name != settings.architecture:
+        raise UserError(f"{source} is for the architecture {generator.architecture.name}; train it with "
+                        f"--set TRAIN.architecture={generator.architecture.name}.")
     architecture, bn_epsilon = generator.architecture, generator.bn_epsilon
     averaged = model.get_G(architecture, bn_epsilon=bn_epsilon)
     averaged.set_weights(generator.get_weights())
+    if source:  # in this order, as a run that is resumed makes them: several processes make variables together
+        discriminator = load_discriminator(source, generator, settings.hr_patch_size)
     return generator, averaged, discriminator or model.get_D(architecture, settings.hr_patch_size, bn_epsilon)
 
 
