@@ -20,7 +20,7 @@ import numpy as np
 Arrays = dict[str, np.ndarray]
 
 WEIGHTS_LIMIT = 2 ** 30  # bytes that a weights file may unpack to; the largest there is, vgg19.npy, has 575 MB
-# The order of a batch norm's arrays in files without names; of any other layer's it is 0. TensorLayer writes moving_var.
+# The order of a batch norm's arrays in files without names; other layers' have 0. TensorLayer writes moving_var.
 BATCH_NORM = {"beta": 1, "gamma": 2, "moving_mean": 3, "moving_var": 4, "moving_variance": 4}
 
 # All that a pickle of arrays asks for (NumPy 2 says numpy._core for numpy.core), and the opcodes that it never uses.
@@ -42,8 +42,8 @@ PICKLE_UNUSED = (pickle.EXT1 + pickle.EXT2 + pickle.EXT4 + pickle.EMPTY_SET + pi
 GIVE_WEIGHTS = "give the generator's weights as .npz, .h5, .pth or .safetensors"
 # What other files are, by their first bytes, and other archives, by the names in them.
 OTHER_FILES = {
-    rb"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19\.": "a checkpoint of PyTorch before 1.6; save it again with a newer one: "
-                                                  "torch.save(torch.load(path), path)",
+    rb"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19\.": "a checkpoint of PyTorch before 1.6; save it again with a "
+                                                  "newer one: torch.save(torch.load(path), path)",
     rb".{4}TFL3": f"a TensorFlow Lite model, a program besides its weights; {GIVE_WEIGHTS}",
     rb"\x08[\x01-\x14][\x12\x1a\x22\x3a]": f"an ONNX model, a program besides its weights; {GIVE_WEIGHTS}",
     rb"\s*model_checkpoint_path": "TensorFlow's list of the states of a training; give the g_srgan.npz beside it"}
@@ -55,11 +55,11 @@ OTHER_ARCHIVES = {
 def load_arrays(path: str | Path) -> Arrays:
     """All arrays of a file, in the order of its layers, as `{name: array}`.
 
-    Reads our own `.npz`, those of TensorLayer 1.x, 2.x and TensorLayerX, the `.h5` of TensorLayer 2.x and Keras 2, PyTorch's
-    `.pth`, `.safetensors` and `vgg19.npy` (its convolutions), told apart by content. Names, shapes and dtypes (floats,
-    integers, text) are the file's, but float16 and bfloat16 of PyTorch become float32. Arrays without a name are "0", "1",
-    ..., those of vgg19.npy "conv1_1/kernel", "conv1_1/bias", ...; the batch norms of TensorLayer and Keras come as beta,
-    gamma, moving mean, moving variance. Arrays may be read-only.
+    Reads our own `.npz`, those of TensorLayer 1.x, 2.x and TensorLayerX, the `.h5` of TensorLayer 2.x and Keras 2,
+    PyTorch's `.pth`, `.safetensors` and `vgg19.npy` (its convolutions), told apart by content. Names, shapes and dtypes
+    (floats, integers, text) are the file's, but float16 and bfloat16 of PyTorch become float32. Arrays without a name
+    are "0", "1", ..., those of vgg19.npy "conv1_1/kernel", "conv1_1/bias", ...; batch norms of TensorLayer and Keras
+    come as beta, gamma, moving mean, moving variance. Arrays may be read-only.
     Raises UserError for a file that can't be opened, holds no weights, is damaged or too large, asks for a function or
     an object, or points outside of itself.
     """
@@ -67,7 +67,8 @@ def load_arrays(path: str | Path) -> Arrays:
         file = open(path, "rb")  # noqa: SIM115 (entered below, outside of this try)
     except OSError as error:
         if Path(path, "saved_model.pb").exists():
-            raise UserError(f"{path} is a SavedModel, which holds a program besides its weights; {GIVE_WEIGHTS}.") from error
+            what = "a SavedModel, which holds a program besides its weights"
+            raise UserError(f"{path} is {what}; {GIVE_WEIGHTS}.") from error
         raise UserError(f"{path} can't be opened ({error.strerror}); name a weights file that is there.") from error
     with file:
         try:
@@ -158,7 +159,10 @@ def _unpack(archive, entry):
 
 
 def _read_torch(archive, entries, pickled):
-    """The tensors of a pickled state dict, or of one in a dict; https://docs.pytorch.org/docs/stable/notes/serialization.html"""
+    """The tensors of a pickled state dict, or of one in a dict.
+
+    https://docs.pytorch.org/docs/stable/notes/serialization.html
+    """
     items = _named_items(_TorchUnpickler(io.BytesIO(_unpack(archive, entries[pickled]))).load())
     container = next((name for name in TORCH_CONTAINERS if _tensors(_named_items(items.get(name)))), None)
     tensors = _tensors(_named_items(items[container]) if container else items)
@@ -177,7 +181,8 @@ def _read_torch(archive, entries, pickled):
         total += 4 * math.prod(shape)
         _check_size(total)
         strides = [stride * dtype.itemsize for stride in strides]
-        yield name, _widen(np.lib.stride_tricks.as_strided(storage[offset:], shape, strides, writeable=False), kind.name)
+        array = np.lib.stride_tricks.as_strided(storage[offset:], shape, strides, writeable=False)
+        yield name, _widen(array, kind.name)
 
 
 def _named_items(value):
@@ -276,7 +281,7 @@ def _read_pickle(file):
 
 
 class _Unpickler(pickle._Unpickler):
-    """Reads a pickle as data: what it would call becomes an inert `_Call`, and any name that arrays don't need is refused.
+    """Reads a pickle as data: what it would call becomes an inert `_Call`; names that arrays don't need are refused.
 
     Built on Python's own unpickler, not the one in C, in which ten bytes (LONG_BINPUT) take 64 GB. Dicts become flat
     lists of keys and values, since the hash of a key that is nested deeply enough overflows the stack.
@@ -296,7 +301,8 @@ class _Unpickler(pickle._Unpickler):
     def find_class(self, module, name):
         asked = f"{module}.{name}"
         if asked.replace("numpy._core", "numpy.core") not in self.names:
-            raise UserError(f"asks for {asked:.80}, which no weights need; nothing was run, get it from a source you trust.")
+            raise UserError(f"asks for {asked:.80}, which no weights need; nothing was run, get it from a source you "
+                            "trust.")
         return _Call(asked)
 
     def persistent_load(self, pid):
@@ -317,7 +323,7 @@ class _TorchUnpickler(_Unpickler):
 
 
 class _Call:
-    """A call that a pickle asks for: its arguments, and the state and items that the result gets are noted, nothing is done."""
+    """A call that a pickle asks for: its arguments and the state and items of its result are noted, nothing is done."""
 
     state = None
 
@@ -334,7 +340,7 @@ class _Call:
         self.items.extend(items)
 
     def array(self):
-        """The array that NumPy would make of it; raises where arguments and state are not those of an array or a scalar."""
+        """The array that NumPy would make of it; raises if arguments and state are not an array's or a scalar's."""
         _, shape, dtype, fortran, data = self.state or (1, (), self.args[0], False, self.args[1])
         dtype = np.dtype("".join((_text(dtype.state[1]), _text(dtype.args[0]))))  # byte order and kind: "<" and "f4"
         if isinstance(data, _Call):

@@ -1,7 +1,7 @@
 """The networks and the losses of the article (Ledig et al., https://arxiv.org/abs/1609.04802). Knows no files.
 
-Three architectures: `paper`, figure 4 of the article; `tensorlayer` and `pytorch`, for the weights of tensorlayer/srgan and
-of Lornatang/SRGAN-PyTorch.
+Three architectures: `paper`, figure 4 of the article; `tensorlayer` and `pytorch`, for the weights of tensorlayer/srgan
+and of Lornatang/SRGAN-PyTorch.
 Networks map float32 NHWC to float32 NHWC; HR and SR are in [-1, 1]. Each carries what its weights rely on:
 `.architecture` and `.bn_epsilon`.
 """
@@ -33,7 +33,7 @@ class Architecture:
     """What distinguishes one family of networks from another.
 
     discriminator: maps (x, architecture, bn_epsilon) to the features that the last dense layer sees.
-    init_stddev: of the initial kernels and gammas; None: Glorot uniform, and residual blocks that start as the identity.
+    init_stddev: of the initial kernels and gammas; None: Glorot uniform, and residual blocks start as the identity.
     """
 
     name: str
@@ -129,7 +129,8 @@ def _prelu(x, alpha):
 class BatchNorm(layers.BatchNormalization):
     """keras.layers.BatchNormalization, faster in training and synchronized over all devices.
 
-    One device uses TensorFlow's fused kernel, https://www.tensorflow.org/api_docs/python/tf/compat/v1/nn/fused_batch_norm.
+    One device uses TensorFlow's fused kernel,
+    https://www.tensorflow.org/api_docs/python/tf/compat/v1/nn/fused_batch_norm.
     Several subtract the mean first: Keras's `synchronized=True`, E[x^2] - E[x]^2, loses digits where it is far from 0.
     """
 
@@ -367,11 +368,13 @@ def fold_network(generator: keras.Model) -> Folded:
 
 
 def blend(a: Folded, b: Folded, share: float) -> Folded:
-    """Interpolate two generators' weights, `b` with a share from 0 to 1 (ESRGAN, https://arxiv.org/abs/1809.00219, 3.4)."""
+    """Interpolate two generators' weights, `b` with a share from 0 to 1 (ESRGAN, arXiv 1809.00219, section 3.4)."""
     if a.architecture != b.architecture:
         raise UserError(f"VALID.blend needs two generators of one kind; these are {a.architecture.name} with "
-                        f"{a.architecture.n_blocks} blocks and {b.architecture.name} with {b.architecture.n_blocks}; set it to 1.")
-    return Folded(a.architecture, {name: (1 - share) * array + share * b.arrays[name] for name, array in a.arrays.items()})
+                        f"{a.architecture.n_blocks} blocks and {b.architecture.name} with {b.architecture.n_blocks}; "
+                        "set it to 1.")
+    arrays = {name: (1 - share) * array + share * b.arrays[name] for name, array in a.arrays.items()}
+    return Folded(a.architecture, arrays)
 
 
 # ---------------------------------------------------------------------------------------------------------- VGG19
@@ -387,8 +390,8 @@ def get_VGG(layer: str = "pool4", weights: str | None = None) -> keras.Model:
         f"conv{block}_{number}": f"block{block}_conv{number}"
         for block in range(1, 6) for number in range(1, 3 if block < 3 else 5)}
     if layer not in names:
-        raise UserError(f"vgg_layer in config.LOSS is {layer!r}, which VGG19 does not have; name one of pool1 to pool5 or "
-                        "conv1_1 to conv5_4.")
+        raise UserError(f"vgg_layer in config.LOSS is {layer!r}, which VGG19 does not have; name one of pool1 to "
+                        "pool5 or conv1_1 to conv5_4.")
     vgg = keras.applications.VGG19(include_top=False, weights=weights, input_shape=(None, None, 3))
     hr = keras.Input((None, None, 3), name="hr")
     # The weights come from Caffe: BGR, with the mean of ImageNet subtracted, in that order.

@@ -136,7 +136,7 @@ def load_blended(path: str | Path, blend: float = 1) -> model.Folded:
 def load_discriminator(path: str | Path, patch_size: int) -> keras.Model:
     """The discriminator in a weights file, or the one that was trained with the generator in it.
 
-    That is `d_srgan.npz` beside the generator's file, and of "pretrained" the package's. Raises UserError where there is
+    That is `d_srgan.npz` beside the generator's file, and of "pretrained" the package's. Raises UserError if there is
     none for patches of `patch_size`.
     """
     if path == "pretrained-srresnet":
@@ -146,7 +146,8 @@ def load_discriminator(path: str | Path, patch_size: int) -> keras.Model:
     if found.kind == "generator":
         beside = file.with_name("d_srgan.npz")
         if not beside.exists():
-            raise UserError(f"{path} is a generator without a discriminator beside it; put its d_srgan.npz into {file.parent}/.")
+            raise UserError(f"{path} is a generator without a discriminator beside it; put its d_srgan.npz into "
+                            f"{file.parent}/.")
         file, found = beside, _recognise_file(beside)
     network = model.get_D(found.architecture, patch_size, found.bn_epsilon)
     variables = {weight.path: weight for layer in network.layers for weight in sorted(
@@ -164,8 +165,8 @@ def load_discriminator(path: str | Path, patch_size: int) -> keras.Model:
 def load_vgg(layer: str, path: str | Path) -> keras.Model:
     """`model.get_VGG(layer)` with the weights of the file `path`, or of keras.applications where there is none.
 
-    Keras downloads its copy, the same numbers, once. Raises UserError for a file that is not VGG19's and for a layer that
-    does not exist, DownloadError where Keras can't download.
+    Keras downloads its copy, the same numbers, once. Raises UserError for a file that is not VGG19's and for a layer
+    that does not exist, DownloadError where Keras can't download.
     """
     if not Path(path).exists():
         try:
@@ -174,8 +175,9 @@ def load_vgg(layer: str, path: str | Path) -> keras.Model:
             raise
         except Exception as error:  # keras.utils.get_file raises no narrower class where the download fails
             raise DownloadError(
-                f"{path} (config.VGG.path) is not there, and Keras could not download its copy of VGG19: train without it by "
-                f"--set TRAIN.loss=srgan_mse, or get the file from {VGG_URL} (more in vgg19.npy.md; the reason: {error})."
+                f"{path} (config.VGG.path) is not there, and Keras could not download its copy of VGG19: train without it "
+                f"by --set TRAIN.loss=srgan_mse, or get the file from {VGG_URL} (more in vgg19.npy.md; the reason: "
+                f"{error})."
             ) from error
     arrays = load_arrays(path)
     extractor = model.get_VGG(layer)
@@ -190,7 +192,7 @@ def load_vgg(layer: str, path: str | Path) -> keras.Model:
 
 
 def save_network(path: str | Path, network: keras.Model) -> None:
-    """Write all weights of a generator or discriminator as `.npz`, with its architecture, kind and batch norm's epsilon.
+    """Write all weights of a generator or discriminator as `.npz`, with its architecture, kind and epsilon.
 
     Raises UserError where `path` can't be written.
     """
@@ -253,13 +255,15 @@ def _from_torch(arrays):
     arrays = {re.sub(r"^((module|_orig_mod)\.)+", "", name): array for name, array in arrays.items()
               if not name.endswith(("num_batches_tracked", "n_averaged"))}
     layers = dict.fromkeys(name.rpartition(".")[0] for name in arrays)
-    renamed = {architecture: {layer: _rename(layer, table) for layer in layers} for architecture, table in TORCH_LAYERS.items()}
+    renamed = {architecture: {layer: _rename(layer, table) for layer in layers}
+               for architecture, table in TORCH_LAYERS.items()}
     architecture = next((name for name, ours in renamed.items() if all(ours.values())), None)
     if architecture is None:
-        found = next((what for pattern, what in OTHER_NETWORKS.items() if any(re.match(pattern, layer) for layer in layers)),
+        found = next((what for pattern, what in OTHER_NETWORKS.items()
+                      if any(re.match(pattern, layer) for layer in layers)),
                      f"with layers such as {', '.join(list(layers)[:2]):.80}")
-        raise WeightsError(f"holds another network, {found}; of PyTorch the generators of Lornatang/SRGAN-PyTorch (of 2022 or "
-                           "later) and of leftthomas/SRGAN are read")
+        raise WeightsError(f"holds another network, {found}; of PyTorch the generators of Lornatang/SRGAN-PyTorch "
+                           "(of 2022 or later) and of leftthomas/SRGAN are read")
     ours, converted = renamed[architecture], {}
     for name, array in arrays.items():
         layer, _, weight = name.rpartition(".")
@@ -269,7 +273,7 @@ def _from_torch(arrays):
             weight, array = "kernel", array.transpose(2, 3, 1, 0)
         elif weight == "weight":  # of a PReLU, whose slope may be one for all channels
             weight, array = "alpha", np.repeat(array, 64) if array.size == 1 else array
-        if ours[layer].startswith("upsample") and array.shape[-1:] == (256,):  # PyTorch numbers a channel's sub-pixels first
+        if ours[layer].startswith("upsample") and array.shape[-1:] == (256,):  # PyTorch: sub-pixels first
             array = array.reshape(*array.shape[:-1], 64, 4).swapaxes(-1, -2).reshape(array.shape)
         converted[f"{ours[layer]}/{weight}"] = array
     return _Recognised("generator", model.ARCHITECTURES[architecture], model.BN_EPSILON, converted)

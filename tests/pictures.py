@@ -52,7 +52,8 @@ def good(folder):
         tifffile.imwrite(folder / name, written, photometric="minisblack" if pixels.shape[2] == 1 else "rgb", **options)
         made[folder / name] = pixels
 
-    for name in ("rgb.png", "rgb.bmp", "rgb.tif", "name with spaces.png", "Фото.png", "\N{GRINNING FACE}.png", "UPPER.PNG"):
+    for name in ("rgb.png", "rgb.bmp", "rgb.tif", "name with spaces.png", "Фото.png", "\N{GRINNING FACE}.png",
+                 "UPPER.PNG"):
         pillow(name, RGB)
     pillow("rgb_lzw.tiff", RGB, compression="tiff_lzw")
     pillow("rgb.webp", RGB, lossless=True)
@@ -91,7 +92,8 @@ def good(folder):
         made[folder / name] = np.dstack([pixels, clear.astype(pixels.dtype)])
     for bits in (1, 2, 4):  # shades of gray, one of them transparent (tRNS)
         values = GRAY[:, :, 0] >> (8 - bits)
-        packed = np.packbits(np.unpackbits(values[:, :, np.newaxis], axis=2)[:, :, -bits:].reshape(len(values), -1), axis=1)
+        single = np.unpackbits(values[:, :, np.newaxis], axis=2)[:, :, -bits:]
+        packed = np.packbits(single.reshape(len(values), -1), axis=1)
         (folder / f"gray_clear{bits}.png").write_bytes(png_bytes(
             packed[:, :, np.newaxis], bits, values.shape[::-1], chunk(b"tRNS", struct.pack(">H", values[3, 4]))))
         made[folder / f"gray_clear{bits}.png"] = np.dstack(
@@ -154,7 +156,7 @@ def exif(orientation):
 
 
 def lossy(folder):
-    """JPEGs as cameras and printers make them: {path: pixels (H, W, C), from which what is read differs by less than 3}."""
+    """JPEGs as cameras and printers make them: {path: pixels (H, W, C), within 3 of which they are to be read}."""
     made = {}
     for orientation, turn in UPRIGHT.items():
         Image.fromarray(RGB).save(folder / f"turned{orientation}.jpg", quality=95, exif=exif(orientation))
@@ -206,7 +208,8 @@ def bad(folder):
     damaged = bytearray(data)
     damaged[len(data) // 2] ^= 255
     put("damaged16.png", damaged, "can't be read")
-    tifffile.imwrite(folder / "cut16.tif", np.tile(RGB16, (8, 8, 1)), photometric="rgb", compression="zlib", rowsperstrip=8)
+    tifffile.imwrite(folder / "cut16.tif", np.tile(RGB16, (8, 8, 1)), photometric="rgb", compression="zlib",
+                     rowsperstrip=8)
     data = (folder / "cut16.tif").read_bytes()
     put("cut16.tif", data[:len(data) * 2 // 3], "TIFF")
     tifffile.imwrite(folder / "complex.tif", np.complex64(GRAY16[:, :, 0]))

@@ -1,4 +1,4 @@
-"""Weights files: every kind that is read, and every way that a stranger's file could harm. The files are made for real."""
+"""Weights files: every kind that is read, and every way that a stranger's file could harm, all made for real."""
 import collections
 import contextlib
 import fcntl
@@ -29,7 +29,7 @@ BATCH_NORM = ("beta:0", "gamma:0", "moving_mean:0", "moving_var:0")
 
 
 def some_arrays(seed=0):
-    """A small network as TensorLayer names it: convolution with bias, two of convolution and batch norm, convolution."""
+    """A small network as TensorLayer names it: convolution with bias, two with batch norm, convolution."""
     random = np.random.default_rng(seed)
     shapes = {"conv2d_1/filters:0": (3, 3, 3, 8), "conv2d_1/biases:0": (8,)}
     for layer in (1, 2):
@@ -68,7 +68,8 @@ def refused(path, *words):
 
 def test_what_is_saved_is_loaded(tmp_path):
     arrays = {"architecture": np.array("paper"), "block_1/norm/gamma": np.ones(3, np.float32),
-              "block_1/norm/beta": np.zeros(3, np.float32), "step": np.array(7), "fortran": np.asfortranarray(np.eye(3))}
+              "block_1/norm/beta": np.zeros(3, np.float32), "step": np.array(7),
+              "fortran": np.asfortranarray(np.eye(3))}
     save_arrays(tmp_path / "g.npz", arrays)
     loaded = load_arrays(tmp_path / "g.npz")
     same(loaded, arrays)
@@ -242,7 +243,8 @@ def write_npy(path, array, protocol, python2=False):
 def vgg(dense=10):
     """What vgg19.npy holds, in the order of a Python 2 dict, that is in none."""
     random = np.random.default_rng(0)
-    layers = {"fc6": (dense, 10), "conv5_4": (3, 3, 8, 8), "conv1_2": (3, 3, 4, 4), "fc8": (4, 4), "conv1_1": (3, 3, 3, 4)}
+    layers = {"fc6": (dense, 10), "conv5_4": (3, 3, 8, 8), "conv1_2": (3, 3, 4, 4), "fc8": (4, 4),
+              "conv1_1": (3, 3, 3, 4)}
     return {name: [random.normal(size=shape).astype(np.float32), random.normal(size=shape[-1:]).astype(np.float32)]
             for name, shape in layers.items()}
 
@@ -304,7 +306,8 @@ class TorchPickler(pickle._Pickler):
             strides = [stride // array.itemsize for stride in array.strides]
             self.call("torch._utils", "_rebuild_tensor_v2", lambda: self.tuple(
                 lambda: self.persistent(item), lambda: self.save(0), lambda: self.save(array.shape),
-                lambda: self.save(tuple(strides)), lambda: self.save(False), lambda: self.save(collections.OrderedDict())))
+                lambda: self.save(tuple(strides)), lambda: self.save(False),
+                lambda: self.save(collections.OrderedDict())))
         else:
             super().save(item)
 
@@ -381,8 +384,8 @@ def test_files_of_pytorch_itself(tmp_path):
     refused(tmp_path / "g.pt", "a TorchScript program")
 
 
-def tensor_program(storage=b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x04tQ", offset=b"K\0",
-                   shape=b"K\x04\x85", strides=b"K\x01\x85"):
+def tensor_program(storage=b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x04tQ",
+                   offset=b"K\0", shape=b"K\x04\x85", strides=b"K\x01\x85"):
     """A pickled {"a": tensor}."""
     return (b"\x80\x02}X\x01\0\0\0actorch._utils\n_rebuild_tensor_v2\n(" + storage + offset + shape + strides
             + b"\x89ccollections\nOrderedDict\n)RtRs.")
@@ -407,7 +410,8 @@ def test_the_frame_of_the_abuses_of_tensors_is_itself_sound(tmp_path):
     (tensor_program(strides=b"J\xff\xff\xff\xff\x85"), "damaged"),
     (tensor_program(shape=b"\x8a\x06\0\0\0\0\0\x10\x85", strides=b"K\0\x85"), "damaged"),  # a terabyte of one number
     (tensor_program(shape=b")"), "damaged"),
-    (tensor_program(storage=b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x001X\x03\0\0\0cpuK\x04tQ"), "damaged"),
+    (tensor_program(storage=b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x001X\x03\0\0\0cpuK\x04tQ"),
+     "damaged"),
     (tensor_program(storage=b"(X\x07\0\0\0storagectorch\nBoolStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x04tQ"),
      "asks for torch.BoolStorage"),
     (tensor_program(storage=b"X\x06\0\0\0passwdQ"), "asks for the object passwd"),
@@ -436,7 +440,7 @@ def test_safetensors_beyond_their_file(tmp_path, header):
     refused(tmp_path / "g.safetensors", "damaged")
 
 
-# ------------------------------------------------------------------------------------------- files that execute something
+# ----------------------------------------------------------------------------------------- files that execute something
 
 
 class Calls:
@@ -573,14 +577,16 @@ LAUGHS = b"\x80\x02]" + b"".join(b"q%c](h%ch%ce" % (number, number, number) for 
 
 ABUSES = {
     "an array on its own": root(reconstructed(b"(K\x01(K\x02t" + FLOAT + b"\x89U\x04abcdt")),
-    "a shape beyond the data": root(reconstructed(b"(K\x01(\x8a\x06\x00\x00\x00\x00\x00\x10t" + FLOAT + b"\x89U\x04abcdt")),
+    "a shape beyond the data": root(reconstructed(
+        b"(K\x01(\x8a\x06\x00\x00\x00\x00\x00\x10t" + FLOAT + b"\x89U\x04abcdt")),
     "objects beyond the list, a crash in NumPy": root(reconstructed(b"(K\x01(M\x10\x27t" + OBJECT + b"\x89]t")),
     "bytes as pointers to objects": root(reconstructed(b"(K\x01(K\x01t" + OBJECT + b"\x89U\x08AAAAAAAAt")),
     "bytes as a structure of objects": root(reconstructed(
         b"(K\x01(K\x01t" + DTYPE + b"(U\x02V8K\x00K\x01tR(K\x03U\x01|N(U\x01atq\x00}U\x01a(" + OBJECT
         + b"K\x00tsK\x08K\x01K\x00tb" + b"\x89U\x08AAAAAAAAt")),
     "a type of huge elements": root(reconstructed(
-        b"(K\x01(K\x01t" + DTYPE + b"(U\x17(99999,99999,99999)f4K\x00K\x01tR(K\x03U\x01<NNNK\x00K\x00K\x00tb\x89U\x01at")),
+        b"(K\x01(K\x01t" + DTYPE
+        + b"(U\x17(99999,99999,99999)f4K\x00K\x01tR(K\x03U\x01<NNNK\x00K\x00K\x00tb\x89U\x01at")),
     "another subtype": root(reconstructed(b"N", subtype=DTYPE)),
     "a state for the function itself": b"\x80\x02" + RECONSTRUCT + b"}U\x08__code__K\x01sb.",
     "attributes for the class itself": b"\x80\x02cnumpy\nndarray\n(N}U\x0b__reduce__K\x01stb.",
@@ -588,7 +594,8 @@ ABUSES = {
     "a scalar of objects, a pickle in the pickle": root(
         b"cnumpy.core.multiarray\nscalar\n(" + OBJECT + b"U\x15cposix\nsystem\nU\x01xR.tR"),
     "the array type called": b"\x80\x02cnumpy\nndarray\n(\x8a\x06\x00\x00\x00\x00\x00\x10tR.",
-    "another encoding": root(reconstructed(b"(K\x01(K\x01t" + FLOAT + b"\x89c_codecs\nencode\n(X\x01\x00\x00\x00aU\x03zlbtRt")),
+    "another encoding": root(reconstructed(
+        b"(K\x01(K\x01t" + FLOAT + b"\x89c_codecs\nencode\n(X\x01\x00\x00\x00aU\x03zlbtRt")),
     "64 GB of memo (LONG_BINPUT)": b"\x80\x02Nr\xff\xff\xff\xff.",
     "4 GB of zeros (BYTEARRAY8)": b"\x80\x05\x96" + huge(4 * 10 ** 9) + b"a.",
     "4 GB of bytes (BINBYTES8)": b"\x80\x04\x8e" + huge(4 * 10 ** 9) + b"a.",
@@ -627,7 +634,7 @@ def test_the_frame_of_the_abuses_is_itself_sound(tmp_path):
          {"0": np.ones(1, np.float32)})
 
 
-# ------------------------------------------------------------------------------------------------------------- zip bombs
+# ------------------------------------------------------------------------------------------------------------ zip bombs
 
 
 def write_zip(path, name, deflated, size, crc=0):
@@ -694,7 +701,7 @@ def test_compressed_weights_are_read(tmp_path):
     same(load_arrays(tmp_path / "g.npz"), some_arrays())
 
 
-# ------------------------------------------------------------------------------------------------- HDF5 out of its bounds
+# ----------------------------------------------------------------------------------------------- HDF5 out of its bounds
 
 
 @pytest.fixture
@@ -733,12 +740,14 @@ def virtual(file):
 HDF5 = {
     "an external link": (lambda file: outside(file, h5py.ExternalLink("secret.h5", "w")), "link"),
     "an external link to a layer": (lambda file: replace_layer(file, h5py.ExternalLink("secret.h5", "/")), "link"),
-    "an external link on the way": (lambda file: file["evil"].__setitem__("evil", h5py.ExternalLink("secret.h5", "/")), "link"),
+    "an external link on the way": (
+        lambda file: file["evil"].__setitem__("evil", h5py.ExternalLink("secret.h5", "/")), "link"),
     "a soft link": (lambda file: outside(file, h5py.SoftLink("/good/good/w:0")), "link"),
     "data in another file": (external_storage, "another file"),
     "data in another HDF5 file": (virtual, "another file"),
     "a bomb": (lambda file: file.create_dataset("evil/evil/w:0", (2 ** 20,), "f4", compression="gzip"), "in pieces"),
-    "much more than there is": (lambda file: file.create_dataset("evil/evil/w:0", (2 ** 36,), "f4"), "unpacks to 256.0 GiB"),
+    "much more than there is": (
+        lambda file: file.create_dataset("evil/evil/w:0", (2 ** 36,), "f4"), "unpacks to 256.0 GiB"),
     "text": (lambda file: outside(file, "text"), "trust"),
     "references": (lambda file: outside(file, file["good"].ref), "trust"),
     "a group": (lambda file: file.create_group("evil/evil/w:0"), "damaged"),
@@ -755,7 +764,7 @@ def test_hdf5_stays_in_its_file(tmp_path, hdf5, case):
     refused(tmp_path / "g.h5", words)
 
 
-# ------------------------------------------------------------------------------------------------- files that are no weights
+# -------------------------------------------------------------------------------------------- files that are no weights
 
 
 def test_files_that_are_something_else(tmp_path):

@@ -148,7 +148,8 @@ def test_prelu_before_the_shuffle_is_keras_prelu_behind_it():
     ours.alpha.assign(slopes), keras_prelu.alpha.assign(slopes.reshape(1, 1, 64))
     x, upstream = tf.constant(x), tf.random.stateless_normal((1, 10, 8, 64), (1, 2))
     results = []
-    for layer, y in ((ours, lambda: tf.nn.depth_to_space(ours(x), 2)), (keras_prelu, lambda: keras_prelu(tf.nn.depth_to_space(x, 2)))):
+    for layer, y in ((ours, lambda: tf.nn.depth_to_space(ours(x), 2)),
+                     (keras_prelu, lambda: keras_prelu(tf.nn.depth_to_space(x, 2)))):
         with tf.GradientTape() as tape:
             tape.watch(x)
             result = y()

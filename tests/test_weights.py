@@ -1,4 +1,4 @@
-"""Weights files to networks and back: facts that belong to weights, foreign files against their own networks, mistakes."""
+"""Weights files to networks and back: facts of weights, foreign files against their own networks, mistakes."""
 import collections
 import dataclasses
 import hashlib
@@ -276,7 +276,8 @@ def test_a_generator_of_pytorch_is_read(style, container, prefix, tmp_path):
                for number, (name, array) in enumerate(arrays.items())}
     checkpoint = collections.OrderedDict(tensors)
     if container:
-        checkpoint = {"epoch": 3, "best_psnr": 28.5, "optimizer": {"state": {0: {"step": 1}}, "param_groups": [{"lr": 1e-4}]},
+        checkpoint = {"epoch": 3, "best_psnr": 28.5,
+                      "optimizer": {"state": {0: {"step": 1}}, "param_groups": [{"lr": 1e-4}]},
                       container: checkpoint}
     save_as_torch(tmp_path / "g.pth.tar", checkpoint, tensors.values())
     loaded = weights.load_generator(tmp_path / "g.pth.tar")
@@ -337,7 +338,8 @@ def test_a_network_of_pytorch_gives_its_pictures(tmp_path):
             tensor.uniform_(0.2, 0.8)
     lr = test_model.picture(14, 19)
     with torch.no_grad():
-        sr = theirs(torch.from_numpy(lr[np.newaxis].astype("float32") / 255).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).numpy()
+        sr = theirs(torch.from_numpy(lr[np.newaxis].astype("float32") / 255).permute(0, 3, 1, 2))
+        sr = sr.permute(0, 2, 3, 1).numpy()
     assert ((sr > 0) & (sr < 1)).mean() > 0.05  # or clipping would hide mistakes
     for tensors, precision in ((theirs.state_dict(), 2e-4), (theirs.half().state_dict(), 0.02),
                                (theirs.bfloat16().state_dict(), 0.1)):
