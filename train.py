@@ -298,7 +298,7 @@ class Trainer:
 
     def write_events(self, phase, scalars, image=None):
         """Log for TensorBoard."""
-        with self.writer.as_default(int(self.total_step)):
+        with self.writer.as_default(int(tf.convert_to_tensor(self.total_step))):
             for name, value in scalars.items():
                 tf.summary.scalar(f"phase_{phase.number}/{name}", value)
             if image is not None:
@@ -505,7 +505,7 @@ def train(arguments: Namespace, config: EasyDict) -> int:
             if trainer.steps_left():
                 trainer.run()
             else:
-                print("Training is already complete. Raise TRAIN.n_epoch to train longer." if int(trainer.total_step)
+                print("Training is already complete. Raise TRAIN.n_epoch to train longer." if trainer.steps_done() or trainer.phase.number > 1
                       else "There is nothing to train: TRAIN.n_epoch_init and TRAIN.n_epoch are 0; raise them.")
                 return 0
         except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError,
