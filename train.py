@@ -479,7 +479,7 @@ def train(arguments: Namespace, config: EasyDict) -> int:
         use_preset(config, "DEMO", arguments.given)
     if settings.deterministic:
         tf.config.experimental.enable_op_determinism()
-        # TensorFlow's graph optimizer would sum the gradients of three losses in the order in which they are ready.
+        # TensorFlow's graph optimizer sums the gradients of three losses in the order in which they are ready.
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     strategy = devices.make_strategy(settings.devices)
     n_devices = strategy.num_replicas_in_sync
@@ -502,12 +502,11 @@ def train(arguments: Namespace, config: EasyDict) -> int:
             stack.enter_context(devices.silent())
         try:
             trainer = prepare(strategy, arguments, config, demo)
-            if trainer.steps_left():
-                trainer.run()
-            else:
-                print("Training is already complete. Raise TRAIN.n_epoch to train longer." if trainer.steps_done() or trainer.phase.number > 1
-                      else "There is nothing to train: TRAIN.n_epoch_init and TRAIN.n_epoch are 0; raise them.")
+            if not trainer.steps_left():
+                print(f"Nothing is left to train of TRAIN.n_epoch_init={settings.n_epoch_init} and "
+                      f"TRAIN.n_epoch={settings.n_epoch}; raise them to train longer.")
                 return 0
+            trainer.run()
         except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError,
                 tf.errors.FailedPreconditionError, tf.errors.DeadlineExceededError, tf.errors.UnknownError) as error:
             if not strategy.cluster_resolver:

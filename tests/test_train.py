@@ -118,7 +118,7 @@ def test_averaged_weights_are_written(uninterrupted):
 def test_finished_training_says_so_at_once_and_restart_keeps_the_old(uninterrupted):
     before = (uninterrupted / "checkpoint" / "g_srgan.npz").read_bytes()
     code, output = run(uninterrupted)
-    assert code == 0 and "Training is already complete" in output
+    assert code == 0 and "Nothing is left to train" in output
     assert (uninterrupted / "checkpoint" / "g_srgan.npz").read_bytes() == before
     code, output = run(uninterrupted, "--restart", "--set", "TRAIN.n_epoch_init=1", "TRAIN.n_epoch=0")
     assert code == 0, output
