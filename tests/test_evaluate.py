@@ -606,6 +606,18 @@ def test_the_comparison_shows_images_from_all_over_the_set(scored, monkeypatch):
     assert list(drawn[0][1]) == ["lr", "bicubic", "srgan", "hr"]
 
 
+def test_results_beside_the_photos_are_not_measured_again(tmp_path):
+    for name in "ab":
+        Image.fromarray(photo(20, 24)).save(tmp_path / f"{name}.png")
+    arguments = main.parse_arguments(["--mode=evaluate", "--set", f"VALID.hr_img_path={tmp_path}"])
+    for _ in range(2):
+        pairs = data.validation_pairs(main.configure(arguments))
+        assert [path.name for path, _ in pairs] == ["a.png", "b.png"]
+        assert evaluate.score(pairs, tmp_path, [{"srgan": nearest}], 1) == 0
+    restore(tmp_path / "a.png", tmp_path)
+    assert len(evaluate.photos_to_restore([tmp_path], tmp_path / "out", "srgan")) == 2
+
+
 def test_restored_photos_are_shown_beside_their_bicubic(trained, tmp_path):
     (tmp_path / "in" / "ünder #1").mkdir(parents=True)
     Image.fromarray(photo(20, 24)).save(tmp_path / "in" / "a?.png")
