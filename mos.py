@@ -316,9 +316,10 @@ def _print_summary(path, sets, rated, repeats, calibration):
         print(f"{name}: {utils.plural(len({v.image for v in versions}), 'image')}, {len(methods)} versions each: "
               f"{', '.join(methods)}" + (f" (no pictures of {', '.join(absent)})" if absent else ""))
     size = sum(file.stat().st_size for file in (path / "study").rglob("*"))
+    examples = f"examples of {utils.plural(len(calibration) // 2, 'image')}" if calibration else "no examples"
     unrated = " that are not rated" if any(v.set for v in calibration) else ""
-    print(f"{len(rated) + len(repeats)} pictures to rate, {len(repeats)} of them for the second time; examples of "
-          f"{utils.plural(len(calibration) // 2, 'image')}{unrated}; {size / 1e6:,.0f} MB")
+    print(f"{len(rated) + len(repeats)} pictures to rate, {len(repeats)} of them for the second time; "
+          f"{examples}{unrated}; {size / 1e6:,.0f} MB")
     print(f"Raters open {path.absolute() / 'study' / 'index.html'}: send them the folder, or put it on a web server. "
           "Keep key.json, beside that folder, to yourself.\n"
           "Then: python main.py --mode=mos --input FOLDER_OF_THEIR_RATING_FILES")
