@@ -9,10 +9,15 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
+SLOW = ("test_runs.py", "test_devices.py", "test_train.py", "test_cli.py", "test_page.py", "test_mos.py")
+
+
 def pytest_collection_modifyitems(items):
-    """The longest files first, so that two workers end together."""
-    longest = ("test_train.py", "test_devices.py", "test_runs.py", "test_cli.py")
-    items.sort(key=lambda item: item.path.name not in longest)
+    """The slow files first, so that two workers end together."""
+    for item in items:
+        if item.path.name in SLOW:
+            item.add_marker("slow")
+    items.sort(key=lambda item: SLOW.index(item.path.name) if item.path.name in SLOW else len(SLOW))
 
 
 @pytest.fixture(scope="session")
