@@ -45,7 +45,7 @@ def evaluate(arguments, config) -> int:
         method = method if valid.blend == 1 else results.blend_name(valid.blend)
         photos = photos_to_restore([Path(path) for path in arguments.input], output, method)
         methods = {method: (path, valid.blend, valid.back_project)}
-        if "VALID.blend" in arguments.given and len(photos) == 1 and photos[0].shown_in:
+        if "VALID.blend" in arguments.given and len(photos) == 1 and photos[0].shown_as:
             photos, shares = with_blend_stops(photos[0], valid.blend)
             methods = {results.blend_name(share): (path, share, valid.back_project) for share in shares}
     else:
@@ -200,16 +200,16 @@ def map_over_devices(function: Callable, items: Iterable, workers: list) -> Iter
 
 @dataclasses.dataclass
 class Photo:
-    """A photo on its way from its file to that of its result. error: why there is none.
+    """A photo on its way from its file to that of its result.
 
-    about: what its file says besides, which that of the result keeps;
-    method: by which it is upscaled; shown_in: the folder whose index.html shows it, None if it is not to be shown.
+    method: by which it is upscaled. shown_as: `target` without suffixes, if index.html is to show the photo. about:
+    what its file says besides, which that of the result keeps. error: why there is no result.
     """
 
     path: Path
     target: Path
     method: str
-    shown_in: Path | None = None
+    shown_as: Path | None = None
     lr: np.ndarray | None = None
     sr: np.ndarray | None = None
     about: images.Metadata | None = None
@@ -236,15 +236,15 @@ def photos_to_restore(inputs: list[Path], output: Path, method: str) -> list[Pho
         return [Photo(path, output, method) for path, in found.values()]
     for folder in found:
         utils.check_writable(folder, "--output")
-    return [Photo(path, folder / f"{name}_gen.png", method, shown_in=output) for folder, paths in found.items()
+    return [Photo(path, folder / f"{name}_gen.png", method, shown_as=folder / name) for folder, paths in found.items()
             for path, name in zip(paths, images.output_names(list(paths)), strict=True)]
 
 
 def with_blend_stops(photo: Photo, blend: float) -> tuple[list[Photo], list[float]]:
     """The photo once for each share of SRGAN to choose from, and these shares; the one of `blend` keeps its file."""
     shares = sorted({*BLEND_STOPS, blend})
-    stem = photo.target.stem.removesuffix("_gen")
-    targets = [photo.target if share == blend else photo.target.with_stem(f"{stem}_{results.blend_name(share)}")
+    name = photo.shown_as.name
+    targets = [photo.target if share == blend else photo.target.with_name(f"{name}_{results.blend_name(share)}.png")
                for share in shares]
     return [dataclasses.replace(photo, target=target, method=results.blend_name(share))
             for share, target in zip(shares, targets, strict=True)], shares
@@ -281,10 +281,10 @@ def restore(photos: list[Photo], restorers: list[dict[str, Callable]], output: P
         images.write_image(photo.target, photo.sr, photo.about)
         photo.sr = None  # the bicubic for the page is as large
         height, width = photo.lr.shape[:2]
-        if photo.shown_in:
+        if photo.shown_as:
             if photo.path not in shown:
-                shown[photo.path] = results.page_entry(photo.shown_in, photo.target, photo.lr)
-            shown[photo.path]["pictures"][photo.method] = results.page_url(photo.shown_in, photo.target)
+                shown[photo.path] = results.page_entry(output, photo.shown_as, photo.lr)
+            shown[photo.path]["pictures"][photo.method] = results.page_url(output, photo.target)
         print(f"{photo.path} {width}x{height} -> {photo.target} {SCALE * width}x{SCALE * height}")
 
     def step(function):

@@ -183,18 +183,17 @@ def write_restored_page(folder: Path, entries: list[dict]) -> None:
     _write_page(folder, "restore", methods, entries, {})
 
 
-def page_entry(folder: Path, target: Path, lr: np.ndarray) -> dict:
-    """What the page in `folder` knows of a photo that becomes `target`; writes its bicubic and its thumbnail.
+def page_entry(folder: Path, name: Path, lr: np.ndarray) -> dict:
+    """What the page in `folder` knows of a photo; writes its bicubic, `<name>_bicubic.jpg`, and its thumbnail.
 
     lr: as `images.read_image` gives it with `native`.
     """
     shown = _pillow(lr)
     height, width = (utils.SCALE * side for side in lr.shape[:2])
-    stem = target.stem.removesuffix("_gen")
     jpeg = shown.mode in ("L", "RGB") and max(height, width) <= images.LARGEST_SIDE[".jpg"]
-    bicubic = target.with_name(f"{stem}_bicubic{'.jpg' if jpeg else '.png'}")
+    bicubic = name.with_name(f"{name.name}_bicubic{'.jpg' if jpeg else '.png'}")
     images.write_image(bicubic, np.atleast_3d(shown.resize((width, height), Image.Resampling.BICUBIC)))
-    name = target.relative_to(folder).with_name(stem)
+    name = name.relative_to(folder)
     return {"name": name.as_posix(), "width": width, "height": height,
             "thumb": page_url(folder, write_thumbnail(folder, name, lr)),
             "pictures": {"bicubic": page_url(folder, bicubic)}}

@@ -638,7 +638,8 @@ def test_a_photo_is_shown_in_all_blends_if_one_is_asked_for(trained, tmp_path):
     Image.fromarray(photo(12, 14)).save(tmp_path / "a.png")
     assert run("--weights", trained / "g_srgan.npz", "--output", tmp_path / "out", "--input", tmp_path / "a.png",
                "--set", "VALID.blend=0.4") == 0
-    methods, _ = check_page(tmp_path / "out")
+    methods, entries = check_page(tmp_path / "out")
+    assert list(entries) == ["a"] and (tmp_path / "out" / "a_bicubic.jpg").exists()
     assert methods == ["bicubic", "blend_0", "blend_0.25", "blend_0.4", "blend_0.5", "blend_0.75", "blend_1"]
     chosen = images.read_image(tmp_path / "out" / "a_gen.png")
     folded = weights.load_blended(trained / "g_srgan.npz", 0.4)
