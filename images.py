@@ -42,7 +42,7 @@ MAX_PSNR = 100.0  # dB
 
 
 def list_images(folder: str | Path, recursive: bool = True) -> list[Path]:
-    """Paths with an image suffix in a folder and its subfolders, naturally sorted; hidden files and folders are skipped.
+    """Paths with an image suffix in a folder and its subfolders, naturally sorted; hidden ones are skipped.
 
     Broken links are kept, so that `read_image` can report them.
     """
@@ -118,7 +118,7 @@ def read_image(path: str | Path, native: bool = False) -> np.ndarray:
     """Read a PNG, JPEG, WebP, BMP, TIFF, GIF (first frame), AVIF or HEIC file, rotated by its EXIF orientation.
 
     Returns uint8 RGB (H, W, 3) in [0, 255]: alpha is dropped, 16 bits are rounded to 8, and colours are converted from
-    the file's profile to sRGB. With `native`, what the file holds: (H, W, C) with C = 1 gray, 2 gray and alpha, 3 RGB or
+    the file's profile to sRGB. With `native`, what the file holds: (H, W, C), C = 1 gray, 2 gray and alpha, 3 RGB or
     4 RGB and alpha, uint8 or, if the file has more than 8 bits, uint16 in [0, 65535].
     Raises UserError if the file can't be read.
     """
@@ -136,7 +136,8 @@ def read_image(path: str | Path, native: bool = False) -> np.ndarray:
             reason = "damaged"
         else:
             reason = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
-        raise UserError(f"{path} can't be read as an image ({reason}); replace it or take it out of the folder.") from error
+        raise UserError(f"{path} can't be read as an image ({reason}); replace it or take it out of the "
+                        "folder.") from error
     if native:
         return image
     if image.dtype == np.uint16:
@@ -189,7 +190,8 @@ def _open(file):
 
 def _decode_by_pillow(file):
     with _open(file) as image:
-        if image.format not in ("MPO", "TIFF") and getattr(image, "is_animated", False):  # MPO: JPEG with a second picture
+        animated = getattr(image, "is_animated", False)
+        if animated and image.format not in ("MPO", "TIFF"):  # MPO: a JPEG with a second picture
             utils.say_once(f"{file.name} holds several frames; the first is taken.")
         profile = image.info.get("icc_profile")
         image.load()
@@ -293,7 +295,8 @@ def write_image(path: str | Path, image: np.ndarray, about: Metadata | None = No
             tiff.write(partial, image, SOFTWARE, about.exif_of(height, width), profile, about.dpi)
         elif suffix in LARGEST_SIDE:
             exif = about.exif_of(height, width).tobytes()
-            options = {"quality": 95, "exif": exif if len(exif) < 65_000 else Metadata().exif_of(height, width).tobytes(),
+            fits = len(exif) < 65_000
+            options = {"quality": 95, "exif": exif if fits else Metadata().exif_of(height, width).tobytes(),
                        "subsampling": 0, "dpi": about.dpi, "icc_profile": profile}
             options = {name: value for name, value in options.items() if value is not None}
             iio.imwrite(partial, image[:, :, 0] if image.shape[2] == 1 else image, plugin="pillow", **options)
@@ -324,7 +327,7 @@ def _simplify(path, image, keep_alpha):
 
 
 def spread_colours(colours: np.ndarray, alpha: np.ndarray, reach: int = 48) -> np.ndarray:
-    """Give fully transparent pixels the colour of the nearest visible one, so that the network does not mix in hidden ones.
+    """Give fully transparent pixels the colour of the nearest visible one: the network must not mix in hidden ones.
 
     colours: (H, W, C); alpha: (H, W, 1); reach: as far as the network sees, in pixels.
     """
@@ -343,7 +346,7 @@ def spread_colours(colours: np.ndarray, alpha: np.ndarray, reach: int = 48) -> n
 
 
 def resize(image: np.ndarray, height: int, width: int, method: str = "bicubic") -> np.ndarray:
-    """Resize (H, W, C) by `bicubic`, `lanczos3` or `nearest`; antialiased, as MATLAB's imresize. float32 stays unrounded.
+    """Resize (H, W, C) by `bicubic`, `lanczos3` or `nearest`; antialiased, as MATLAB's imresize. float32 is kept.
 
     `tf.image.resize`, rounded and clipped: https://www.tensorflow.org/api_docs/python/tf/image/resize
     """

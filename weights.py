@@ -175,8 +175,8 @@ def load_vgg(layer: str, path: str | Path) -> keras.Model:
             raise
         except Exception as error:  # keras.utils.get_file raises no narrower class where the download fails
             raise DownloadError(
-                f"{path} (config.VGG.path) is not there, and Keras could not download its copy of VGG19: train without it "
-                f"by --set TRAIN.loss=srgan_mse, or get the file from {VGG_URL} (more in vgg19.npy.md; the reason: "
+                f"{path} (config.VGG.path) is not there, and Keras could not download its copy of VGG19: train without "
+                f"it by --set TRAIN.loss=srgan_mse, or get the file from {VGG_URL} (more in vgg19.npy.md; the reason: "
                 f"{error})."
             ) from error
     arrays = load_arrays(path)

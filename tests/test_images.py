@@ -147,7 +147,8 @@ def test_a_photo_is_turned_as_its_camera_was_held(tmp_path, orientation):
         np.testing.assert_array_equal(images.read_image(tmp_path / name), expected, name)
     deep = pictures.png_bytes(pictures.RGB16, chunks=pictures.chunk(b"eXIf", exif.tobytes()[6:]))
     (tmp_path / "deep.png").write_bytes(deep)
-    tifffile.imwrite(tmp_path / "deep.tif", pictures.RGB16, photometric="rgb", extratags=[(274, "H", 1, orientation, True)])
+    tifffile.imwrite(tmp_path / "deep.tif", pictures.RGB16, photometric="rgb",
+                     extratags=[(274, "H", 1, orientation, True)])
     for name in ("deep.png", "deep.tif"):
         np.testing.assert_array_equal(
             images.read_image(tmp_path / name, native=True), pictures.UPRIGHT[orientation](pictures.RGB16))
@@ -246,7 +247,8 @@ def test_lab_tiffs_are_converted_as_littlecms_does(tmp_path):
     assert ours.dtype == np.uint16 and np.abs(ours / 257 - expected).max() <= 1
 
 
-@pytest.mark.parametrize("bits, photometric, extrasamples", [(2, "rgb", ()), (4, "rgb", ()), (6, "rgb", ()), (8, "separated", (2,))])
+@pytest.mark.parametrize("bits, photometric, extrasamples", [
+    (2, "rgb", ()), (4, "rgb", ()), (6, "rgb", ()), (8, "separated", (2,))])
 def test_layouts_that_pillow_does_not_know_are_read_all_the_same(tmp_path, bits, photometric, extrasamples):
     bands = {"rgb": 3, "separated": 4}[photometric] + len(extrasamples)
     pixels = pictures.RNG.integers(0, 2 ** bits, (20, 28, bands), np.uint8)
@@ -306,7 +308,8 @@ def profile_of(red, green, blue, gamma):
     def number(values):
         return struct.pack(f">{len(values)}i", *(round(value * 65536) for value in values))
 
-    tags = {b"desc": b"desc" + bytes(4) + struct.pack(">I", 5) + b"test\0" + bytes(78), b"cprt": b"text" + bytes(4) + b"none\0",
+    tags = {b"desc": b"desc" + bytes(4) + struct.pack(">I", 5) + b"test\0" + bytes(78),
+            b"cprt": b"text" + bytes(4) + b"none\0",
             b"wtpt": b"XYZ " + bytes(4) + number((0.9642, 1, 0.8249))}
     for letter, colour in ((b"r", red), (b"g", green), (b"b", blue)):
         tags[letter + b"XYZ"] = b"XYZ " + bytes(4) + number(colour)
@@ -315,8 +318,8 @@ def profile_of(red, green, blue, gamma):
     for name, content in tags.items():
         table += name + struct.pack(">II", 128 + 4 + 12 * len(tags) + len(body), len(content))
         body += content + bytes(-len(content) % 4)
-    header = struct.pack(">I4sI4s4s4s12x4s", 128 + len(table) + len(body), bytes(4), 0x02400000, b"mntr", b"RGB ", b"XYZ ",
-                         b"acsp").ljust(68, b"\0") + number((0.9642, 1, 0.8249))
+    header = struct.pack(">I4sI4s4s4s12x4s", 128 + len(table) + len(body), bytes(4), 0x02400000, b"mntr", b"RGB ",
+                         b"XYZ ", b"acsp").ljust(68, b"\0") + number((0.9642, 1, 0.8249))
     return header.ljust(128, b"\0") + table + body
 
 
@@ -417,7 +420,8 @@ def test_of_several_frames_the_first_is_taken_and_said_once(good, capsys):
         if path.stem in ("moving", "pages"):
             images.read_image(path)
             images.read_image(path)
-            assert capsys.readouterr().out == f"{path} holds several {'pages' if path.stem == 'pages' else 'frames'}; the first is taken.\n"
+            several = "pages" if path.stem == "pages" else "frames"
+            assert capsys.readouterr().out == f"{path} holds several {several}; the first is taken.\n"
 
 
 def test_images_of_a_folder_and_its_subfolders_are_listed_in_natural_order(tmp_path):
@@ -438,7 +442,8 @@ def test_linked_folders_are_read_once_and_never_those_above(tmp_path):
     (tmp_path / "other").mkdir()
     for name in ("private.png", "photos/a.png", "photos/sub/b.png", "other/c.png"):
         (tmp_path / name).touch()
-    for name, target in (("loop", "."), ("sub/loop", ".."), ("above", "../.."), ("other", "../other"), ("twice", "sub")):
+    for name, target in (("loop", "."), ("sub/loop", ".."), ("above", "../.."), ("other", "../other"),
+                         ("twice", "sub")):
         (tmp_path / "photos" / name).symlink_to(target, target_is_directory=True)
     names = [path.name for path in images.list_images(tmp_path / "photos")]
     assert sorted(names) == ["a.png", "b.png", "c.png"]
@@ -529,7 +534,8 @@ def test_jpeg_and_webp_show_the_picture_and_say_what_they_can_not_hold(tmp_path,
     image = np.dstack([colours, alpha]) if channels % 2 == 0 else colours
     images.write_image(tmp_path / f"a.{suffix}", (image * (np.iinfo(dtype).max // 255)).astype(dtype))
     with Image.open(tmp_path / f"a.{suffix}") as written:
-        assert written.mode == {"jpg": "L" if channels < 3 else "RGB", "webp": "RGBA" if channels % 2 == 0 else "RGB"}[suffix]
+        modes = {"jpg": "L" if channels < 3 else "RGB", "webp": "RGBA" if channels % 2 == 0 else "RGB"}
+        assert written.mode == modes[suffix]
         theirs = np.asarray(written)
     expected = colours if suffix == "webp" or channels % 2 else colours / 5 + 255 * 4 / 5
     shown = np.atleast_3d(theirs)[:, :, :3]
@@ -553,7 +559,8 @@ def test_a_picture_too_large_for_its_kind_of_file_is_refused_by_name(tmp_path):
 
 
 CAMERA = {0x010F: "Canon", 0x0110: "EOS R5", 0x0132: "2020:02:03 04:05:06", 0x013B: "José".encode(), 0x8298: "me"}
-SHOT = {0x9003: "2020:02:03 04:05:06", 0x829D: 2.8, 0x8827: 400, 0xA002: 28, 0xA003: 20, 0xA001: 65535, 0x927C: b"secret"}
+SHOT = {0x9003: "2020:02:03 04:05:06", 0x829D: 2.8, 0x8827: 400, 0xA002: 28, 0xA003: 20, 0xA001: 65535,
+        0x927C: b"secret"}
 PLACE = {1: "N", 2: (48.0, 51.0, 29.5), 3: "E", 4: (2.0, 17.0, 40.0)}
 
 
@@ -728,7 +735,8 @@ def test_luminance_is_that_of_scikit_image_in_all_colours():
     y = images.luminance(colours)
     assert y.shape == (*colours.shape[:2], 1) and y.dtype == np.float32
     np.testing.assert_allclose(y[:, :, 0], rgb2ycbcr(colours)[:, :, 0], atol=1e-4)
-    np.testing.assert_allclose(images.luminance(np.array([[[0, 0, 0], [255, 255, 255]]], np.uint8)).ravel(), [16, 235], atol=1e-4)
+    black_and_white = np.array([[[0, 0, 0], [255, 255, 255]]], np.uint8)
+    np.testing.assert_allclose(images.luminance(black_and_white).ravel(), [16, 235], atol=1e-4)
 
 
 def test_the_border_of_4_pixels_does_not_count():
