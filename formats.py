@@ -296,13 +296,12 @@ class _Unpickler(pickle._Unpickler):
     dispatch |= {pickle.EMPTY_DICT[0]: dispatch[pickle.EMPTY_LIST[0]], pickle.DICT[0]: dispatch[pickle.LIST[0]],
                  pickle.SETITEMS[0]: dispatch[pickle.APPENDS[0]], pickle.SETITEM[0]: load_setitem}
 
-    names = frozenset(PICKLE_NAMES)
+    names, advice = frozenset(PICKLE_NAMES), "get it from a source you trust"
 
     def find_class(self, module, name):
         asked = f"{module}.{name}"
         if asked.replace("numpy._core", "numpy.core") not in self.names:
-            raise UserError(f"asks for {asked:.80}, which no weights need; nothing was run, get it from a source you "
-                            "trust.")
+            raise UserError(f"asks for {asked:.80}, which no weights need; nothing was run, {self.advice}.")
         return _Call(asked)
 
     def persistent_load(self, pid):
@@ -313,7 +312,7 @@ class _Unpickler(pickle._Unpickler):
 class _TorchUnpickler(_Unpickler):
     """... of a checkpoint of PyTorch, whose tensors refer to storages in the archive."""
 
-    names = frozenset(TORCH_NAMES)
+    names, advice = frozenset(TORCH_NAMES), "save the generator's state_dict() by torch.save instead of all of it"
 
     def persistent_load(self, pid):
         if not (isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage" and isinstance(pid[1], _Call)

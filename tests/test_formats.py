@@ -375,7 +375,7 @@ def test_files_of_pytorch_itself(tmp_path):
     for name, tensor in tensors.items():
         np.testing.assert_array_equal(loaded[name], tensor.detach().float().numpy())
     torch.save(torch.nn.Linear(2, 3), tmp_path / "g.pth")
-    refused(tmp_path / "g.pth", "asks for torch.nn.modules.linear.Linear")
+    refused(tmp_path / "g.pth", "asks for torch.nn.modules.linear.Linear", "save the generator's state_dict()")
     torch.save({"loss": 0.5}, tmp_path / "g.pth")
     refused(tmp_path / "g.pth", "holds no tensors by name")
     torch.save(tensors, tmp_path / "g.pth", _use_new_zipfile_serialization=False)
