@@ -119,7 +119,7 @@ def read_image(path: str | Path, native: bool = False) -> np.ndarray:
 
     Returns uint8 RGB (H, W, 3) in [0, 255]: alpha is dropped, 16 bits are rounded to 8, and colours are converted from
     the file's profile to sRGB. With `native`, what the file holds: (H, W, C), C = 1 gray, 2 gray and alpha, 3 RGB or
-    4 RGB and alpha, uint8 or, if the file has more than 8 bits, uint16 in [0, 65535].
+    4 RGB and alpha, uint8 or, if a PNG or TIFF has more than 8 bits, uint16 in [0, 65535].
     Raises UserError if the file can't be read.
     """
     try:

@@ -396,6 +396,19 @@ def test_results_mirror_the_subfolders_of_the_photos(tmp_path, capsys):
         assert f"Left out of {tmp_path / 'photos'} (--input): {said}.\n" in out
 
 
+def test_scored_pictures_mirror_the_subfolders_too(tmp_path, no_bar):
+    for name in ("photos/a.png", "photos/day 1/a.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pictures.RGB).save(tmp_path / name)
+    pairs = [(path, None) for path in images.list_images(tmp_path / "photos")]
+    assert evaluate.score(pairs, tmp_path / "out", [{"srgan": nearest}], 1, tmp_path / "photos") == 0
+    written = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert sorted(row["name"] for row in written["images"]) == ["a", "day 1/a"]
+    for name in ("a_hr.png", "day 1/a_hr.png", "day 1/a_lr.png", "day 1/a_gen.png"):
+        assert (tmp_path / "out" / name).is_file()
+    assert not images.find_photos(tmp_path / "out")[0]  # pictures, figure, thumbnails: all are known as results
+
+
 def test_a_folder_of_raw_photos_alone_is_refused_with_their_names(tmp_path):
     (tmp_path / "a.dng").touch()
     with pytest.raises(utils.UserError, match=r"no image, but 1 raw photo \(a\.dng\), to be developed first; PNG"):

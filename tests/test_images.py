@@ -40,7 +40,7 @@ def nearest(image):
 # -------------------------------------------------------------------------------------------------------- reading
 
 
-def test_every_kind_of_picture_is_read_as_what_it_holds(good):
+def test_pictures_of_every_kind_are_read_with_the_right_pixels(good):
     wrong = []
     for path, pixels in good.items():
         image = images.read_image(path, native=True)
@@ -49,7 +49,7 @@ def test_every_kind_of_picture_is_read_as_what_it_holds(good):
     assert not wrong and len(good) == 68
 
 
-def test_for_networks_every_kind_is_rgb_of_8_bits_without_alpha(good):
+def test_networks_get_rgb_of_8_bits_without_alpha(good):
     for path, pixels in good.items():
         image = images.read_image(path)
         colours = pixels[:, :, :1 if pixels.shape[2] < 3 else 3]
@@ -59,7 +59,7 @@ def test_for_networks_every_kind_is_rgb_of_8_bits_without_alpha(good):
         np.testing.assert_array_equal(image, np.broadcast_to(colours, (*pixels.shape[:2], 3)), str(path))
 
 
-def test_what_can_not_be_read_is_refused_with_one_sentence_and_nothing_else_on_the_screen(bad, capfd):
+def test_unreadable_files_are_refused_with_one_sentence_and_nothing_else(bad, capfd):
     for path, word in bad.items():
         with pytest.raises(utils.UserError) as error:
             images.read_image(path)
@@ -84,7 +84,7 @@ def test_the_limit_of_pixels_is_a_setting_that_the_sentence_names(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["huge8.png", "huge16.png", "huge8.tif", "huge16.tif", "huge.bmp"])
-def test_a_picture_that_claims_a_hundred_thousand_pixels_a_side_is_refused_before_it_is_decoded(bad, name):
+def test_a_file_that_claims_a_huge_size_is_refused_before_it_is_decoded(bad, name):
     path = next(path for path in bad if path.name == name)
     tracemalloc.start()
     began = time.perf_counter()
@@ -94,7 +94,7 @@ def test_a_picture_that_claims_a_hundred_thousand_pixels_a_side_is_refused_befor
     tracemalloc.stop()
 
 
-def test_a_file_that_may_not_be_read_is_named():
+def test_a_file_without_permission_is_named():
     with tempfile.TemporaryDirectory() as folder:  # not in pytest's folder, into which no other user may look
         os.chmod(folder, 0o755)
         path = Path(folder) / "secret.png"
@@ -132,14 +132,14 @@ def test_a_cmyk_jpeg_has_the_colours_that_opencv_sees(tmp_path):
     assert np.abs(ours.astype(int) - pictures.RGB).mean() < 3
 
 
-def test_jpegs_of_cameras_and_printers_are_read_as_what_they_show(lossy):
+def test_lossy_photos_of_phones_cameras_and_printers_are_read(lossy):
     for path, pixels in lossy.items():
         ours = images.read_image(path, native=True)
         assert ours.shape == pixels.shape and np.abs(ours.astype(int) - pixels).mean() < 3, path
 
 
 @pytest.mark.parametrize("orientation", pictures.UPRIGHT)
-def test_a_photo_is_turned_as_its_camera_was_held(tmp_path, orientation):
+def test_photos_are_rotated_by_their_exif_orientation(tmp_path, orientation):
     exif = pictures.exif(orientation)
     expected = pictures.UPRIGHT[orientation](pictures.RGB)
     for name, options in (("a.png", {}), ("a.tif", {}), ("a.webp", {"lossless": True})):
@@ -154,7 +154,7 @@ def test_a_photo_is_turned_as_its_camera_was_held(tmp_path, orientation):
             images.read_image(tmp_path / name, native=True), pictures.UPRIGHT[orientation](pictures.RGB16))
 
 
-def test_damaged_exif_does_not_lose_the_photo(tmp_path):
+def test_a_photo_with_damaged_exif_is_read(tmp_path):
     for exif in (b"Exif\0\0rubbish", b"Exif\0\0MM\0*\0\0\0\x08\0\x05\1\x12", b"Exif\0\0MM\0*\xff\xff\xff\xff"):
         for name, options in (("a.png", {}), ("a.webp", {"lossless": True}), ("a.jpg", {"quality": 95})):
             Image.fromarray(pictures.RGB).save(tmp_path / name, exif=exif, **options)
@@ -163,7 +163,7 @@ def test_damaged_exif_does_not_lose_the_photo(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"])
 @pytest.mark.parametrize("byteorder", "<>")
-def test_a_gradient_over_the_range_of_a_tiffs_integers_stays_one(tmp_path, dtype, byteorder):
+def test_integers_of_a_tiff_are_scaled_by_the_range_of_their_type(tmp_path, dtype, byteorder):
     low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
     pixels = np.array([low + (high - low) * i // 255 for i in range(256)], dtype).reshape(8, 32)
     tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="minisblack", byteorder=byteorder)
@@ -174,7 +174,7 @@ def test_a_gradient_over_the_range_of_a_tiffs_integers_stays_one(tmp_path, dtype
 
 @pytest.mark.parametrize("dtype", ["uint32", "uint64", "int32", "int64"])
 @pytest.mark.parametrize("pixels", [pictures.RGB, pictures.RGB16], ids=["8 bits", "16 bits"])
-def test_wide_integers_that_hold_a_picture_of_8_or_16_bits_are_that_picture(tmp_path, dtype, pixels):
+def test_wide_integers_that_use_8_or_16_bits_are_scaled_by_these(tmp_path, dtype, pixels):
     tifffile.imwrite(tmp_path / "a.tif", pixels.astype(dtype), photometric="rgb")
     ours = images.read_image(tmp_path / "a.tif", native=True)
     assert ours.dtype == pixels.dtype
@@ -207,7 +207,7 @@ def test_only_what_a_tiff_calls_alpha_is_alpha(tmp_path, capsys, colours, alpha,
 
 
 @pytest.mark.parametrize("colours, alpha", [(pictures.RGB, pictures.ALPHA), (pictures.RGB16, pictures.ALPHA16)])
-def test_colours_that_are_multiplied_by_their_alpha_are_divided_by_it(tmp_path, colours, alpha):
+def test_premultiplied_colours_are_divided_by_their_alpha(tmp_path, colours, alpha):
     white = np.iinfo(colours.dtype).max
     multiplied = np.rint(colours * (alpha / white)).astype(colours.dtype)
     tifffile.imwrite(tmp_path / "a.tif", np.dstack([multiplied, alpha]), photometric="rgb", extrasamples=["assocalpha"])
@@ -249,7 +249,7 @@ def test_lab_tiffs_are_converted_as_littlecms_does(tmp_path):
 
 @pytest.mark.parametrize("bits, photometric, extrasamples", [
     (2, "rgb", ()), (4, "rgb", ()), (6, "rgb", ()), (8, "separated", (2,))])
-def test_layouts_that_pillow_does_not_know_are_read_all_the_same(tmp_path, bits, photometric, extrasamples):
+def test_layouts_that_pillow_does_not_know_are_read(tmp_path, bits, photometric, extrasamples):
     bands = {"rgb": 3, "separated": 4}[photometric] + len(extrasamples)
     pixels = pictures.RNG.integers(0, 2 ** bits, (20, 28, bands), np.uint8)
     tifffile.imwrite(tmp_path / "a.tif", pixels, photometric=photometric, bitspersample=bits, extrasamples=extrasamples)
@@ -282,7 +282,7 @@ def test_a_raw_photo_is_known_whatever_it_is_called(tmp_path, beginning):
 
 
 @pytest.mark.parametrize("inside", [True, False])
-def test_of_a_preview_and_the_photo_itself_the_photo_is_read(tmp_path, capsys, inside):
+def test_the_photo_is_read_and_not_its_preview(tmp_path, capsys, inside):
     with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
         tiff.write(pictures.RGB[::4, ::4], photometric="rgb", subfiletype=1, subifds=int(inside))
         tiff.write(pictures.RGB, photometric="rgb")
@@ -290,7 +290,7 @@ def test_of_a_preview_and_the_photo_itself_the_photo_is_read(tmp_path, capsys, i
     assert capsys.readouterr().out == ""
 
 
-def test_float_pixels_without_a_number_or_beyond_white_are_read_quietly(tmp_path, recwarn):
+def test_floats_that_are_infinite_or_no_number_are_read_quietly(tmp_path, recwarn):
     pixels = np.float32(pictures.RGB16 / 65535)
     pixels[0, :4, 0] = np.nan, np.inf, -3e38, 3
     tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb")
@@ -374,7 +374,7 @@ def test_colours_of_another_profile_become_srgb_at_16_bits(tmp_path):
 
 
 @pytest.mark.parametrize("space", ["sRGB", "gray"])
-def test_srgb_at_16_bits_stays_as_it_is(tmp_path, space):
+def test_srgb_at_16_bits_is_unchanged(tmp_path, space):
     # LittleCMS's sRGB has its curve as parameters of type 3.
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     pixels = pictures.RGB16
@@ -395,7 +395,7 @@ def test_gray_of_another_gamma_becomes_that_of_srgb(tmp_path):
     assert ours.shape == pictures.GRAY.shape and np.abs(ours - expected).max() < 2
 
 
-def test_a_damaged_profile_does_not_lose_the_photo(tmp_path):
+def test_a_photo_with_a_damaged_profile_is_read(tmp_path):
     for profile in (b"rubbish", ADOBE_RGB[:200], ADOBE_RGB[:-30], ADOBE_RGB.replace(b"rTRC", b"xxxx")):
         Image.fromarray(pictures.RGB).save(tmp_path / "a.png", icc_profile=profile)
         tifffile.imwrite(tmp_path / "a.tif", pictures.RGB16, photometric="rgb", iccprofile=profile)
@@ -407,7 +407,7 @@ def test_a_damaged_profile_does_not_lose_the_photo(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
-def test_of_several_pages_of_any_depth_the_first_is_taken_and_said(tmp_path, capsys, dtype):
+def test_the_first_of_several_pages_is_read_at_any_depth_and_that_is_said(tmp_path, capsys, dtype):
     pages = pictures.RNG.random((4, 9, 7)) * (1 if dtype == np.float32 else np.iinfo(dtype).max)
     tifffile.imwrite(tmp_path / "a.tif", pages.astype(dtype), photometric="minisblack")
     ours = images.read_image(tmp_path / "a.tif", native=True)[:, :, 0]
@@ -415,7 +415,7 @@ def test_of_several_pages_of_any_depth_the_first_is_taken_and_said(tmp_path, cap
     assert capsys.readouterr().out == f"{tmp_path / 'a.tif'} holds several pages; the first is taken.\n"
 
 
-def test_of_several_frames_the_first_is_taken_and_said_once(good, capsys):
+def test_the_first_of_several_frames_is_read_and_that_is_said_once(good, capsys):
     for path in good:
         if path.stem in ("moving", "pages"):
             images.read_image(path)
@@ -449,7 +449,7 @@ def test_linked_folders_are_read_once_and_never_those_above(tmp_path):
     assert sorted(names) == ["a.png", "b.png", "c.png"]
 
 
-def test_photos_of_kinds_that_are_not_read_are_told_from_other_files(tmp_path):
+def test_photos_of_other_kinds_are_found_apart(tmp_path):
     for name in ("a.jpg", "b.CR2", "c.nef", "d.jxl", "e.psd", "sub/f.svg", "notes.txt", "metrics.json", ".g.cr2"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -461,7 +461,7 @@ def test_photos_of_kinds_that_are_not_read_are_told_from_other_files(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", images.OUTPUT_SUFFIXES)
-def test_what_this_program_wrote_is_never_taken_for_a_photo(tmp_path, suffix):
+def test_pictures_that_this_program_wrote_are_not_photos(tmp_path, suffix):
     photo = np.tile(pictures.RGB, (8, 8, 1))
     Image.fromarray(photo).save(tmp_path / f"me_hr{suffix}", exif=pictures.exif(6))  # a name of ours, a user's photo
     images.write_image(tmp_path / f"holiday{suffix}", photo)
@@ -470,7 +470,7 @@ def test_what_this_program_wrote_is_never_taken_for_a_photo(tmp_path, suffix):
     assert [path.stem for path in photos] == ["me_hr"] and [path.stem for path in results] == ["holiday", "with exif"]
 
 
-def test_results_that_earlier_versions_did_not_mark_are_known_by_what_lies_beside_them(tmp_path):
+def test_unmarked_results_of_earlier_versions_are_recognised_by_the_files_beside_them(tmp_path):
     def put(*names, size=(28, 20)):
         for name in names:
             (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -487,7 +487,7 @@ def test_results_that_earlier_versions_did_not_mark_are_known_by_what_lies_besid
                        "train_g_10.png", "train_g_init_5.png"}
 
 
-def test_names_alone_do_not_make_a_result(tmp_path):
+def test_a_name_alone_does_not_make_a_result(tmp_path):
     for name in ("me_hr.png", "me_lr.png", "comparison.png", "c_gen.png", "c.png", "d_gen.png", "train_g_10.png"):
         Image.new("RGB", (28, 20)).save(tmp_path / name)
     assert len(images.find_photos(tmp_path)[0]) == 7
@@ -501,7 +501,7 @@ def test_results_mirror_the_subfolders_of_the_photos():
 
 @given(st.lists(st.tuples(st.sampled_from(["a", "A", "b", "a_png", "a.png", "a_png_"]),
                           st.sampled_from([".png", ".PNG", ".jpg", ".tif"])), unique=True))
-def test_results_of_different_images_never_have_one_name(names):
+def test_output_names_are_unique(names):
     results = images.output_names([stem + ending for stem, ending in names])
     assert len({result.lower() for result in results}) == len(names)
     if len({stem.lower() for stem, _ in names}) == len(names):
@@ -510,7 +510,7 @@ def test_results_of_different_images_never_have_one_name(names):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_what_is_written_is_what_other_programs_read(tmp_path, dtype, channels):
+def test_written_files_are_read_by_other_programs(tmp_path, dtype, channels):
     image = pictures.RNG.integers(0, np.iinfo(dtype).max, (7, 9, channels), dtype, endpoint=True)
     for name in ("a.png", "a.tif"):
         images.write_image(tmp_path / name, image)
@@ -580,7 +580,7 @@ def photo_with_exif(request, tmp_path):
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_what_a_camera_wrote_is_kept_in_the_result(photo_with_exif, tmp_path, suffix, dtype):
+def test_a_result_keeps_the_metadata_of_its_photo(photo_with_exif, tmp_path, suffix, dtype):
     photo = images.read_image(photo_with_exif, native=True)
     sr = nearest(photo).astype(dtype)
     images.write_image(tmp_path / f"a.{suffix}", sr, images.read_metadata(photo_with_exif))
@@ -633,12 +633,12 @@ def test_damaged_metadata_does_not_lose_the_rest(tmp_path):
     assert images.read_metadata(tmp_path / "no such file.jpg") == images.Metadata()
 
 
-def test_exif_too_long_for_a_jpeg_does_not_lose_the_result(tmp_path):
+def test_a_jpeg_is_written_without_exif_that_is_too_long_for_it(tmp_path):
     images.write_image(tmp_path / "a.jpg", pictures.RGB, images.Metadata(exif={0x9286: bytes(100_000)}))
     assert metadata.is_result(tmp_path / "a.jpg")
 
 
-def test_hidden_colours_give_way_to_those_of_the_nearest_visible_pixel():
+def test_hidden_colours_become_those_of_the_nearest_visible_pixel():
     alpha = np.zeros((40, 50, 1), np.uint8)
     alpha[10:20, 5:15], alpha[30, 40] = 255, 1
     colours = np.where(alpha > 0, pictures.RNG.integers(0, 256, (40, 50, 3)), 0).astype(np.uint8)
@@ -689,6 +689,7 @@ def test_cut_and_flipped_files_are_read_or_refused(tmp_path, kind):
             data[place] ^= 1 << rng.integers(8)
         path.write_bytes(data[:rng.integers(len(data))] if number % 4 == 0 else data)
         try:
+            images.read_metadata(path)
             outcomes.append(images.read_image(path, native=True).ndim == 3)
         except utils.UserError as error:
             assert str(path) in str(error)
@@ -696,7 +697,7 @@ def test_cut_and_flipped_files_are_read_or_refused(tmp_path, kind):
     assert False in outcomes and (True in outcomes or kind == "png")  # whose checksums notice everything
 
 
-def test_of_an_image_that_can_not_be_written_nothing_is_left(tmp_path):
+def test_a_failed_write_leaves_nothing_behind(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(utils.UserError, match="can't be written"):
         images.write_image(tmp_path / "file" / "a.png", pictures.RGB)
