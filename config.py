@@ -97,21 +97,8 @@ config.MOS.n_calibration = 20  # how many, as in the paper; at most a fifth of t
 config.MOS.repeat = 0.1  # share of the pictures shown twice, to see whether raters agree with themselves
 config.MOS.path = "samples/mos/"  # the study, its key and its results
 
-# DIV2K for --mode=download: the archives, and the folder that each one unpacks to.
 config.DOWNLOAD = edict()
-config.DOWNLOAD.url = "https://data.vision.ee.ethz.ch/cvl/DIV2K/"  # or a mirror of it
-config.DOWNLOAD.DIV2K_train_HR = {
-    "folder": DIV2K_TRAIN_HR, "n_images": 800, "size": 3530603713,
-    "sha256": "9d0b9c463f6e35b6c62cc6a930ee2224f670b34c1df841a57670f9acf0f6c335"}
-config.DOWNLOAD.DIV2K_train_LR_bicubic_X4 = {
-    "folder": DIV2K_TRAIN_LR, "n_images": 800, "size": 246914039,
-    "sha256": "f006b837f4eb52b82909aa01478e6d6d199eefce932179491d0c9dbb706dde3a"}
-config.DOWNLOAD.DIV2K_valid_HR = {
-    "folder": DIV2K_VALID_HR, "n_images": 100, "size": 448993893,
-    "sha256": "20dd31fd84d777bc1cf5d6b7654a3f569c0aec74458ae094122ad1d0489900fc"}
-config.DOWNLOAD.DIV2K_valid_LR_bicubic_X4 = {
-    "folder": DIV2K_VALID_LR, "n_images": 100, "size": 31505881,
-    "sha256": "a50a5d1c4b88de4e8d300d8fb2b904c52fe93b2b298a4899697760d7cbb6d553"}
+config.DOWNLOAD.url = "https://data.vision.ee.ethz.ch/cvl/DIV2K/"  # of --mode=download: DIV2K's own server, or a mirror
 
 # Settings of TRAIN in the demonstration on the photos that come with the packages: minutes instead of days.
 config.DEMO = edict()
@@ -190,10 +177,6 @@ RULES = {
     "MOS.repeat": Rule(float, at_most=1),
     "MOS.path": Rule(Path),
     "DOWNLOAD.url": Rule(str),
-    "DOWNLOAD.*.folder": Rule(Path),
-    "DOWNLOAD.*.n_images": Rule(int),
-    "DOWNLOAD.*.size": Rule(int),
-    "DOWNLOAD.*.sha256": Rule(str),
 }
 PRESETS = ("DEMO", "FINE_TUNING")  # sections that may replace settings of TRAIN
 RENAMED = {"TRAIN.mixed_precision": "TRAIN.precision (float16 instead of true, float32 instead of false)"}

@@ -13,20 +13,36 @@ from utils import UserError
 
 import requests
 
+from config import DIV2K_TRAIN_HR, DIV2K_TRAIN_LR, DIV2K_VALID_HR, DIV2K_VALID_LR
+
+# DIV2K's archives, https://data.vision.ee.ethz.ch/cvl/DIV2K/, by name: the folder that each one unpacks to.
+DIV2K = {
+    "DIV2K_train_HR": {
+        "folder": DIV2K_TRAIN_HR, "n_images": 800, "size": 3530603713,
+        "sha256": "9d0b9c463f6e35b6c62cc6a930ee2224f670b34c1df841a57670f9acf0f6c335"},
+    "DIV2K_train_LR_bicubic_X4": {
+        "folder": DIV2K_TRAIN_LR, "n_images": 800, "size": 246914039,
+        "sha256": "f006b837f4eb52b82909aa01478e6d6d199eefce932179491d0c9dbb706dde3a"},
+    "DIV2K_valid_HR": {
+        "folder": DIV2K_VALID_HR, "n_images": 100, "size": 448993893,
+        "sha256": "20dd31fd84d777bc1cf5d6b7654a3f569c0aec74458ae094122ad1d0489900fc"},
+    "DIV2K_valid_LR_bicubic_X4": {
+        "folder": DIV2K_VALID_LR, "n_images": 100, "size": 31505881,
+        "sha256": "a50a5d1c4b88de4e8d300d8fb2b904c52fe93b2b298a4899697760d7cbb6d553"},
+}
+
 TIMEOUT = 30  # seconds in which a server has to send something
 
 FLICKR25K = {"url": "https://press.liacs.nl/mirflickr/mirflickr25k.v3b/", "size": 3069184257,
              "md5": "a23d0a8564ee84cda5622a6c2f947785"}  # https://press.liacs.nl/mirflickr/mirdownload.html
 
 
-def div2k(settings: dict) -> None:
+def div2k(url: str) -> None:
     """Download and unpack the archives of DIV2K whose images are not all there yet. Raises UserError.
 
-    settings: config.DOWNLOAD. An archive that is there already, whoever put it there, is checked like a downloaded one.
+    url: where the archives are. One that is there already, whoever put it there, is checked like a downloaded one.
     """
-    for name, archive in settings.items():
-        if name == "url":
-            continue
+    for name, archive in DIV2K.items():
         folder = Path(archive["folder"])
         found = _count(folder)
         if found >= archive["n_images"]:
@@ -35,7 +51,7 @@ def div2k(settings: dict) -> None:
         if found:
             print(f"{folder}/ holds {found} of {archive['n_images']} images; the others are added.")
         path = folder.parents[len(folder.parts) - 2] / f"{name}.zip"
-        _fetch(f"{settings['url'].rstrip('/')}/{name}.zip", path, archive["size"], archive["sha256"])
+        _fetch(f"{url.rstrip('/')}/{name}.zip", path, archive["size"], archive["sha256"])
         _unpack(path, folder)
         path.unlink()
         print(f"{folder}/: {_count(folder)} images.")

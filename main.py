@@ -137,7 +137,7 @@ def main(arguments: argparse.Namespace) -> int:
             case "ratings":
                 mode.analyse(settings, arguments.input[0])
             case "download":
-                mode.div2k(settings.DOWNLOAD)
+                mode.div2k(settings.DOWNLOAD.url)
             case _:
                 return getattr(mode, name)(arguments, settings)
         return 0

@@ -13,6 +13,7 @@ import threading
 import time
 import zipfile
 from pathlib import Path
+from unittest import mock
 
 import utils
 
@@ -22,6 +23,7 @@ from PIL import Image
 
 import config
 import download
+import main
 
 FOLDERS = {
     "DIV2K_train_HR": ("DIV2K/DIV2K_train_HR/", "DIV2K_train_HR/000{}.png", 256),
@@ -54,13 +56,14 @@ FIRST = "DIV2K_train_HR"
 
 
 def settings(archives):
-    """What `config.DOWNLOAD` would say of them."""
+    """What `download.DIV2K` would say of them."""
     return {name: {"folder": FOLDERS[name][0], "n_images": 2, "size": len(data),
                    "sha256": hashlib.sha256(data).hexdigest()} for name, data in archives.items()}
 
 
 def fetch(archives, url):
-    download.div2k({"url": url, **settings(archives)})
+    with mock.patch.object(download, "DIV2K", settings(archives)):
+        download.div2k(url)
 
 
 def whole(request, data):
@@ -195,16 +198,16 @@ def test_a_folder_that_holds_a_part_is_completed_and_nothing_else_is_touched(ser
     assert len(server.asked) == 1
 
 
-def test_the_command_prints_what_it_did_or_why_not(server, call, tmp_path):
-    given = [f"DOWNLOAD.{name}.{key}={value}"
-             for name, values in settings(ARCHIVES).items() for key, value in values.items()]
-    result = call(tmp_path, "--mode=download", "--set", f"DOWNLOAD.url={server.url}", *given)
-    assert result.returncode == 0 and "DIV2K/DIV2K_valid_HR/: 2 images." in result.stdout, result.stderr
+def test_the_command_prints_what_it_did_or_why_not(server, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(download, "DIV2K", settings(ARCHIVES))
+    arguments = main.parse_arguments(["--mode=download", "--set", f"DOWNLOAD.url={server.url}"])
+    assert main.main(arguments) == 0
+    assert "DIV2K/DIV2K_valid_HR/: 2 images." in capsys.readouterr().out
     shutil.rmtree(tmp_path / "DIV2K" / "DIV2K_valid_HR")
     server.answer = missing
-    result = call(tmp_path, "--mode=download", "--set", f"DOWNLOAD.url={server.url}", *given)
-    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
-    assert "404" in result.stderr and "config.DOWNLOAD.url" in result.stderr
+    assert main.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1 and "404" in error and "config.DOWNLOAD.url" in error
 
 
 def test_downloading_imports_no_tensorflow():
