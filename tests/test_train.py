@@ -22,7 +22,7 @@ import train
 
 SMALL = Path(__file__).parent / "small.py"
 SCHEDULE = ("--set", "TRAIN.hr_patch_size=16", "TRAIN.batch_size=4", "TRAIN.patches_per_image=3",
-            "TRAIN.n_epoch_init=6", "TRAIN.n_epoch=30", "TRAIN.save_every=1", "TRAIN.loss=srgan_mse", "VALID.n_quick=1",
+            "TRAIN.n_epoch_init=6", "TRAIN.n_epoch=40", "TRAIN.save_every=1", "TRAIN.loss=srgan_mse", "VALID.n_quick=1",
             "TRAIN.deterministic=true", "TRAIN.precision=float32")
 
 
@@ -138,7 +138,7 @@ def test_a_second_ctrl_c_leaves_at_once_and_harms_nothing(interrupted, number, c
     """Both while the first step is compiled, which takes seconds: what waits for Python comes after it."""
     folder, _ = interrupted
     before = contents(folder)
-    process = start(folder, "--set", "TRAIN.n_epoch=32")
+    process = start(folder, "--set", "TRAIN.n_epoch=42")
     output = read_until(process, "Phase 2 of 2")
     process.send_signal(number)
     output += read_until(process, "Stopping after this step; press Ctrl-C again")
