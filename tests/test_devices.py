@@ -185,7 +185,7 @@ def infinite_for_one_weight_on_the_second_device(hr, sr):
     return content_loss(hr, sr) + tf.where(second & overflow, np.inf, 0.0) * bias
 
 model.content_loss = infinite_for_one_weight_on_the_second_device
-for batch in trainer.batches(1, 0, 2):
+for batch in trainer.batches(trainer.phases[0], 0, 2):
     weights = trainer.generator.trainable_variables
     before, scale = [weight.numpy() for weight in weights], float(trainer.init_optimizer.dynamic_scale.numpy())
     trainer.init_step(*batch)
