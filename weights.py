@@ -136,12 +136,11 @@ def load_blended(path: str | Path, blend: float = 1) -> model.Folded:
 def load_discriminator(path: str | Path, patch_size: int) -> keras.Model:
     """The discriminator in a weights file, or the one that was trained with the generator in it.
 
-    That is `d_srgan.npz` beside the generator's file, and of "pretrained" the package's. Raises UserError if there is
-    none for patches of `patch_size`.
+    That is `d_srgan.npz` beside the generator's file, and the package's for both of its generators: SRGAN was trained
+    from its SRResNet, and a discriminator that knows photos already keeps the first steps from weaving a mesh. Raises
+    UserError if there is none for patches of `patch_size`.
     """
-    if path == "pretrained-srresnet":
-        raise UserError("The pretrained-srresnet weights were trained without a discriminator; pretrained has one.")
-    file = find_file("pretrained-discriminator" if path == "pretrained" else path)
+    file = find_file("pretrained-discriminator" if path in PRETRAINED else path)
     found = _recognise_file(file)
     if found.kind == "generator":
         beside = file.with_name("d_srgan.npz")
