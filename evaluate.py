@@ -68,7 +68,7 @@ def evaluate(arguments, config) -> int:
             of_device[method] = Restorer(generator, back_project=back_project, self_ensemble=valid.self_ensemble,
                                          memory_mb=valid.memory_mb, precision=precision, device=name)
     for method, path in generators.items():
-        print(f"{method}: {path}")
+        print(f"{method}: {weights.describe(path)}")
     print(f"Computing on {devices.describe()} in {devices.precision(precision)}.")
     if arguments.input:
         return restore(photos, restorers, output)
@@ -218,10 +218,11 @@ class Photo:
 
 
 def photos_to_restore(inputs: list[Path], output: Path, method: str) -> list[Photo]:
-    """The photos that are named, and those of folders, to be restored by `method`; raises UserError if there are none.
+    """The photos that are named, and those of folders, to be restored by `method`.
 
     Results of a folder are laid out as its subfolders are. `output` is a folder, unless there is one photo and `output`
-    ends as an image does: then it is the result's own file.
+    ends as an image does: then it is the result's own file. Raises UserError if there are no photos, if several would
+    go to one file, and if a result would replace a photo.
     """
     found: dict[Path, dict[Path, None]] = {}  # photos, each once, by the folder of their results
     for source in inputs:
@@ -230,14 +231,31 @@ def photos_to_restore(inputs: list[Path], output: Path, method: str) -> list[Pho
         for path in data.find_images(source, "--input") if source.is_dir() else [source]:
             folder = output / (path.parent.relative_to(source) if source.is_dir() else "")
             found.setdefault(folder, {})[path] = None
-    alone = list(map(len, found.values())) == [1]
-    if alone and output.suffix.lower() in images.OUTPUT_SUFFIXES and not output.is_dir():
-        utils.check_writable(output.parent, "--output")
-        return [Photo(path, output, method) for path, in found.values()]
-    for folder in found:
+    photos = [Photo(path, folder / f"{name}_gen.png", method, shown_as=folder / name)
+              for folder, paths in found.items()
+              for path, name in zip(paths, images.output_names(list(paths)), strict=True)]
+    if output.suffix.lower() in images.OUTPUT_SUFFIXES and not output.is_dir():
+        if len(photos) > 1:
+            raise UserError(f"{output} (--output) is the name of one image, but there are {len(photos)} photos; name a "
+                            "folder.")
+        photos = [Photo(photos[0].path, output, method)]
+    originals = {_file_id(photo.path) for photo in photos} - {None}
+    for photo in photos:
+        if _file_id(photo.target) in originals:
+            which, other = ("the photo itself", "file") if photo.target == output else ("one of the photos", "folder")
+            raise UserError(f"{photo.target} is {which}; name another {other} with --output.")
+    for folder in dict.fromkeys(photo.target.parent for photo in photos):
         utils.check_writable(folder, "--output")
-    return [Photo(path, folder / f"{name}_gen.png", method, shown_as=folder / name) for folder, paths in found.items()
-            for path, name in zip(paths, images.output_names(list(paths)), strict=True)]
+    return photos
+
+
+def _file_id(path):
+    """What all names of a file share, None where there is no file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def with_blend_stops(photo: Photo, blend: float) -> tuple[list[Photo], list[float]]:

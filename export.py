@@ -15,9 +15,12 @@ with utils.quiet():
 
 README = """# SRGAN, exported
 
-4x super-resolution by the generator of `{weights}`, batch norms folded. Each maps RGB, float32 (N, H, W, 3)
-in [0, 1], to (N, 4 H, 4 W, 3) in [0, 1], for any N, H and W. Memory grows with the image: cut large photos into parts,
-each with {field} more pixels to every side, which is as far as a pixel sees.
+4x super-resolution by the weights `{weights}`, batch norms folded. Each maps RGB, float32 (N, H, W, 3)
+in [0, 1], to (N, 4 H, 4 W, 3) in [0, 1], for any N, H and W.
+
+With ONNX a pixel of the input takes about 18 KB of memory, and a photo of 960x640 thus 11 GB: cut larger photos into
+parts, each with {field} more pixels to every side, which is as far as a pixel sees. Colours may drift slightly, as they
+are not corrected by back-projection, which `--mode=evaluate --input` does by default.
 
 ## `srgan.onnx`
 
@@ -80,11 +83,11 @@ def export(arguments, config) -> int:
         arguments.weights, Path(config.TRAIN.checkpoint_path), scoring=False).items()
     utils.check_writable(output, "--output")
     folded = weights.load_blended(path, config.VALID.blend)
-    print(f"{name}: {path}")
+    print(f"{name}: {weights.describe(path)}")
     with utils.quiet():
         network = image_network(folded)
     with utils.atomic_write(output / "README.md") as partial:
-        partial.write_text(README.format(weights=path, field=folded.architecture.field))
+        partial.write_text(README.format(weights=weights.describe(path), field=folded.architecture.field))
     save_folder(network, output / "srgan_saved_model")
     save_file(network, output / "srgan.tflite", "litert")
     if importlib.util.find_spec("tf2onnx"):

@@ -123,7 +123,7 @@ def load_blended(path: str | Path, blend: float = 1) -> model.Folded:
     folded = load_folded(path)
     if blend == 1:
         return folded
-    if str(path) == "pretrained":
+    if path == "pretrained":  # only text, as in `find_file`
         return model.blend(load_folded("pretrained-srresnet"), folded, blend)
     beside = [Path(path).with_name(name) for name in ("g_srgan_init.npz", "srresnet.npz")]
     start = next((file for file in beside if file.exists() and file != Path(path)), None)
@@ -339,11 +339,18 @@ def _check(arrays, name, shape):
 # --------------------------------------------------------------------------------------------- which weights to use
 
 
+def describe(path: str | Path) -> str:
+    """What weights are called on the screen: a file by its path, those of the package by their network."""
+    if path not in PRETRAINED:
+        return str(path)
+    return f"{'SRGAN' if path == 'pretrained' else 'SRResNet'} of {PRETRAINED_VERSION.replace('==', ' ')}"
+
+
 def find_generators(given: str | None, trained: Path, scoring: bool) -> dict[str, str | Path]:
     """The weights to evaluate, by method: those `given` by --weights, the trained ones, or the pre-trained ones.
 
-    trained: TRAIN.checkpoint_path. scoring: take all that there are to compare, instead of the best one. Says why where
-    trained weights are left out. Raises UserError if there are none.
+    trained: TRAIN.checkpoint_path. scoring: take all that there are to compare, instead of the best one. Says where
+    that one is trained, and why where trained weights are left out. Raises UserError if there are none.
     """
     if given:
         method = Path(given).stem
@@ -356,7 +363,13 @@ def find_generators(given: str | None, trained: Path, scoring: bool) -> dict[str
             break
     demonstration = found and _is_demonstration(trained)
     if found and not demonstration:
-        return found if scoring else dict([list(found.items())[-1]])
+        if scoring:
+            return found
+        method, path = list(found.items())[-1]
+        if path.parent == trained:
+            print(f"Using the weights of your training, {path}{' (phase 1 only)' if method == 'srresnet' else ''}. "
+                  "For the pre-trained ones: --weights pretrained")
+        return {method: path}
     try:
         find_file("pretrained")
     except UserError as error:

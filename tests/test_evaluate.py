@@ -224,7 +224,7 @@ def test_progress_rises_to_the_whole_within_a_tile_too(generator):
 # ------------------------------------------------------------------------------------------------- which weights
 
 
-def test_weights_are_those_that_are_given_then_the_trained_then_the_pretrained(tmp_path, trained):
+def test_weights_are_those_that_are_given_then_the_trained_then_the_pretrained(tmp_path, trained, capsys):
     def find(given, folder, scoring):
         return {method: str(path) for method, path in weights.find_generators(given, folder, scoring).items()}
 
@@ -233,9 +233,14 @@ def test_weights_are_those_that_are_given_then_the_trained_then_the_pretrained(t
     assert find("pretrained", trained, True) == {"pretrained": "pretrained"}
     assert find("folder/bicubic.npz", trained, True) == {"bicubic_weights": "folder/bicubic.npz"}
     assert find(None, trained, True) == {"srresnet": init, "srgan": gan}
-    assert find(None, trained, False) == {"srgan": gan}
     assert find(None, tmp_path, True) == {"srresnet": "pretrained-srresnet", "srgan": "pretrained"}
     assert find(None, tmp_path, False) == {"pretrained": "pretrained"}
+    assert not capsys.readouterr().out
+    assert find(None, trained, False) == {"srgan": gan}
+    assert f"of your training, {gan}. For the pre-trained ones: --weights pretrained\n" in capsys.readouterr().out
+    shutil.copy(init, tmp_path)
+    assert list(find(None, tmp_path, False)) == ["srresnet"]
+    assert "g_srgan_init.npz (phase 1 only). For the pre-trained ones" in capsys.readouterr().out
 
 
 def test_the_demonstrations_weights_are_compared_but_restore_no_photos(trained, tmp_path, capsys, monkeypatch):
@@ -670,15 +675,29 @@ def test_one_photo_may_be_given_the_file_of_its_result(trained, tmp_path, name, 
         assert result.format == form and result.size == (56, 48)
 
 
-def test_several_photos_or_a_folder_of_that_name_make_it_a_folder(trained, tmp_path):
+def test_only_a_folder_of_that_name_takes_several_photos(tmp_path):
     (tmp_path / "b.png").mkdir()
     for name in ("a", "c"):
         Image.fromarray(photo(12, 14)).save(tmp_path / f"{name}.png")
     restore(tmp_path / "a.png", tmp_path / "b.png")
     assert (tmp_path / "b.png" / "a_gen.png").is_file()
     files = [tmp_path / name for name in ("a.png", "c.png", "a.png")]
-    photos = evaluate.photos_to_restore(files, tmp_path / "d.png", "srgan")
-    assert [photo.target for photo in photos] == [tmp_path / "d.png" / "a_gen.png", tmp_path / "d.png" / "c_gen.png"]
+    photos = evaluate.photos_to_restore(files, tmp_path / "b.png", "srgan")
+    assert [photo.target for photo in photos] == [tmp_path / "b.png" / "a_gen.png", tmp_path / "b.png" / "c_gen.png"]
+    with pytest.raises(utils.UserError, match=r"d\.png \(--output\) is .* one image, .* 2 photos; name a folder\."):
+        evaluate.photos_to_restore(files, tmp_path / "d.png", "srgan")
+    assert not (tmp_path / "d.png").exists()
+
+
+def test_no_result_replaces_a_photo(tmp_path):
+    for name in ("a.png", "a_gen.png"):
+        Image.fromarray(pictures.RGB).save(tmp_path / name)
+    (tmp_path / "link.png").symlink_to("a.png")
+    for name in ("a.png", "link.png"):
+        with pytest.raises(utils.UserError, match=r"a\.png is the photo itself; name another file with --output\."):
+            evaluate.photos_to_restore([tmp_path / name], tmp_path / "a.png", "srgan")
+    with pytest.raises(utils.UserError, match=r"a_gen\.png is one of the photos; name another folder with --output\."):
+        evaluate.photos_to_restore([tmp_path / "a.png", tmp_path / "a_gen.png"], tmp_path, "srgan")
 
 
 def test_several_inputs_are_each_restored_once_to_names_of_their_own(tmp_path):

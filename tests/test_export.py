@@ -83,6 +83,7 @@ def test_a_missing_package_is_said_and_the_rest_is_written(generator, exported, 
     arguments = main.parse_arguments(["--mode=export", "--output", str(tmp_path), "--weights", str(exported / "g.npz")])
     assert export.export(arguments, config.config) == 1
     assert "pip install tf2onnx" in capsys.readouterr().out
+    assert "18 KB" in (tmp_path / "README.md").read_text()
     assert {path.name for path in tmp_path.iterdir()} == {"README.md", "srgan.tflite", "srgan_saved_model"}
 
 
