@@ -101,7 +101,7 @@ def validation_pairs(config: EasyDict, announce: bool = True) -> list[Pair]:
     if not _falls_back(config.VALID):
         return _configured_pairs(config.VALID, "VALID")
     if announce:
-        print("Measuring on 2 photos of scikit-image and scikit-learn (VALID.hr_img_path).")
+        print(f"{config.VALID.hr_img_path} is not there: measuring on 2 bundled photos.")
     return packaged_pairs("valid")
 
 

@@ -120,7 +120,7 @@ def _reason(error):
     if isinstance(error, requests.Timeout):
         return f"no answer within {TIMEOUT} seconds"
     if isinstance(cause, socket.gaierror):
-        return f"its address is not known here ({words}); check the network's DNS"
+        return f"the name of the server can't be resolved ({words}); check the network's DNS"
     return words
 
 

@@ -222,7 +222,7 @@ def _check_order(rated, repeats):
     """Raise UserError if no order keeps the pictures of one image apart."""
     counts = Counter((v.set, v.image) for v in rated + repeats)
     if not counts or 2 * max(counts.values()) > sum(counts.values()) + 1:
-        raise utils.UserError(f"There are too few images to rate, {len(counts)}, to never show one twice in a row; "
+        raise utils.UserError(f"There are too few images to rate ({len(counts)}): one would be shown twice in a row; "
                               "evaluate more, or name photos for the calibration in MOS.calibration_path.")
 
 

@@ -85,8 +85,11 @@ def read_last_run(folder: Path) -> dict:
         return {}
 
 
-def compare_settings(folder: Path, last: dict, config: EasyDict, demo: bool) -> None:
-    """Say which settings changed since the run that is resumed; raises UserError for one that can't."""
+def compare_settings(folder: Path, last: dict, config: EasyDict, demo: bool, given: str | None) -> None:
+    """Say which settings changed since the run that is resumed, and whose weights it trains.
+
+    given: --weights. Raises UserError for a setting that can't change.
+    """
     before, now = flatten(last), flatten(config)
     before.setdefault("TRAIN.precision", "float16" if before.get("TRAIN.mixed_precision") else "float32")
     for key in ("TRAIN.architecture", "TRAIN.hr_patch_size"):
@@ -100,6 +103,11 @@ def compare_settings(folder: Path, last: dict, config: EasyDict, demo: bool) -> 
     changed = [f"{key} {before[key]} -> {now[key]}" for key in now if before.get(key, now[key]) != now[key]]
     if changed:
         print(f"Changed since the last run: {', '.join(changed)}.")
+    origin = last.get("origin", {}).get("weights")
+    if given and given != origin:
+        print(f"--weights {given} is ignored: the run in {folder}/ is being resumed; --restart starts over from them.")
+    elif origin:
+        print(f"The run in {folder}/ continues the fine-tuning of {origin}.")
 
 
 class Screen:

@@ -358,8 +358,9 @@ class Trainer:
             except Exception as error:  # TensorFlow raises what the damaged bytes happen to lead to
                 print(f"{state.with_suffix('')} is damaged ({devices.first_line(error)}); trying the one before it.")
                 continue
-            print(f"Resuming the training in {self.folder}/: phase {self.phase.number}, {int(self.epoch)} epochs and "
-                  f"{int(self.step)} steps are done. (--restart starts over.)")
+            steps = f" and {utils.plural(int(self.step), 'step')}" if self.step else ""
+            print(f"Resuming the training in {self.folder}/: phase {self.phase.number}, after "
+                  f"{utils.plural(int(self.epoch), 'epoch')}{steps}. (--restart starts over.)")
             return True
         if runs.holds_training(self.folder):
             raise UserError(f"None of the states in {self.folder}/ can be read; start over with --restart, which moves "
@@ -431,17 +432,15 @@ def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: Easy
     if origin.get("weights"):
         use_preset(config, "FINE_TUNING", arguments.given)
     settings.precision = devices.precision(settings.precision)
+    found = data.training_photos(config)  # a wrong path is noticed first
+    # Say which photos once; the demonstration has said so itself.
+    pairs = data.validation_pairs(config, announce=not (demo or resumed))[:config.VALID.n_quick] if is_chief else []
     if resumed:
-        runs.compare_settings(folder, last, config, demo)
-        if arguments.weights and arguments.weights != origin.get("weights"):
-            print(f"--weights {arguments.weights} is ignored: the run in {folder}/ is being resumed.")
+        runs.compare_settings(folder, last, config, demo, arguments.weights)
     with strategy.scope(), devices.compute_in(settings.precision):
-        found = data.training_photos(config)  # a wrong path is noticed before VGG19 is downloaded
         recipe, vgg = load_loss(config, demo)
         photos = data.cache_photos(*found, settings.cache_path, settings.hr_patch_size)
-        if is_chief:  # say which photos once; the demonstration has said so itself
-            pairs = data.validation_pairs(config, announce=not (demo or resumed))[:config.VALID.n_quick]
-            pairs = [(hr, lr) for _, hr, lr in data.read_pairs(pairs)]
+        pairs = [(hr, lr) for _, hr, lr in data.read_pairs(pairs)]
         keras.utils.set_random_seed(settings.seed)
         generator, *others = make_networks(settings, None if resumed else arguments.weights, origin.get("n_blocks"),
                                            origin.get("bn_epsilon", model.BN_EPSILON))
@@ -450,8 +449,8 @@ def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: Easy
         photos, settings.seed, settings.batch_size, settings.hr_patch_size, settings.patches_per_image)
     if not demo and patches.steps_per_epoch < 25:  # half of DIV2K's
         n = -(-50 * settings.batch_size // len(photos))
-        print(f"{len(photos)} photos make epochs of only {patches.steps_per_epoch} steps, where DIV2K's have 50: for "
-              f"as long a training set TRAIN.patches_per_image to about {n}.")
+        print(f"{len(photos)} photos make epochs of only {patches.steps_per_epoch} steps, where DIV2K's have 50: to "
+              f"train as long, set TRAIN.patches_per_image to about {n}.")
     trainer = Trainer(strategy, settings, patches, (generator, *others), recipe, vgg)
     if replaced:
         samples = [Path(settings.sample_path, phase.samples).parent for phase in trainer.phases]
@@ -503,8 +502,8 @@ def train(arguments: Namespace, config: EasyDict) -> int:
         try:
             trainer = prepare(strategy, arguments, config, demo)
             if not trainer.steps_left():
-                print(f"Nothing is left to train of TRAIN.n_epoch_init={settings.n_epoch_init} and "
-                      f"TRAIN.n_epoch={settings.n_epoch}; raise them to train longer.")
+                print(f"Nothing is left to train: phase 1 (TRAIN.n_epoch_init={settings.n_epoch_init}) and phase 2 "
+                      f"(TRAIN.n_epoch={settings.n_epoch}) are done; raise these settings to train longer.")
                 return 0
             trainer.run()
         except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError,

@@ -260,7 +260,7 @@ def test_a_server_that_is_not_there_is_an_error_with_the_true_reason(tmp_path, m
     monkeypatch.chdir(tmp_path)
     url = f"http://127.0.0.1:{closed_port}/"
     refused(url, ARCHIVES, "could not be downloaded: Connection refused;", "config.DOWNLOAD.url")
-    refused("http://no-such-host.invalid/", ARCHIVES, "its address is not known here", "DNS")
+    refused("http://no-such-host.invalid/", ARCHIVES, "the name of the server can't be resolved (", "DNS")
     refused("no address/", ARCHIVES, "config.DOWNLOAD.url")
     monkeypatch.setenv("http_proxy", url)
     refused("http://div2k.invalid/", ARCHIVES, "the proxy of HTTPS_PROXY or HTTP_PROXY fails (Connection refused)")

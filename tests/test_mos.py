@@ -249,7 +249,7 @@ def test_unusable_results_of_other_programs_are_named(evaluated, tmp_path):
 
 def test_too_few_images_are_an_error(tmp_path):
     evaluate(tmp_path / "evaluate", crops(2, 48, 48))
-    assert "too few images to rate, 1, " in error_of(settings(tmp_path))
+    assert "too few images to rate (1): one would be shown twice in a row; " in error_of(settings(tmp_path))
     mos.build(settings(tmp_path, n_calibration=0))
 
 

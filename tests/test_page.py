@@ -475,6 +475,22 @@ def test_on_a_phone_a_row_leads_from_the_scores_to_the_image(browse, colors):
     assert page.name() == "c" and not page.find("#scores").is_displayed()
 
 
+def test_scores_of_five_methods_are_seen_at_once_and_the_note_below_is_never_cut(browse, tmp_path):
+    methods = {"bicubic": "bicubic", "srresnet": "SRResNet", "srgan": "SRGAN", "pretrained": "pre-trained SRGAN",
+               "back_projected": "back-projected"}
+    pictures = dict(zip(methods, plain(64, 48, list(METHODS)[1:]).values(), strict=True))
+    content = read_page(build(tmp_path / "page", {"photo_0001": pictures}, methods))
+    for scores in (*content["images"][0]["metrics"].values(), *content["mean"].values()):
+        scores["lr_psnr"] = 42.3
+    write_page(tmp_path / "page", content)
+    for size in ((1280, 800), (360, 640)):
+        page = browse(tmp_path / "page", size=size)
+        page.click("#table")
+        (_, _, table, _), (left, _, note, _) = page.rectangle("#scores table"), page.rectangle("#scores p")
+        assert left >= 0 and left + note <= size[0] and "LR-PSNR (in dB)" in page.find("#scores p").text
+        assert (table <= page.rectangle("#scores")[2]) == (size[0] == 1280)
+
+
 def test_equal_images_have_an_infinite_psnr_and_missing_scores_sort_last(browse, tmp_path):
     folder = build(tmp_path / "page", {name: plain(64, 48) for name in "abc"})
     content = read_page(folder)

@@ -215,6 +215,9 @@ def test_changed_photos_and_settings_are_listed_or_refused(tmp_path, run):
     assert code == 0 and (tmp_path / "pictures" / "srgan_ginit" / "train_g_init_3.png").exists(), output
 
     before = contents(tmp_path)
+    for setting in ("TRAIN.hr_img_path", "VALID.hr_img_path"):
+        code, output = run(tmp_path, *settings, f"{setting}=wrong/")
+        assert code == 2 and f"{setting} is wrong/" in output and "since the last run" not in output, output
     for setting, was, now in (("TRAIN.architecture", "paper", "tensorlayer"), ("TRAIN.hr_patch_size", 16, 32)):
         code, output = run(tmp_path, *settings, f"{setting}={now}")
         assert code == 2 and f"{setting}={was}, now it is {now}; set it back" in output
@@ -293,7 +296,7 @@ def test_samples_that_cannot_be_written_cost_no_training(tmp_path, run, monkeypa
         code, output = run(tmp_path, "TRAIN.n_epoch=0", "TRAIN.n_epoch_init=2")
     assert code == 2 and "train_g_init_1.png can't be written." in output
     code, output = run(tmp_path, "TRAIN.n_epoch=0", "TRAIN.n_epoch_init=2")
-    assert code == 0 and "phase 1, 1 epochs and 0 steps are done" in output, output
+    assert code == 0 and "phase 1, after 1 epoch. (" in output, output
 
 
 def test_a_restart_moves_the_old_training_only_when_the_new_one_can_start(trained, run, monkeypatch):
@@ -397,6 +400,9 @@ def test_given_weights_are_trained_on_in_phase_2_with_their_discriminator(given,
     monkeypatch.setattr(sys.modules[__name__], "SHORT", [setting for setting in SHORT if "n_epoch" not in setting])
     code, output = run(folders[1], *exact, "TRAIN.n_epoch=2")  # without --weights
     assert code == 0 and "Resuming" in output and "lr_init" not in output, output
+    assert f"The run in checkpoint/ continues the fine-tuning of {given}." in output
+    code, output = run(folders[1], *exact, "TRAIN.n_epoch=2", more=["--weights", "pretrained"])
+    assert code == 0 and "pretrained is ignored" in output and "--restart starts over from them." in output, output
     for name in ("g_srgan.npz", "d_srgan.npz"):
         arrays, same = (np.load(folder / "checkpoint" / name) for folder in folders)
         assert arrays["bn_epsilon"] == 1e-3 == same["bn_epsilon"]
