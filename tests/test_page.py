@@ -729,7 +729,7 @@ def test_a_page_of_restored_photos_as_evaluation_writes_it(browse, tmp_path):
         target = tmp_path / f"{name}_gen.png"
         target.parent.mkdir(exist_ok=True)
         Image.fromarray(plain(64, 48)["srgan"]).save(target)
-        entry = results.page_entry(tmp_path, target, plain(64, 48)["lr"])
+        entry = results.page_entry(tmp_path, tmp_path / name, plain(64, 48)["lr"])
         entry["pictures"]["pretrained"] = results.page_url(tmp_path, target)
         entries.append(entry)
     results.write_restored_page(tmp_path, entries)
