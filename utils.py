@@ -149,7 +149,8 @@ class progress(tqdm):
                 break
         if width < 3:
             return disp_trim(head.rstrip() + tail, self.ncols)
-        return f"{head}|{Bar(min(1, self.n / (self.total or 1)), width, " #" if self.ascii else Bar.UTF)}|{tail}"
+        bar = Bar(min(1, self.n / (self.total or 1)), width, " #" if self.ascii else Bar.UTF)
+        return f"{head}|{bar}|{tail}"
 
 
 class AboveBar:
