@@ -126,7 +126,7 @@ def test_two_processes_end_alike_however_they_were_interrupted(two_processes, tm
     worker.communicate()
 
     output, _ = finish(*start_two(tmp_path))
-    assert "Resuming the training in checkpoint/: phase 1, 1 epochs" in output
+    assert "Resuming the training in checkpoint/: phase 1, after 1 epoch" in output
     for name in ("g_srgan.npz", "d_srgan.npz"):
         assert difference(two_processes / "0", tmp_path / "0", name) == 0
 

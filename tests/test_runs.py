@@ -84,7 +84,7 @@ DAMAGE = [(damage, end) for damage in (cut, flip, zero, os.unlink) for end in ("
 def test_a_damaged_state_gives_way_to_the_one_before_it(trained, run, damage, end):
     damage(trained / "checkpoint" / f"state-2.{end}")
     code, output = run(trained, "TRAIN.n_epoch=0", "TRAIN.n_epoch_init=1")
-    assert code == 0 and "Resuming the training in checkpoint/: phase 1, 1 epochs" in output, output
+    assert code == 0 and "Resuming the training in checkpoint/: phase 1, after 1 epoch" in output, output
     assert "state-2 is damaged" in output or "state-2.data-00000-of-00001 has no index" in output
 
 
