@@ -119,7 +119,7 @@ def test_a_state_that_no_longer_fits_leaves_the_last(trained, run):
     assert after.keys() == before.keys()
     assert all(after[name] == before[name] for name in before if not name.endswith(".npz"))
     code, output = run(trained, "TRAIN.n_epoch=0", "TRAIN.n_epoch_init=3")
-    assert code == 0 and "phase 1, 2 epochs" in output
+    assert code == 0 and "phase 1, after 2 epochs" in output
 
 
 FULL_DISK = """
@@ -242,7 +242,7 @@ def test_decoded_photos_that_vanish_while_they_are_in_use(trained, run, what, mo
     assert "cache/" in output.splitlines()[-1]
     monkeypatch.setattr(train.Trainer, "end_epoch", end_epoch)
     code, output = run(trained, *ONE_PHASE)
-    assert code == 0 and "Resuming the training in checkpoint/: phase 1, 2 epochs" in output, output
+    assert code == 0 and "Resuming the training in checkpoint/: phase 1, after 2 epochs" in output, output
     assert len(list((trained / "cache").rglob("*.rgb"))) == 9
 
 
@@ -258,7 +258,7 @@ def test_any_folder_name_works(tmp_path, run):
     assert {path.name for path in folder.glob("state-*.index")} == {"state-2.index", "state-3.index"}
     assert any((folder / "logs").iterdir()) and any((tmp_path / "exp[1]*" / "s" / "srgan_ginit").iterdir())
     code, output = run(tmp_path, *paths, "TRAIN.n_epoch=0", "TRAIN.n_epoch_init=4")
-    assert code == 0 and "Resuming the training in exp[1]*/c?/: phase 1, 3 epochs" in output, output
+    assert code == 0 and "Resuming the training in exp[1]*/c?/: phase 1, after 3 epochs" in output, output
 
 
 def test_a_folder_name_that_is_not_utf_8_reaches_tensorflow_as_one_that_is(tmp_path):
@@ -321,7 +321,7 @@ def test_a_restart_moves_the_old_training_only_when_the_new_one_can_start(traine
 
 def test_nothing_to_train_is_said(tmp_path, run):
     code, output = run(tmp_path, "TRAIN.n_epoch=0", "TRAIN.n_epoch_init=0")
-    assert code == 0 and "left to train of TRAIN.n_epoch_init=0 and TRAIN.n_epoch=0" in output and "Done" not in output
+    assert code == 0 and "Nothing is left to train: phase 1 (TRAIN.n_epoch_init=0)" in output and "Done" not in output
 
 
 # ------------------------------------------------------------------------------------------------ signals, screens
