@@ -770,3 +770,11 @@ def test_the_smallest_image_that_is_let_through_can_be_measured():
     assert all(np.isfinite(images.psnr_ssim(worse(hr, "noise"), hr)))
     with pytest.raises(utils.UserError):
         list(data.read_pairs([("no such file", None)]))
+
+
+def test_a_picture_of_16_bits_beyond_44_million_pixels_is_written_whole(tmp_path):
+    """tf.io.encode_png, which wrote these before, takes 2^31 bits."""
+    row = np.arange(8256 * 3, dtype=np.uint16).reshape(1, 8256, 3)
+    images.write_image(tmp_path / "large.png", np.broadcast_to(row, (5504, 8256, 3)))
+    read = cv2.imread(str(tmp_path / "large.png"), cv2.IMREAD_UNCHANGED)
+    assert read.shape == (5504, 8256, 3) and (read == row[:, :, ::-1]).all()

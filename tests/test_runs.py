@@ -321,7 +321,8 @@ def test_a_restart_moves_the_old_training_only_when_the_new_one_can_start(traine
 
 def test_nothing_to_train_is_said(tmp_path, run):
     code, output = run(tmp_path, "TRAIN.n_epoch=0", "TRAIN.n_epoch_init=0")
-    assert code == 0 and "Nothing is left to train: phase 1 (TRAIN.n_epoch_init=0)" in output and "Done" not in output
+    assert code == 0 and "phase 1 (TRAIN.n_epoch_init=0) and phase 2 (TRAIN.n_epoch=0)" in output
+    assert "Nothing is left to train" in output and "Done" not in output
 
 
 # ------------------------------------------------------------------------------------------------ signals, screens
