@@ -6,6 +6,7 @@ Networks map float32 NHWC to float32 NHWC; HR and SR are in [-1, 1]. Each carrie
 `.architecture` and `.bn_epsilon`.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -57,8 +58,8 @@ class Architecture:
 
         Going back from SR: the tail, then a 3x3 convolution at each of the two lower resolutions.
         """
-        half = -(-(self.tail_size // 2) // 2) + 1
-        return -(-half // 2) + 1
+        half = math.ceil(self.tail_size // 2 / 2) + 1
+        return math.ceil(half / 2) + 1
 
     @property
     def field(self) -> int:

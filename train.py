@@ -3,6 +3,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import math
 import signal
 import time
 import zlib
@@ -448,7 +449,7 @@ def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: Easy
     patches = data.Patches(
         photos, settings.seed, settings.batch_size, settings.hr_patch_size, settings.patches_per_image)
     if not demo and patches.steps_per_epoch < 25:  # half of DIV2K's
-        n = -(-50 * settings.batch_size // len(photos))
+        n = math.ceil(50 * settings.batch_size / len(photos))
         print(f"{len(photos)} photos make epochs of only {patches.steps_per_epoch} steps, where DIV2K's have 50: to "
               f"train as long, set TRAIN.patches_per_image to about {n}.")
     trainer = Trainer(strategy, settings, patches, (generator, *others), recipe, vgg)

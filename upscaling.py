@@ -1,5 +1,6 @@
 """Upscaling of whole images by the generator, tile by tile."""
 import itertools
+import math
 from collections.abc import Callable
 
 from utils import SCALE
@@ -30,10 +31,11 @@ def grid(height: int, width: int, margin: int, n_pixels: int, least: int = 64) -
     """
 
     def side(length, n):  # of the largest tile; at the image's edges there is no margin
-        return -(-length // n) + margin * min(n - 1, 2)
+        return math.ceil(length / n) + margin * min(n - 1, 2)
 
     sizes = {(n_rows, n_columns): side(height, n_rows) * side(width, n_columns)
-             for n_rows in range(1, -(-height // least) + 1) for n_columns in range(1, -(-width // least) + 1)}
+             for n_rows in range(1, math.ceil(height / least) + 1)
+             for n_columns in range(1, math.ceil(width / least) + 1)}
     fitting = [size for size in sizes if sizes[size] <= n_pixels] or [max(sizes)]
     return min(fitting, key=lambda n: (height + 2 * margin * (n[0] - 1)) * (width + 2 * margin * (n[1] - 1)))
 
