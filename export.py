@@ -106,7 +106,7 @@ def image_network(folded: model.Folded) -> keras.Model:
     network = folded.network("float32")
     for layer in network.layers:
         if isinstance(layer, model.PReLU):
-            layer.inference = False  # the quicker way depends on the slopes: a condition, which not every runtime knows
+            layer.form = "portable"
     sr = network(low + (high - low) * lr)
     return keras.Model(lr, (sr + 1) / 2, name="srgan")
 

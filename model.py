@@ -1,4 +1,4 @@
-"""The networks and the losses of the article (Ledig et al., https://arxiv.org/abs/1609.04802). Knows no files.
+"""The networks, losses and optimizer of the article (Ledig et al., https://arxiv.org/abs/1609.04802). Knows no files.
 
 Three architectures: `paper`, figure 4 of the article; `tensorlayer` and `pytorch`, for the weights of tensorlayer/srgan
 and of Lornatang/SRGAN-PyTorch.
@@ -6,6 +6,7 @@ Networks map float32 NHWC to float32 NHWC; HR and SR are in [-1, 1]. Each carrie
 `.architecture` and `.bn_epsilon`.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -94,13 +95,15 @@ class PReLU(layers.Layer):
     """PReLU with one slope per channel, 0.25 at first (https://arxiv.org/abs/1502.01852).
 
     Before a `depth_to_space` the slopes repeat for each of its four sub-pixels, which equals a PReLU of `channels`
-    slopes after it. Faster than keras.layers.PReLU; `inference` saves two more passes over the memory where, as nearly
-    always, no slope is above 1.
+    slopes after it. Faster than keras.layers.PReLU.
+
+    form: "training"; "inference", quicker where, as nearly always, no slope is above 1; or "portable", for other
+    runtimes, which know neither XLA nor conditions.
     """
 
-    def __init__(self, channels, name, inference=False, dtype=None):
+    def __init__(self, channels, name, form="training", dtype=None):
         super().__init__(name=name, dtype=dtype)
-        self.channels, self.inference = channels, inference
+        self.channels, self.form = channels, form
 
     def build(self, input_shape):
         self.alpha = self.add_weight(
@@ -110,21 +113,69 @@ class PReLU(layers.Layer):
         return input_shape
 
     def call(self, x):
-        alpha = tf.tile(tf.convert_to_tensor(self.alpha), [x.shape[-1] // self.channels])
-        if self.inference:
-            slope = tf.cast(alpha, x.dtype)
-            return tf.cond(tf.reduce_all(alpha <= 1), lambda: tf.maximum(x, slope * x), lambda: _prelu(x, alpha))
-        return _prelu(x, alpha)
+        slope = tf.tile(tf.convert_to_tensor(self.alpha), [x.shape[-1] // self.channels])
+        if self.form == "training":
+            return _prelu(x, slope)
+        y = tf.cast(slope, x.dtype) * x
+        if self.form == "portable":
+            return tf.where(x > 0, x, y)
+        return tf.cond(tf.reduce_all(slope <= 1), lambda: tf.maximum(x, y), lambda: tf.where(x > 0, x, y))
+
+
+def _fused(function):
+    """On the CPU, have XLA compile a function of whole maps, which then takes one pass over the memory.
+
+    On a GPU TensorFlow's own kernels are as good, and XLA needs parts of CUDA that are often not installed.
+    """
+    compiled = tf.function(function, jit_compile=True)
+    return lambda *maps: (function if tf.config.list_physical_devices("GPU") else compiled)(*maps)
+
+
+@_fused
+def _prelu_forward(x, slope):
+    return tf.where(x > 0, x, tf.cast(slope, x.dtype) * x)
+
+
+@_fused
+def _prelu_backward(x, slope, dy):
+    # XLA sums slowly over all pixels, so that only rows are summed here.
+    rows = tf.reduce_sum(tf.cast(dy, slope.dtype) * tf.cast(tf.minimum(x, 0), slope.dtype), 2)
+    return tf.where(x > 0, dy, tf.cast(slope, x.dtype) * dy), rows
 
 
 @tf.custom_gradient
-def _prelu(x, alpha):
-    slope = tf.cast(alpha, x.dtype)
+def _prelu(x, slope):
+    def gradient(dy):
+        dx, rows = _prelu_backward(x, slope, dy)
+        return dx, tf.reduce_sum(rows, [0, 1])
 
-    def gradient(dy):  # half the memory passes of TensorFlow's own; the sum is never in float16
-        return tf.where(x > 0, dy, slope * dy), tf.reduce_sum(tf.cast(dy * tf.minimum(x, 0), alpha.dtype), [0, 1, 2])
+    return _prelu_forward(x, slope), gradient
 
-    return tf.maximum(x, 0) + slope * tf.minimum(x, 0), gradient
+
+@_fused
+def _leaky_relu_forward(x):
+    return tf.maximum(x, 0.2 * x)
+
+
+@_fused
+def _leaky_relu_backward(x, dy):
+    return tf.where(x > 0, dy, 0.2 * dy)
+
+
+@tf.custom_gradient
+def _leaky_relu(x):
+    return _leaky_relu_forward(x), functools.partial(_leaky_relu_backward, x)
+
+
+@_fused
+def _relu_backward(y, dy):
+    return tf.where(y > 0, dy, 0)
+
+
+@tf.custom_gradient
+def _relu(x):
+    y = tf.nn.relu(x)  # which TensorFlow fuses with the layer before it
+    return y, functools.partial(_relu_backward, y)
 
 
 class BatchNorm(layers.BatchNormalization):
@@ -153,33 +204,33 @@ class BatchNorm(layers.BatchNormalization):
         return y
 
 
-class SubpixelConv9x9(layers.Layer):
-    """`conv9x9(depth_to_space(x, 2))`, computed as the equal `depth_to_space(conv5x5(x), 2)`.
+class SubpixelConv(layers.Layer):
+    """`conv(depth_to_space(x, 2))`, computed as an equal convolution before the `depth_to_space`.
 
-    A 9x9 convolution to 3 channels at full resolution is the worst-shaped layer of the network; at half resolution it
-    is a 5x5 convolution of 4 times the channels. The weight that is trained and stored stays the 9x9 one.
-    (N, H, W, 4 C) to (N, 2 H, 2 W, filters).
+    A convolution to 3 channels at full resolution is the worst-shaped layer of the network; at half resolution it has
+    4 times the channels, and of a 9x9 kernel 5x5 are left. The weight that is trained and stored stays the kernel at
+    full resolution, of 1x1, 5x5, 9x9, ... pixels. (N, H, W, 4 C) to (N, 2 H, 2 W, filters).
     """
 
-    def __init__(self, filters, name, dtype=None):
+    def __init__(self, filters, size, architecture, name, dtype=None):
         super().__init__(name=name, dtype=dtype)
-        self.filters = filters
+        self.filters, self.size, self.architecture = filters, size, architecture
 
     def build(self, input_shape):
         self.channels = input_shape[-1] // 4
-        self.kernel = self.add_weight(
-            shape=(9, 9, self.channels, self.filters), initializer="glorot_uniform", name="kernel")
+        self.kernel = self.add_weight(shape=(self.size, self.size, self.channels, self.filters),
+                                      initializer=kernel_initializer(self.architecture), name="kernel")
         self.bias = self.add_weight(shape=(self.filters,), initializer="zeros", name="bias")
 
     def call(self, x):
-        kernel = tf.convert_to_tensor(self.kernel)
-        # Sub-pixel (a, b) of the output sees the 9x9 kernel shifted by a rows and b columns in a 10x10 window, which is
-        # 5x5 pixels of half the resolution with 2x2 sub-pixels (c, d) each.
+        kernel, n = tf.convert_to_tensor(self.kernel), (self.size + 1) // 2
+        # Sub-pixel (a, b) of the output sees the kernel shifted by a rows and b columns in a window that is one row and
+        # column larger: n x n pixels of half the resolution with 2x2 sub-pixels (c, d) each.
         shifted = tf.stack([tf.pad(kernel, [[a, 1 - a], [b, 1 - b], [0, 0], [0, 0]]) for a in (0, 1) for b in (0, 1)])
-        shifted = tf.reshape(shifted, [4, 5, 2, 5, 2, self.channels, self.filters])  # ab, p, c, q, d, channel, filter
-        half = tf.reshape(tf.transpose(shifted, [1, 3, 2, 4, 5, 0, 6]), [5, 5, 4 * self.channels, 4 * self.filters])
+        shifted = tf.reshape(shifted, [4, n, 2, n, 2, self.channels, self.filters])  # ab, p, c, q, d, channel, filter
+        half = tf.reshape(tf.transpose(shifted, [1, 3, 2, 4, 5, 0, 6]), [n, n, 4 * self.channels, 4 * self.filters])
         y = tf.nn.conv2d(x, half, strides=1, padding="SAME")
-        return tf.nn.depth_to_space(y, 2) + tf.convert_to_tensor(self.bias)
+        return tf.nn.depth_to_space(tf.nn.bias_add(y, tf.tile(tf.convert_to_tensor(self.bias), [4])), 2)
 
 
 def conv(x, filters, size, name, architecture, strides=1, use_bias=True, dtype=None):
@@ -200,7 +251,7 @@ def batch_norm(x, name, architecture, epsilon, gamma="ones"):
 
 
 def leaky_relu(x, name):
-    return layers.LeakyReLU(negative_slope=0.2, name=name)(x)
+    return layers.Activation(_leaky_relu, name=name)(x)
 
 
 def _network(inputs, outputs, name, architecture, bn_epsilon):
@@ -274,8 +325,8 @@ def get_G(architecture: Architecture = PAPER, n_blocks: int | None = None, bn_ep
 
     def act(x, prefix):
         if architecture.activation == "relu":
-            return layers.ReLU(name=f"{prefix}_act", dtype=dtype)(x)
-        return PReLU(64, f"{prefix}_act", inference=folded, dtype=dtype)(x)
+            return layers.Activation(tf.nn.relu if folded else _relu, name=f"{prefix}_act", dtype=dtype)(x)
+        return PReLU(64, f"{prefix}_act", "inference" if folded else "training", dtype)(x)
 
     def add(x, y, name):
         return layers.Add(name=name, dtype=dtype)([x, y])
@@ -294,14 +345,11 @@ def get_G(architecture: Architecture = PAPER, n_blocks: int | None = None, bn_ep
         x = residual_block(x, f"block_{block}")
     x = add(conv_norm(x, 1, "trunk"), head, "trunk_sum")
 
-    # The activation commutes with depth_to_space; before it, the second one can be left to the tail.
+    # The activations commute with depth_to_space; before it, the second one can be left to the tail.
     x = act(conv(x, 256, 3, "upsample_1_conv", architecture, dtype=dtype), "upsample_1")
     x = shuffle(x, "upsample_1_shuffle")
     x = act(conv(x, 256, 3, "upsample_2_conv", architecture, dtype=dtype), "upsample_2")
-    if architecture.tail_size == 9:
-        x = SubpixelConv9x9(3, "tail_conv", dtype)(x)
-    else:
-        x = conv(shuffle(x, "upsample_2_shuffle"), 3, architecture.tail_size, "tail_conv", architecture, dtype=dtype)
+    x = SubpixelConv(3, architecture.tail_size, architecture, "tail_conv", dtype)(x)
     # SR in [-1, 1] whatever the range that the weights were made for.
     output = "tanh" if architecture.output == "tanh" else lambda x: tf.clip_by_value(2 * x - 1, -1, 1)
     sr = layers.Activation(output, dtype="float32", name="sr")(x)
@@ -422,3 +470,17 @@ def adversarial_loss(logits_sr: Tensor) -> Tensor:
 def discriminator_loss(logits_hr: Tensor, logits_sr: Tensor) -> Tensor:
     """How far the discriminator is from telling HR from SR, equation 2 of the article; a scalar."""
     return _cross_entropy(tf.ones_like(logits_hr), logits_hr) + _cross_entropy(tf.zeros_like(logits_sr), logits_sr)
+
+
+# ------------------------------------------------------------------------------------------------------ optimizer
+
+
+class Adam(keras.optimizers.Adam):
+    """keras.optimizers.Adam by TensorFlow's kernel of the same formula, which takes one pass over the memory."""
+
+    def update_step(self, gradient, variable, learning_rate):
+        index, step = self._get_variable_index(variable), tf.cast(self.iterations + 1, tf.float32)
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle, m=self._momentums[index].value.handle, v=self._velocities[index].value.handle,
+            beta1_power=self.beta_1 ** step, beta2_power=self.beta_2 ** step, lr=tf.cast(learning_rate, tf.float32),
+            beta1=self.beta_1, beta2=self.beta_2, epsilon=self.epsilon, grad=gradient)

@@ -77,7 +77,7 @@ class Trainer:
         self.signals, self.stopped_by = [], 0  # signals that asked the run to end, and the one that did
         with strategy.scope():
             # Always built with loss scaling, so that a training can be resumed with or without float16.
-            plain = [keras.optimizers.Adam(beta_1=settings.beta1) for _ in range(3)]
+            plain = [model.Adam(beta_1=settings.beta1) for _ in range(3)]
             scaled = [keras.optimizers.LossScaleOptimizer(optimizer) for optimizer in plain]
             for optimizer, network in zip(scaled, (self.generator, self.generator, self.discriminator), strict=True):
                 optimizer.build(network.trainable_variables)

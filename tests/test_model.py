@@ -123,8 +123,9 @@ def test_tensorlayer_networks_equal_those_of_tensorlayer():
     np.testing.assert_allclose(ours(hr), theirs(hr), atol=2e-5)
 
 
-def test_half_resolution_tail_equals_the_9x9_convolution():
-    tail = model.SubpixelConv9x9(3, "tail")
+@pytest.mark.parametrize("size", [1, 9])
+def test_half_resolution_tail_equals_the_convolution_at_full_resolution(size):
+    tail = model.SubpixelConv(3, size, model.PAPER, "tail")
     x = np.random.default_rng(0).normal(size=(2, 9, 12, 256)).astype("float32")
     tail(x)
     tail.bias.assign([0.1, -0.2, 0.3])
@@ -157,6 +158,20 @@ def test_prelu_before_the_shuffle_is_keras_prelu_behind_it():
         results.append((result, by_x, tf.reshape(by_slopes, [64])))
     for a, b in zip(*results, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("ours, theirs", [
+    (model._relu, tf.nn.relu), (model._leaky_relu, lambda x: tf.nn.leaky_relu(x, 0.2))])
+def test_activations_and_their_gradients_are_tensorflows(ours, theirs):
+    x, upstream = (tf.random.stateless_normal((2, 5, 4, 8), (1, seed)) for seed in (2, 3))
+    results = []
+    for activation in (ours, theirs):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = activation(x)
+        results.append((y, tape.gradient(y, x, output_gradients=upstream)))
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
 @pytest.mark.parametrize("bn_epsilon", [1e-5, 1e-3])
@@ -208,11 +223,11 @@ def test_a_narrower_margin_would_show(generator):
     assert 50 - rows.min() == generator.architecture.field
 
 
-@pytest.mark.parametrize("inference", [True, False])
+@pytest.mark.parametrize("form", ["training", "inference", "portable"])
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 @pytest.mark.parametrize("slope", [0.25, 1.5])
-def test_prelu_computes_in_the_type_of_its_policy(policy, inference, slope):
-    layer = model.PReLU(4, "act", inference, dtype=policy)
+def test_prelu_computes_in_the_type_of_its_policy(policy, form, slope):
+    layer = model.PReLU(4, "act", form, dtype=policy)
     x = np.random.default_rng(0).normal(size=(1, 5, 4, 4)).astype("float32")
     layer(x)
     layer.alpha.assign(np.full(4, slope))
