@@ -149,7 +149,8 @@ def _prelu(x, slope):
         dx, rows = _prelu_backward(x, slope, dy)
         return dx, tf.reduce_sum(rows, [0, 1])
 
-    return _prelu_forward(x, slope), gradient
+    # The reshape tells TensorFlow the size, so that it fuses the sum at the end of a block with its convolution.
+    return tf.reshape(_prelu_forward(x, slope), tf.shape(x)), gradient
 
 
 @_fused

@@ -1,6 +1,7 @@
 """Upscaling of whole images by the generator, tile by tile."""
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable
 
 from utils import SCALE
@@ -9,16 +10,18 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from model import Folded, fold_network, get_G, normalize_lr, quantize
+from model import Folded, PReLU, fold_network, get_G, normalize_lr, quantize
 
+COMPILE_AFTER = 100_000  # LR pixels of one size, as measured: then compiling for that size takes less than it saves
 Rectangle = tuple[int, int, int, int]  # y, y_stop, x, x_stop
 
 
 def cut(rectangle: Rectangle, n_rows: int, n_columns: int) -> list[Rectangle]:
-    """Cut a rectangle into a grid of equal ones."""
+    """Cut a rectangle into a grid of equal ones, the last of which may overlap those before them."""
 
     def parts(start, stop, n):
-        return list(itertools.pairwise(start + (stop - start) * part // n for part in range(n + 1)))
+        size = math.ceil((stop - start) / n)
+        return [(each, each + size) for each in sorted({min(start + part * size, stop - size) for part in range(n)})]
 
     y, y_stop, x, x_stop = rectangle
     return [rows + columns for rows in parts(y, y_stop, n_rows) for columns in parts(x, x_stop, n_columns)]
@@ -52,12 +55,13 @@ class Upscaler:
                  precision: str = "float32"):
         """generator: a network, or its folded weights, quicker to load. memory_mb: what the maps of a tile may
         take. device: TensorFlow's name of one, None for its choice. precision: a Keras dtype policy, such as
-        "mixed_bfloat16"; weights and the last activation are float32 in any case.
+        "mixed_bfloat16"; the last activation is float32 in any case.
         """
         self.architecture, self.device = generator.architecture, device
         with tf.device(device):
-            self.network = get_G(self.architecture, folded=True, dtype=precision)
+            self.network = get_G(self.architecture, folded=True, dtype=precision.removeprefix("mixed_"))
         self.refresh(generator)
+        self._computed = Counter()  # pixels that each stage has computed, by their height and width
         n_blocks, network = self.architecture.n_blocks, self.network
         cuts = sorted({n_blocks * part // 4 for part in (1, 2, 3)} - {0})
         head, trunk = network.get_layer("head_act").output, network.get_layer("trunk_sum").output
@@ -74,13 +78,30 @@ class Upscaler:
         self._trunk_pixels = 0.75 * memory_mb * 2 ** 20 / (4.5 * 64 * size + 3 * 4 * SCALE ** 2)
         self._upsampling_pixels = 0.25 * memory_mb * 2 ** 20 / (3 * 256 * 4 * size)
 
-    @staticmethod
-    def _compile(inputs, outputs):
-        """A part of the network as a tf.function that is traced once, for all sizes."""
+    def _compile(self, inputs, outputs):
+        """A part of the network as a function of its maps."""
         part = keras.Model(inputs, outputs)
-        # No XLA: it would compile for each size of image, and is slower here than TensorFlow's own kernels.
-        return tf.function(lambda maps: tf.nest.flatten(part(maps)), input_signature=[
-            [tf.TensorSpec((1, *x.shape[1:]), x.dtype) for x in inputs]])
+        signature = [[tf.TensorSpec((1, *x.shape[1:]), x.dtype) for x in inputs]]
+
+        def traced_with(form):  # once for all sizes
+            def run(maps):
+                for layer in part.layers:
+                    if isinstance(layer, PReLU):
+                        layer.form = form
+                return tf.nest.flatten(part(maps))
+
+            return tf.function(run, input_signature=signature)
+
+        # XLA's activations are quicker, but compiled for each size, which pays where that is used for long. Nothing
+        # more by XLA: it is slower here than TensorFlow's own kernels.
+        at_once, compiled = traced_with("inference"), traced_with("training")
+
+        def run(maps):
+            key = (part, *maps[0].shape[1:3])
+            self._computed[key] += math.prod(maps[0].shape[1:3])
+            return (compiled if self._computed[key] > COMPILE_AFTER else at_once)(maps)
+
+        return run
 
     def refresh(self, generator: keras.Model | Folded) -> None:
         """Take over the current weights of `generator`."""
