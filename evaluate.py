@@ -30,6 +30,7 @@ with utils.quiet():  # imported from Python, nobody else keeps TensorFlow's note
     from weights import load_blended
 
 BLEND_STOPS = (0, 0.25, 0.5, 0.75, 1)  # shares of SRGAN to choose from on the page of a photo
+BAND = 128  # rows of LR that are finished at once, as that takes several copies
 BICUBIC_MARGIN = 4  # LR pixels: 2 to each side that the kernel reaches down, and 2 that it reaches up
 
 
@@ -121,16 +122,21 @@ class Restorer:
 
             top, bottom = max(0, y - BICUBIC_MARGIN), min(height, y_stop + BICUBIC_MARGIN)
             left, right = max(0, x - BICUBIC_MARGIN), min(width, x_stop + BICUBIC_MARGIN)
-            inside = np.s_[SCALE * (y - top):SCALE * (y_stop - top), SCALE * (x - left):SCALE * (x_stop - left)]
             part = self._average(colours, (top, bottom, left, right), report_tile)
-            if gray:
-                part = part.mean(axis=2, keepdims=True)
-            if self.back_project:
-                part = back_project(part, colours[top:bottom, left:right, :part.shape[2]])
-            target = sr[SCALE * y:SCALE * y_stop, SCALE * x:SCALE * x_stop]
-            target[:, :, :n_colours] = model.quantize(part[inside], tf.as_dtype(sr.dtype))
-            if alpha.size:
-                target[:, :, n_colours:] = images.resize(alpha[top:bottom, left:right], *part.shape[:2])[inside]
+            for start in range(y, y_stop, BAND):
+                stop = min(start + BAND, y_stop)
+                first, last = max(0, start - BICUBIC_MARGIN), min(height, stop + BICUBIC_MARGIN)
+                inside = np.s_[SCALE * (start - first):SCALE * (stop - first),
+                               SCALE * (x - left):SCALE * (x_stop - left)]
+                band = part[SCALE * (first - top):SCALE * (last - top)]
+                if gray:
+                    band = band.mean(axis=2, keepdims=True)
+                if self.back_project:
+                    band = back_project(band, colours[first:last, left:right, :band.shape[2]])
+                target = sr[SCALE * start:SCALE * stop, SCALE * x:SCALE * x_stop]
+                target[:, :, :n_colours] = model.quantize(band[inside], tf.as_dtype(sr.dtype))
+                if alpha.size:
+                    target[:, :, n_colours:] = images.resize(alpha[first:last, left:right], *band.shape[:2])[inside]
         return sr
 
     def _average(self, lr, tile, report):
