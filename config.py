@@ -45,6 +45,8 @@ config.TRAIN.schedule_init = "cosine"  # cosine: falls to 0 by the end of the ph
 # phase 2: adversarial
 config.TRAIN.n_epoch = 2000  # 100,000 steps on DIV2K
 config.TRAIN.lr_init = 1e-4  # learning rate at the start of the phase
+config.TRAIN.lr_init_d = 0.0  # the discriminator's; 0: the same
+config.TRAIN.n_steps_d_first = 0  # steps in which a new discriminator is trained alone, before the generator follows it
 config.TRAIN.lr_decay = 0.1  # the learning rate is multiplied by this ...
 config.TRAIN.decay_every = 0  # ... every so many epochs; 0: once, after half of n_epoch
 config.TRAIN.loss = "original"  # one of the recipes in config.LOSS; srgan_mse needs no VGG19
@@ -113,6 +115,8 @@ config.FINE_TUNING = edict()
 config.FINE_TUNING.n_epoch_init = 0
 config.FINE_TUNING.learning_rate_init = 1e-4
 config.FINE_TUNING.lr_init = 1e-5
+config.FINE_TUNING.lr_init_d = 1e-4
+config.FINE_TUNING.n_steps_d_first = 600  # by then it tells HR from the SR of a trained generator
 
 
 class Rule(NamedTuple):
@@ -143,6 +147,8 @@ RULES = {
     "TRAIN.schedule_init": Rule(str, choices=("cosine", "constant")),
     "TRAIN.n_epoch": Rule(int),
     "TRAIN.lr_init": Rule(float),
+    "TRAIN.lr_init_d": Rule(float),
+    "TRAIN.n_steps_d_first": Rule(int),
     "TRAIN.lr_decay": Rule(float),
     "TRAIN.decay_every": Rule(int),
     "TRAIN.loss": Rule(str, section="LOSS"),

@@ -39,7 +39,7 @@ class Phase:
     n_epochs: int
     step: Callable  # LR and HR patches, uint8 -> {name of the loss: value}
     optimizers: tuple
-    learning_rate: Callable[[float], float]  # by the epochs done, a fraction within an epoch
+    learning_rates: Callable[[float], tuple]  # of the optimizers, by the epochs done, a fraction within an epoch
     rate_setting: str
     relative_cost: float  # time of a step, in steps of phase 1
     weights_file: str
@@ -47,16 +47,16 @@ class Phase:
     best_file: str = ""  # the weights of the highest PSNR so far
 
 
-def init_learning_rate(settings: EasyDict, epochs: float) -> float:
+def init_learning_rates(settings: EasyDict, epochs: float) -> tuple[float]:
     """The rate of phase 1 by its schedule; settings: `config.TRAIN`."""
-    if settings.schedule_init == "constant":
-        return settings.learning_rate_init
-    return settings.learning_rate_init * (1 + np.cos(np.pi * epochs / settings.n_epoch_init)) / 2
+    cosine = (1 + np.cos(np.pi * epochs / settings.n_epoch_init)) / 2
+    return settings.learning_rate_init * (cosine if settings.schedule_init == "cosine" else 1),
 
 
-def gan_learning_rate(settings: EasyDict, epochs: float) -> float:
-    """The rate of phase 2 by its schedule; settings: `config.TRAIN`."""
-    return settings.lr_init * settings.lr_decay ** (int(epochs) // settings.decay_every)
+def gan_learning_rates(settings: EasyDict, epochs: float) -> tuple[float, float]:
+    """The rates of generator and discriminator in phase 2 by their schedule; settings: `config.TRAIN`."""
+    decay = settings.lr_decay ** (int(epochs) // settings.decay_every)
+    return settings.lr_init * decay, (settings.lr_init_d or settings.lr_init) * decay
 
 
 class Trainer:
@@ -94,10 +94,10 @@ class Trainer:
         self.init_step, self.gan_step = self.on_all_devices(self._init_step), self.on_all_devices(self._gan_step)
         self.phases = (
             Phase(1, "the generator alone", settings.n_epoch_init, self.init_step, (self.init_optimizer,),
-                  functools.partial(init_learning_rate, settings), "TRAIN.learning_rate_init", 1.0,
+                  functools.partial(init_learning_rates, settings), "TRAIN.learning_rate_init", 1.0,
                   "g_srgan_init.npz", "srgan_ginit/train_g_init", "g_srgan_init_best.npz"),
             Phase(2, "adversarial", settings.n_epoch, self.gan_step, (self.g_optimizer, self.d_optimizer),
-                  functools.partial(gan_learning_rate, settings), "TRAIN.lr_init", 3.5 if vgg else 2.2,
+                  functools.partial(gan_learning_rates, settings), "TRAIN.lr_init", 3.5 if vgg else 2.2,
                   "g_srgan.npz", "srgan_gan/train_g"))
 
     # -- steps
@@ -224,12 +224,16 @@ class Trainer:
         batches = iter(self.batches(phase, start, stop))
         print(f"Phase {phase.number} of {len(self.phases)}, {phase.title}: {utils.plural(phase.n_epochs, 'epoch')} of "
               f"{utils.plural(n, 'step')} of {self.patches.batch_size} patches. The first step is slow, to compile.")
+        if phase.number == 2 and start < self.settings.n_steps_d_first:
+            print(f"Its first {self.settings.n_steps_d_first} steps are the discriminator's (TRAIN.n_steps_d_first).")
         times, history = [], []
         with utils.progress(f"Phase {phase.number}, step", stop, start) as bar:
             for done in range(start + 1, stop + 1):
-                rate = phase.learning_rate((done - 1) // n + (done - 1) % n / n)
-                for optimizer in phase.optimizers:
+                rates = phase.learning_rates((done - 1) // n + (done - 1) % n / n)
+                for optimizer, rate in zip(phase.optimizers, rates, strict=True):
                     optimizer.learning_rate.assign(rate)
+                if phase.number == 2 and done <= self.settings.n_steps_d_first:
+                    self.g_optimizer.learning_rate.assign(0)
                 began = time.perf_counter()
                 losses = phase.step(*next(batches))
                 losses = {name: float(loss) for name, loss in losses.items()}  # waits for the device
@@ -242,7 +246,7 @@ class Trainer:
                 self.step.assign(done % n)
                 if done % n == 0:
                     if self.is_chief:
-                        self.end_epoch(phase, rate, np.median(times), history)
+                        self.end_epoch(phase, rates[0], np.median(times), history)
                     times, history = [], []
                 if self.must_stop():
                     if self.is_chief:
@@ -383,28 +387,12 @@ def load_loss(config: EasyDict, demo: bool) -> tuple[EasyDict, keras.Model | Non
         return config.LOSS.srgan_mse, None
 
 
-def load_discriminator(source: str, generator: keras.Model, patch_size: int) -> keras.Model | None:
-    """The discriminator that was trained with `generator`, which is from `source` (--weights); None if none fits.
-
-    Says what was taken.
-    """
-    try:
-        discriminator = weights.load_discriminator(source, patch_size)
-        if (discriminator.architecture.name, discriminator.bn_epsilon) != (
-                generator.architecture.name, generator.bn_epsilon):
-            raise UserError("The discriminator beside it is of another network.")
-    except UserError as error:
-        print(f"Starting from the generator of {source}, with a fresh discriminator. ({error})")
-        return None
-    print(f"Starting from the generator and the discriminator of {source}.")
-    return discriminator
-
-
 def make_networks(settings: EasyDict, source: str | None, n_blocks: int | None = None,
                   bn_epsilon: float = model.BN_EPSILON) -> tuple[keras.Model, keras.Model, keras.Model]:
     """The generator, its moving average and the discriminator, from the weights `source`, if any, or random.
 
-    settings: `config.TRAIN`; n_blocks, bn_epsilon: of random ones. Raises UserError.
+    settings: `config.TRAIN`, whose n_steps_d_first becomes 0 where the discriminator is trained already; n_blocks,
+    bn_epsilon: of random ones. Says what was taken. Raises UserError.
     """
     architecture, discriminator = model.ARCHITECTURES[settings.architecture], None
     generator = weights.load_generator(source) if source else model.get_G(architecture, n_blocks, bn_epsilon)
@@ -415,7 +403,15 @@ def make_networks(settings: EasyDict, source: str | None, n_blocks: int | None =
     averaged = model.get_G(architecture, bn_epsilon=bn_epsilon)
     averaged.set_weights(generator.get_weights())
     if source:  # in this order, as a run that is resumed makes them: several processes make variables together
-        discriminator = load_discriminator(source, generator, settings.hr_patch_size)
+        try:
+            discriminator = weights.load_discriminator(source, settings.hr_patch_size)
+            if (discriminator.architecture.name, discriminator.bn_epsilon) != (architecture.name, bn_epsilon):
+                raise UserError("The discriminator beside it is of another network.")
+            print(f"Starting from the generator and the discriminator of {source}.")
+            settings.n_steps_d_first = 0
+        except UserError as error:
+            print(f"Starting from the generator of {source}, with a fresh discriminator. ({error})")
+            discriminator = None
     return generator, averaged, discriminator or model.get_D(architecture, settings.hr_patch_size, bn_epsilon)
 
 
@@ -432,6 +428,7 @@ def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: Easy
     origin = last.get("origin", {}) if resumed else {"weights": arguments.weights}
     if origin.get("weights"):
         use_preset(config, "FINE_TUNING", arguments.given)
+    settings.n_steps_d_first = origin.get("n_steps_d_first", 0 if resumed else settings.n_steps_d_first)
     settings.precision = devices.precision(settings.precision)
     found = data.training_photos(config)  # a wrong path is noticed first
     # Say which photos once; the demonstration has said so itself.
@@ -445,7 +442,8 @@ def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: Easy
         keras.utils.set_random_seed(settings.seed)
         generator, *others = make_networks(settings, None if resumed else arguments.weights, origin.get("n_blocks"),
                                            origin.get("bn_epsilon", model.BN_EPSILON))
-    origin = {**origin, "n_blocks": generator.architecture.n_blocks, "bn_epsilon": generator.bn_epsilon}
+    origin = {**origin, "n_blocks": generator.architecture.n_blocks, "bn_epsilon": generator.bn_epsilon,
+              "n_steps_d_first": settings.n_steps_d_first}
     patches = data.Patches(
         photos, settings.seed, settings.batch_size, settings.hr_patch_size, settings.patches_per_image)
     if not demo and patches.steps_per_epoch < 25:  # half of DIV2K's
