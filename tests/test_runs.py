@@ -422,3 +422,17 @@ def test_given_weights_with_phase_1_on_request_and_a_discriminator_that_does_not
     assert saved_config(tmp_path)["TRAIN"]["learning_rate_init"] == 1e-4
     code, output = run(tmp_path, "TRAIN.architecture=tensorlayer", more=["--restart", "--weights", str(given)])
     assert code == 2 and "is for the architecture paper; train it with --set TRAIN.architecture=paper." in output
+
+
+def test_a_new_discriminator_is_trained_alone_first(given, tmp_path, run, monkeypatch):
+    given.with_name("d_srgan.npz").unlink()
+    code, output = run(tmp_path, "TRAIN.n_epoch=1", "TRAIN.n_steps_d_first=7", more=["--weights", str(given)])
+    assert code == 0 and "Its first 7 steps are the discriminator's" in output, output
+    before, weight = np.load(given), "block_1_conv_1/kernel"
+    np.testing.assert_allclose(np.load("checkpoint/g_srgan.npz")[weight], before[weight], rtol=1e-6)
+    discriminator = np.load("checkpoint/d_srgan.npz")["conv_1/kernel"]
+    monkeypatch.setattr(sys.modules[__name__], "SHORT", [setting for setting in SHORT if "n_epoch" not in setting])
+    code, output = run(tmp_path, "TRAIN.n_epoch=2")  # resumed, and the generator follows
+    assert code == 0 and "first 7 steps" not in output and "n_steps" not in output, output
+    assert 1e-6 < np.abs(np.load("checkpoint/g_srgan.npz")[weight] - before[weight]).max() < 1e-5
+    assert np.abs(np.load("checkpoint/d_srgan.npz")["conv_1/kernel"] - discriminator).max() > 2e-5  # its rate is ten times the generator's
