@@ -248,6 +248,7 @@ def make_photo(width, height):
 
 def bench_upscaling(generator, installed, quick):
     """Rows for the upscaling alone; returns the seconds per pixel of the precision that `--input` uses."""
+    upscaling.COMPILE_AFTER = 0  # as for the second photo of a size, or the second tile of a large one
     upscalers = {precision: upscaling.Upscaler(generator, precision=devices.dtype_policy(precision))
                  for precision in PRECISIONS}
     per_pixel = []

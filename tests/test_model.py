@@ -252,3 +252,16 @@ def test_ranges():
     np.testing.assert_allclose(model.normalize_hr(lr), [-1, 1])
     np.testing.assert_array_equal(model.quantize(tf.constant([-2, -1, 0.001, 1])), [0, 0, 128, 255])
     np.testing.assert_array_equal(model.quantize(tf.constant([-1.0, 1.0]), tf.uint16), [0, 65535])
+
+
+def test_adam_is_keras_adam():
+    results = []
+    for optimizer in (model.Adam(1e-2, beta_1=0.8), keras.optimizers.Adam(1e-2, beta_1=0.8)):
+        weight = keras.Variable(np.linspace(-1, 1, 12, dtype="float32").reshape(3, 4))
+        optimizer.build([weight])
+        for step in range(5):
+            gradient = tf.random.stateless_normal((3, 4), (step, 0)) * 10.0 ** tf.range(-4.0, 0)
+            optimizer.apply_gradients([(gradient, weight)])
+        results.append([weight, *optimizer.variables[2:]])
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, rtol=5e-5)
