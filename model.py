@@ -125,10 +125,16 @@ class PReLU(layers.Layer):
 def _fused(function):
     """On the CPU, have XLA compile a function of whole maps, which then takes one pass over the memory.
 
-    On a GPU TensorFlow's own kernels are as good, and XLA needs parts of CUDA that are often not installed.
+    On a GPU TensorFlow's own kernels are as good, and XLA needs parts of CUDA that are often not installed. Not
+    every TensorFlow is built with XLA.
     """
     compiled = tf.function(function, jit_compile=True)
-    return lambda *maps: (function if tf.config.list_physical_devices("GPU") else compiled)(*maps)
+
+    def run(*maps):
+        by_xla = tf.test.is_built_with_xla() and not tf.config.list_physical_devices("GPU")
+        return (compiled if by_xla else function)(*maps)
+
+    return run
 
 
 @_fused
