@@ -39,7 +39,7 @@ class Phase:
     n_epochs: int
     step: Callable  # LR and HR patches, uint8 -> {name of the loss: value}
     optimizers: tuple
-    learning_rates: Callable[[float], tuple]  # of the optimizers, by the epochs done, a fraction within an epoch
+    learning_rates: Callable[[float], tuple]  # of the optimizers, by the epochs done, with a fraction
     rate_setting: str
     relative_cost: float  # time of a step, in steps of phase 1
     weights_file: str
@@ -224,15 +224,17 @@ class Trainer:
         batches = iter(self.batches(phase, start, stop))
         print(f"Phase {phase.number} of {len(self.phases)}, {phase.title}: {utils.plural(phase.n_epochs, 'epoch')} of "
               f"{utils.plural(n, 'step')} of {self.patches.batch_size} patches. The first step is slow, to compile.")
-        if phase.number == 2 and start < self.settings.n_steps_d_first:
-            print(f"Its first {self.settings.n_steps_d_first} steps are the discriminator's (TRAIN.n_steps_d_first).")
+        n_alone = self.settings.n_steps_d_first if phase.number == 2 else 0
+        if start < n_alone:
+            print(f"Its first {n_alone} steps are the discriminator's (TRAIN.n_steps_d_first).")
         times, history = [], []
         with utils.progress(f"Phase {phase.number}, step", stop, start) as bar:
             for done in range(start + 1, stop + 1):
-                rates = phase.learning_rates((done - 1) // n + (done - 1) % n / n)
+                since = max(0, done - 1 - n_alone)
+                rates = phase.learning_rates(since // n + since % n / n)
                 for optimizer, rate in zip(phase.optimizers, rates, strict=True):
                     optimizer.learning_rate.assign(rate)
-                if phase.number == 2 and done <= self.settings.n_steps_d_first:
+                if done <= n_alone:
                     self.g_optimizer.learning_rate.assign(0)
                 began = time.perf_counter()
                 losses = phase.step(*next(batches))
