@@ -434,6 +434,6 @@ def test_a_new_discriminator_is_trained_alone_first(given, tmp_path, run, monkey
     monkeypatch.setattr(sys.modules[__name__], "SHORT", [setting for setting in SHORT if "n_epoch" not in setting])
     code, output = run(tmp_path, "TRAIN.n_epoch=2")  # resumed, and the generator follows
     assert code == 0 and "first 7 steps" not in output and "n_steps" not in output, output
-    assert 1e-6 < np.abs(np.load("checkpoint/g_srgan.npz")[weight] - before[weight]).max() < 1e-5
+    assert 1e-6 < np.abs(np.load("checkpoint/g_srgan.npz")[weight] - before[weight]).max() < 7 * 1.1e-5
     change = np.load("checkpoint/d_srgan.npz")["conv_1/kernel"] - discriminator
-    assert np.abs(change).max() > 2e-5  # its rate is ten times the generator's
+    assert np.abs(change).max() > 2e-4  # its rate is ten times the generator's
