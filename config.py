@@ -46,7 +46,7 @@ config.TRAIN.schedule_init = "cosine"  # cosine: falls to 0 by the end of the ph
 config.TRAIN.n_epoch = 2000  # 100,000 steps on DIV2K
 config.TRAIN.lr_init = 1e-4  # learning rate at the start of the phase
 config.TRAIN.lr_init_d = 0.0  # the discriminator's; 0: the same
-config.TRAIN.n_steps_d_first = 0  # steps in which a new discriminator is trained alone, before the generator follows it
+config.TRAIN.n_steps_d_first = 0  # the phase's first steps, which train a new discriminator alone
 config.TRAIN.lr_decay = 0.1  # the learning rate is multiplied by this ...
 config.TRAIN.decay_every = 0  # ... every so many epochs; 0: once, after half of n_epoch
 config.TRAIN.loss = "original"  # one of the recipes in config.LOSS; srgan_mse needs no VGG19
@@ -110,7 +110,7 @@ config.DEMO.n_epoch_init = 16
 config.DEMO.n_epoch = 2
 config.DEMO.save_every = 5
 
-# Settings of TRAIN in a training that starts from --weights: it begins in phase 2, and lower rates keep what is learnt.
+# Settings of TRAIN in a training that starts from --weights: it begins in phase 2, at a lower rate.
 config.FINE_TUNING = edict()
 config.FINE_TUNING.n_epoch_init = 0
 config.FINE_TUNING.learning_rate_init = 1e-4

@@ -122,6 +122,11 @@ class PReLU(layers.Layer):
         return tf.cond(tf.reduce_all(slope <= 1), lambda: tf.maximum(x, y), lambda: tf.where(x > 0, x, y))
 
 
+def compiles() -> bool:
+    """Whether XLA compiles the activations."""
+    return tf.test.is_built_with_xla() and not tf.config.list_physical_devices("GPU")
+
+
 def _fused(function):
     """On the CPU, have XLA compile a function of whole maps, which then takes one pass over the memory.
 
@@ -129,12 +134,7 @@ def _fused(function):
     every TensorFlow is built with XLA.
     """
     compiled = tf.function(function, jit_compile=True)
-
-    def run(*maps):
-        by_xla = tf.test.is_built_with_xla() and not tf.config.list_physical_devices("GPU")
-        return (compiled if by_xla else function)(*maps)
-
-    return run
+    return lambda *maps: (compiled if compiles() else function)(*maps)
 
 
 @_fused
@@ -356,6 +356,8 @@ def get_G(architecture: Architecture = PAPER, n_blocks: int | None = None, bn_ep
     x = act(conv(x, 256, 3, "upsample_1_conv", architecture, dtype=dtype), "upsample_1")
     x = shuffle(x, "upsample_1_shuffle")
     x = act(conv(x, 256, 3, "upsample_2_conv", architecture, dtype=dtype), "upsample_2")
+    if architecture.tail_size == 1:  # once there was a shuffle here, and states of trainings number the layers
+        x = layers.Identity(name="upsample_2_shuffle", dtype=dtype)(x)
     x = SubpixelConv(3, architecture.tail_size, architecture, "tail_conv", dtype)(x)
     # SR in [-1, 1] whatever the range that the weights were made for.
     output = "tanh" if architecture.output == "tanh" else lambda x: tf.clip_by_value(2 * x - 1, -1, 1)
@@ -483,7 +485,7 @@ def discriminator_loss(logits_hr: Tensor, logits_sr: Tensor) -> Tensor:
 
 
 class Adam(keras.optimizers.Adam):
-    """keras.optimizers.Adam by TensorFlow's kernel of the same formula, which takes one pass over the memory."""
+    """keras.optimizers.Adam, without amsgrad, by TensorFlow's kernel, which takes one pass over the memory."""
 
     def update_step(self, gradient, variable, learning_rate):
         index, step = self._get_variable_index(variable), tf.cast(self.iterations + 1, tf.float32)

@@ -84,6 +84,7 @@ class Trainer:
             self.total_step = tf.Variable(0, dtype=tf.int64)
         self.phase_number, self.epoch, self.step = (tf.Variable(n, dtype=tf.int64) for n in (1, 0, 0))  # of the epoch
         self.best_psnr = tf.Variable(0.0)
+        self.n_alone = tf.Variable(settings.n_steps_d_first, dtype=tf.int64)  # steps of the discriminator alone
         self.state = {  # all that is saved, and shared by several processes
             "generator": self.generator, "averaged": self.averaged, "discriminator": self.discriminator,
             "init_optimizer": scaled[0], "g_optimizer": scaled[1], "d_optimizer": scaled[2],
@@ -97,15 +98,13 @@ class Trainer:
                   functools.partial(init_learning_rates, settings), "TRAIN.learning_rate_init", 1.0,
                   "g_srgan_init.npz", "srgan_ginit/train_g_init", "g_srgan_init_best.npz"),
             Phase(2, "adversarial", settings.n_epoch, self.gan_step, (self.g_optimizer, self.d_optimizer),
-                  functools.partial(gan_learning_rates, settings), "TRAIN.lr_init", 3.5 if vgg else 2.2,
-                  "g_srgan.npz", "srgan_gan/train_g"))
-
-    # -- steps
+                  functools.partial(gan_learning_rates, settings), "TRAIN.lr_init and TRAIN.lr_init_d",
+                  4.0 if vgg else 3.0, "g_srgan.npz", "srgan_gan/train_g"))
 
     def on_all_devices(self, step: Callable) -> Callable:
         """A tf.function that runs a step on each device, with its share of the batch, and returns the losses."""
 
-        # Without XLA: no faster on a CPU, slower to compile, and it can't compile the cross-device all-reduce.
+        # Not by XLA as a whole: no faster on a CPU, slower to compile, and it can't compile the all-reduce.
         @tf.function
         def run(lr, hr):
             losses = self.strategy.run(step, args=(lr, hr))
@@ -162,8 +161,6 @@ class Trainer:
         decay = tf.minimum(self.settings.ema_decay, count / (count + 9))
         for mean, weight in zip(self.averaged.weights, self.generator.weights, strict=True):
             mean.assign(decay * mean + (1 - decay) * weight)
-
-    # -- progress
 
     @property
     def phase(self) -> Phase:
@@ -224,9 +221,9 @@ class Trainer:
         batches = iter(self.batches(phase, start, stop))
         print(f"Phase {phase.number} of {len(self.phases)}, {phase.title}: {utils.plural(phase.n_epochs, 'epoch')} of "
               f"{utils.plural(n, 'step')} of {self.patches.batch_size} patches. The first step is slow, to compile.")
-        n_alone = self.settings.n_steps_d_first if phase.number == 2 else 0
+        n_alone = int(self.n_alone) if phase.number == 2 else 0
         if start < n_alone:
-            print(f"Its first {n_alone} steps are the discriminator's (TRAIN.n_steps_d_first).")
+            print(f"Its first {n_alone} steps train the new discriminator alone (TRAIN.n_steps_d_first).")
         times, history = [], []
         with utils.progress(f"Phase {phase.number}, step", stop, start) as bar:
             for done in range(start + 1, stop + 1):
@@ -234,7 +231,7 @@ class Trainer:
                 rates = phase.learning_rates(since // n + since % n / n)
                 for optimizer, rate in zip(phase.optimizers, rates, strict=True):
                     optimizer.learning_rate.assign(rate)
-                if done <= n_alone:
+                if done <= n_alone:  # a step of its own would be quicker, but one more graph to compile
                     self.g_optimizer.learning_rate.assign(0)
                 began = time.perf_counter()
                 losses = phase.step(*next(batches))
@@ -248,7 +245,7 @@ class Trainer:
                 self.step.assign(done % n)
                 if done % n == 0:
                     if self.is_chief:
-                        self.end_epoch(phase, rates[0], np.median(times), history)
+                        self.end_epoch(phase, np.median(times), history)
                     times, history = [], []
                 if self.must_stop():
                     if self.is_chief:
@@ -283,19 +280,17 @@ class Trainer:
         if different:
             raise UserError(f"The processes do not train the same: {', '.join(different)} differ; give all of them the "
                             "same config.py, --set, --weights, photos and VGG19.")
-        devices.take_from_chief(self.strategy, [variable for part in self.state.values()
-                                                for variable in getattr(part, "variables", [part])])
+        devices.take_from_chief(self.strategy, [self.n_alone, *(variable for part in self.state.values()
+                                                                for variable in getattr(part, "variables", [part]))])
 
-    # -- what an epoch writes
-
-    def end_epoch(self, phase, rate, seconds, history):
+    def end_epoch(self, phase, seconds, history):
         """Print and log the mean losses of an epoch; every `save_every` epochs measure, save and draw samples."""
         epoch = int(self.epoch)
         means = {name: np.mean([losses[name] for losses in history]) for name in history[0]}
         line = (f"Phase {phase.number}, epoch {epoch}/{phase.n_epochs}: "
                 + ", ".join(f"{name} {loss:.4g}" for name, loss in means.items())
                 + f", {seconds:.2f} s a step, {self.time_left(seconds)}")
-        self.write_events(phase, {**means, "learning_rate": rate})
+        self.write_events(phase, {**means, "learning_rate": phase.optimizers[0].learning_rate})
         if epoch % self.settings.save_every == 0 or epoch == phase.n_epochs:
             if self.pairs:
                 line += f"; PSNR {self.measure(phase):.2f} dB, bicubic {self.bicubic_psnr:.2f} dB"
@@ -430,7 +425,8 @@ def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: Easy
     origin = last.get("origin", {}) if resumed else {"weights": arguments.weights}
     if origin.get("weights"):
         use_preset(config, "FINE_TUNING", arguments.given)
-    settings.n_steps_d_first = origin.get("n_steps_d_first", 0 if resumed else settings.n_steps_d_first)
+    if resumed and "TRAIN.n_steps_d_first" not in arguments.given:
+        settings.n_steps_d_first = origin.get("n_steps_d_first", 0)
     settings.precision = devices.precision(settings.precision)
     found = data.training_photos(config)  # a wrong path is noticed first
     # Say which photos once; the demonstration has said so itself.
@@ -448,6 +444,9 @@ def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: Easy
               "n_steps_d_first": settings.n_steps_d_first}
     patches = data.Patches(
         photos, settings.seed, settings.batch_size, settings.hr_patch_size, settings.patches_per_image)
+    if settings.n_steps_d_first >= (n := settings.n_epoch * patches.steps_per_epoch) > 0:
+        raise UserError(f"All {n} steps of phase 2 would train the new discriminator alone; raise TRAIN.n_epoch, or "
+                        f"lower TRAIN.n_steps_d_first, which is {settings.n_steps_d_first}.")
     if not demo and patches.steps_per_epoch < 25:  # half of DIV2K's
         n = math.ceil(50 * settings.batch_size / len(photos))
         print(f"{len(photos)} photos make epochs of only {patches.steps_per_epoch} steps, where DIV2K's have 50: to "
@@ -462,7 +461,7 @@ def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: Easy
     if strategy.cluster_resolver:
         trainer.share_state({
             **{key: value for key, value in flatten(config).items()
-               if key.startswith("TRAIN.") and not key.endswith(("path", "devices"))},
+               if key.startswith("TRAIN.") and not key.endswith(("path", "devices", "n_steps_d_first"))},
             "config.LOSS": recipe, "--weights": origin["bn_epsilon"],
             "the photos": [(photo.height, photo.width) for photo in photos]})
     if is_chief:

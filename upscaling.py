@@ -10,9 +10,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from model import Folded, PReLU, fold_network, get_G, normalize_lr, quantize
+from model import Folded, PReLU, compiles, fold_network, get_G, normalize_lr, quantize
 
-COMPILE_AFTER = 100_000  # LR pixels of one size: about then, compiling for it, 35 ms an activation, has paid
+COMPILE_AFTER = 100_000  # LR pixels of one size, beyond which it pays to compile the activations, 35 ms each
+N_COMPILED = 50  # most sizes of stages that are compiled, each of which keeps about 1 MB
 Rectangle = tuple[int, int, int, int]  # y, y_stop, x, x_stop
 
 
@@ -55,13 +56,14 @@ class Upscaler:
                  precision: str = "float32"):
         """generator: a network, or its folded weights, quicker to load. memory_mb: what the maps of a tile may
         take. device: TensorFlow's name of one, None for its choice. precision: a Keras dtype policy, such as
-        "mixed_bfloat16", in whose type of computation the weights are kept; the last activation is float32.
+        "mixed_bfloat16", whose compute dtype the weights get too; the last activation is float32.
         """
         self.architecture, self.device = generator.architecture, device
         with tf.device(device):
             self.network = get_G(self.architecture, folded=True, dtype=precision.removeprefix("mixed_"))
         self.refresh(generator)
-        self._computed = Counter()  # pixels that each stage has computed, by their height and width
+        self._computed = Counter()  # LR pixels by stage, height and width
+        self._compiled = set()  # stage, height and width
         n_blocks, network = self.architecture.n_blocks, self.network
         cuts = sorted({n_blocks * part // 4 for part in (1, 2, 3)} - {0})
         head, trunk = network.get_layer("head_act").output, network.get_layer("trunk_sum").output
@@ -82,24 +84,26 @@ class Upscaler:
         """A part of the network as a function of its maps."""
         part = keras.Model(inputs, outputs)
         signature = [[tf.TensorSpec((1, *x.shape[1:]), x.dtype) for x in inputs]]
+        prelus = [layer for layer in part.layers if isinstance(layer, PReLU)]
 
         def traced_with(form):  # once for all sizes
             def run(maps):
-                for layer in part.layers:
-                    if isinstance(layer, PReLU):
-                        layer.form = form
+                for layer in prelus:
+                    layer.form = form
                 return tf.nest.flatten(part(maps))
 
             return tf.function(run, input_signature=signature)
 
-        # XLA's activations are quicker, but compiled for each size, which pays where that is used for long. Nothing
-        # more by XLA: it is slower here than TensorFlow's own kernels.
         at_once, compiled = traced_with("inference"), traced_with("training")
 
         def run(maps):
+            # XLA's activations are quicker, but compiled for each size and never forgotten. Nothing else by XLA: it is
+            # slower here than TensorFlow's own kernels.
             key = (part, *maps[0].shape[1:3])
             self._computed[key] += math.prod(maps[0].shape[1:3])
-            return (compiled if self._computed[key] > COMPILE_AFTER else at_once)(maps)
+            if prelus and compiles() and self._computed[key] > COMPILE_AFTER and len(self._compiled) < N_COMPILED:
+                self._compiled.add(key)
+            return (compiled if key in self._compiled else at_once)(maps)
 
         return run
 

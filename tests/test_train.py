@@ -211,7 +211,7 @@ def test_the_time_left_is_that_of_both_phases(make_trainer):
     trainer.epoch.assign(1)
     n = trainer.patches.steps_per_epoch
     assert trainer.steps_left() == {1: 2 * n, 2: 10 * n}
-    assert trainer.time_left(100.0) == f"about {timedelta(seconds=round(100 * n * 24))} left for both phases"
+    assert trainer.time_left(100.0) == f"about {timedelta(seconds=round(100 * n * 32))} left for both phases"
     trainer.phase_number.assign(2)
     trainer.epoch.assign(9)
     assert trainer.steps_left() == {2: n} and trainer.time_left(100.0) == f"{timedelta(seconds=100 * n)} left"

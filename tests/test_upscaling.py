@@ -30,6 +30,7 @@ def test_half_precision_gives_nearly_the_same_picture(policy):
     lr = picture(40, 70)
     exact = Upscaler(generator)(lr).astype(int)
     upscaler = Upscaler(generator, memory_mb=1, precision=policy)
+    assert {str(weight.dtype) for weight in upscaler.network.weights} == {policy.removeprefix("mixed_")}
     difference = np.abs(upscaler(lr) - exact)
     assert 0 < difference.mean() < 1
 
@@ -49,6 +50,7 @@ def test_a_size_that_is_upscaled_often_is_compiled_to_the_same_picture(monkeypat
     at_once = upscaler(lr)
     monkeypatch.setattr(upscaling, "COMPILE_AFTER", 0)
     assert np.abs(upscaler(lr).astype(int) - at_once).max() <= 1
+    assert len(upscaler._compiled) == 3  # both parts of the trunk, and the upsampling
 
 
 @pytest.mark.parametrize("n_blocks", [1, 2, 3])
