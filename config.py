@@ -114,8 +114,8 @@ config.DEMO.save_every = 5
 config.FINE_TUNING = edict()
 config.FINE_TUNING.n_epoch_init = 0
 config.FINE_TUNING.learning_rate_init = 1e-4
-config.FINE_TUNING.lr_init = 1e-5
-config.FINE_TUNING.lr_init_d = 1e-4
+config.FINE_TUNING.lr_init = 1e-5  # the generator keeps what it has learnt
+config.FINE_TUNING.lr_init_d = 1e-4  # and the discriminator keeps up with it
 config.FINE_TUNING.n_steps_d_first = 600  # by then it tells HR from the SR of a trained generator
 
 
