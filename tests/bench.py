@@ -263,7 +263,7 @@ def bench_upscaling(generator, installed, quick):
                 check_same(f"The picture of {name}", sr, found, 0.6 / 127.5)  # ours is rounded to 8 bits
             else:
                 check_same(f"The picture of {name} in {precision}", sr, found, 1 / 127.5, np.mean)
-        seconds = take_turns({**candidates, **others}, 1 if quick else 7)
+        seconds = take_turns({**candidates, **others}, 1 if quick else 5)
         per_pixel.append(statistics.median(seconds["ours", PRECISIONS[-1]]) / (width * height))
         compare(f"upscaling {width}x{height}", seconds, defaults, {"float32": "0.75", "as each comes": "0.90"})
     return per_pixel[0]

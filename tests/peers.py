@@ -266,6 +266,7 @@ def upscalers(generator, lr, installed, precisions):
         import ncnn
         net = ncnn.Net()
         net.opt.num_threads = os.cpu_count()
+        net.opt.use_sgemm_convolution = False  # it would unroll the 9x9 tail: 20 GB at 320x180, and slower
         net.opt.use_bf16_storage = net.opt.use_bf16_packed = precision == "bfloat16"
         net.load_param("generator.param")
         net.load_model("generator.bin")
