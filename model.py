@@ -228,6 +228,8 @@ class SubpixelConv(layers.Layer):
         self.kernel = self.add_weight(shape=(self.size, self.size, self.channels, self.filters),
                                       initializer=kernel_initializer(self.architecture), name="kernel")
         self.bias = self.add_weight(shape=(self.filters,), initializer="zeros", name="bias")
+        if self.size == 1:
+            self._kernel = self.kernel  # states of trainings know it by this name, of the keras.layers.Conv2D it was
 
     def call(self, x):
         kernel, n = tf.convert_to_tensor(self.kernel), (self.size + 1) // 2
@@ -356,7 +358,7 @@ def get_G(architecture: Architecture = PAPER, n_blocks: int | None = None, bn_ep
     x = act(conv(x, 256, 3, "upsample_1_conv", architecture, dtype=dtype), "upsample_1")
     x = shuffle(x, "upsample_1_shuffle")
     x = act(conv(x, 256, 3, "upsample_2_conv", architecture, dtype=dtype), "upsample_2")
-    if architecture.tail_size == 1:  # once there was a shuffle here, and states of trainings number the layers
+    if architecture.tail_size == 1:  # there was a shuffle here, and states of trainings number the layers
         x = layers.Identity(name="upsample_2_shuffle", dtype=dtype)(x)
     x = SubpixelConv(3, architecture.tail_size, architecture, "tail_conv", dtype)(x)
     # SR in [-1, 1] whatever the range that the weights were made for.
