@@ -4,6 +4,7 @@ From Python: `from evaluate import Restorer; sr = Restorer()(lr)`.
 """
 import collections
 import dataclasses
+import math
 import os
 import queue
 import sys
@@ -114,18 +115,17 @@ class Restorer:
             colours = np.broadcast_to(colours, (*colours.shape[:2], 3))
         height, width, channels = lr.shape
         sr = np.empty((SCALE * height, SCALE * width, channels), lr.dtype)
+        image = (0, height, 0, width)
         tiles = self.upscaler.tiles(height, width)
         for number, (y, y_stop, x, x_stop) in enumerate(tiles):
             def report_tile(share, number=number):
                 if report:
                     report((number + share) / len(tiles))
 
-            top, bottom = max(0, y - BICUBIC_MARGIN), min(height, y_stop + BICUBIC_MARGIN)
-            left, right = max(0, x - BICUBIC_MARGIN), min(width, x_stop + BICUBIC_MARGIN)
-            part = self._average(colours, (top, bottom, left, right), report_tile)
-            for start in range(y, y_stop, BAND):
-                stop = min(start + BAND, y_stop)
-                first, last = max(0, start - BICUBIC_MARGIN), min(height, stop + BICUBIC_MARGIN)
+            top, _, left, right = seen = upscaling.around((y, y_stop, x, x_stop), BICUBIC_MARGIN, image)
+            part = self._average(colours, seen, report_tile)
+            for start, stop, *_ in upscaling.cut((y, y_stop, x, x_stop), math.ceil((y_stop - y) / BAND), 1):
+                first, last, *_ = upscaling.around((start, stop, x, x_stop), BICUBIC_MARGIN, image)
                 inside = np.s_[SCALE * (start - first):SCALE * (stop - first),
                                SCALE * (x - left):SCALE * (x_stop - left)]
                 band = part[SCALE * (first - top):SCALE * (last - top)]

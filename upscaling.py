@@ -136,23 +136,23 @@ class Upscaler:
         margin = self.architecture.upsampling_field
         parts = cut(tile, *grid(y_stop - y, x_stop - x, margin, self._upsampling_pixels, least=32))
         with tf.device(self.device):
-            seen = _around(tile, self._fields[0], image)
+            seen = around(tile, self._fields[0], image)
             maps = [normalize_lr(_crop(lr[np.newaxis], image, seen), self.architecture)]
             for field, stage in zip(self._fields, self._stages, strict=True):
-                before, seen = seen, _around(tile, field, image)
+                before, seen = seen, around(tile, field, image)
                 maps = [_crop(each, before, seen) for each in maps]
                 maps = [*maps[:1], *stage(maps)][-2:]  # the head's, which the end of the trunk adds, and the newest
             for done, part in enumerate(parts):
                 if report:
                     report(0.5 + done / len(parts) / 2)  # the trunk takes about half of the time
-                around = _around(part, margin, image)
-                result, = self._upsampling([_crop(maps[-1], seen, around)])
+                wider = around(part, margin, image)
+                result, = self._upsampling([_crop(maps[-1], seen, wider)])
                 sr[SCALE * (part[0] - y):SCALE * (part[1] - y), SCALE * (part[2] - x):SCALE * (part[3] - x)] = _crop(
-                    result, around, part, SCALE)[0]
+                    result, wider, part, SCALE)[0]
         return sr
 
 
-def _around(rectangle, margin, image):
+def around(rectangle: Rectangle, margin: int, image: Rectangle) -> Rectangle:
     """A rectangle with a margin; none at the edges of the image, which the network pads itself."""
     y, y_stop, x, x_stop = rectangle
     return max(0, y - margin), min(image[1], y_stop + margin), max(0, x - margin), min(image[3], x_stop + margin)
