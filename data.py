@@ -20,12 +20,9 @@ import numpy as np
 import tensorflow as tf
 from easydict import EasyDict
 
-import download
-import images
-import partners
-import tiff
 from config import is_div2k
-from partners import Pair
+from files import download, images, pairing, tiff
+from files.pairing import Pair
 
 PACKAGED = {  # photos that scikit-image and scikit-learn ship
     "train": ("skimage/data/astronaut.png", "skimage/data/coffee.png", "skimage/data/rocket.jpg",
@@ -109,7 +106,7 @@ def _configured_pairs(part, name):
     files, lr_folder, lr_files = find_images(part.hr_img_path, f"{name}.hr_img_path"), part.lr_img_path, []
     if lr_folder and (os.path.isdir(lr_folder) or not is_div2k(lr_folder)):  # DIV2K's may be missing
         lr_files = find_images(lr_folder, f"{name}.lr_img_path", results_too=True)
-    return partners.pair_files(files, part.hr_img_path, lr_files, lr_folder)
+    return pairing.pair_files(files, part.hr_img_path, lr_files, lr_folder)
 
 
 # -- pairs

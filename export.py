@@ -10,6 +10,7 @@ from utils import UserError
 with utils.quiet():
     import keras
 
+    import layers
     import model
     import weights
 
@@ -105,7 +106,7 @@ def image_network(folded: model.Folded) -> keras.Model:
     lr = keras.Input((None, None, 3), name="lr")
     network = folded.network("float32")
     for layer in network.layers:
-        if isinstance(layer, model.PReLU):
+        if isinstance(layer, layers.PReLU):
             layer.form = "portable"
     sr = network(low + (high - low) * lr)
     return keras.Model(lr, (sr + 1) / 2, name="srgan")

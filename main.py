@@ -30,6 +30,7 @@ except Exception as error:  # config.py is edited by hand: it may raise anything
     sys.exit(2)
 
 MODES = ("train", "srgan", "evaluate", "export", "mos", "download")
+MODULES = {"mos": "study.mos", "ratings": "study.ratings", "download": "files.download"}
 EXAMPLES = """examples:
   python main.py --mode=evaluate --input photo.jpg  restore a photo, or several
   python main.py --mode=evaluate                    score and compare weights
@@ -128,7 +129,7 @@ def main(arguments: argparse.Namespace) -> int:
         settings = configure(arguments)
         name = "ratings" if arguments.mode == "mos" and arguments.input else arguments.mode.replace("srgan", "train")
         with quiet():  # most modes import TensorFlow
-            mode = importlib.import_module(name)
+            mode = importlib.import_module(MODULES.get(name, name))
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         match name:

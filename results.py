@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-import images
+import metrics
+from files import images
 
 METRICS = ("psnr", "ssim", "lr_psnr")
 TITLES = {"lr": "LR", "lanczos": "Lanczos", "srresnet": "SRResNet", "srgan": "SRGAN", "pretrained": "pre-trained SRGAN",
@@ -96,8 +97,8 @@ class Table:
 
 def measure(sr: np.ndarray, hr: np.ndarray, lr: np.ndarray) -> dict[str, float]:
     """METRICS of uint8 RGB images. lr_psnr: of RGB, between SR downsampled as LR is and LR; low where colours drift."""
-    psnr, ssim = images.psnr_ssim(sr, hr)
-    return {"psnr": psnr, "ssim": ssim, "lr_psnr": images.psnr(images.resize(sr, *lr.shape[:2]), lr)}
+    psnr, ssim = metrics.psnr_ssim(sr, hr)
+    return {"psnr": psnr, "ssim": ssim, "lr_psnr": metrics.psnr(images.resize(sr, *lr.shape[:2]), lr)}
 
 
 def write_metrics(folder: Path, mean: dict, rows: list[dict], suffixes: dict[str, str]) -> None:
@@ -154,7 +155,7 @@ def most_different_square(pictures: list[np.ndarray]) -> tuple[int, int, int]:
 
     Its side is a quarter of the shorter side, at least 16 pixels, and it lies inside.
     """
-    difference = np.stack([images.luminance(picture)[:, :, 0] for picture in pictures]).std(axis=0)
+    difference = np.stack([metrics.luminance(picture)[:, :, 0] for picture in pictures]).std(axis=0)
     side = min(max(16, min(difference.shape) // 4), *difference.shape)
     total = np.pad(difference.astype(np.float64).cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
     squares = total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]

@@ -21,13 +21,14 @@ import tensorflow as tf
 from easydict import EasyDict
 
 import data
-import devices
-import images
+import layers
+import metrics
 import model
-import runs
-import upscaling
 import weights
 from config import DIV2K_TRAIN_HR, flatten, log_config, use_preset
+from engine import devices, runs, upscaling
+from files import images
+from losses import adversarial_loss, content_loss, discriminator_loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Trainer:
         self.signals, self.stopped_by = [], 0  # signals that asked the run to end, and the one that did
         with strategy.scope():
             # Always built with loss scaling, so that a training can be resumed with or without float16.
-            plain = [model.Adam(beta_1=settings.beta1) for _ in range(3)]
+            plain = [layers.Adam(beta_1=settings.beta1) for _ in range(3)]
             scaled = [keras.optimizers.LossScaleOptimizer(optimizer) for optimizer in plain]
             for optimizer, network in zip(scaled, (self.generator, self.generator, self.discriminator), strict=True):
                 optimizer.build(network.trainable_variables)
@@ -116,7 +117,7 @@ class Trainer:
         """Train the generator by mean squared error."""
         lr, hr = model.normalize_lr(lr, self.generator.architecture), model.normalize_hr(hr)
         with tf.GradientTape() as tape:
-            loss = model.content_loss(hr, self.generator(lr, training=True))
+            loss = content_loss(hr, self.generator(lr, training=True))
         self.apply_gradients(self.generator, loss, tape, self.init_optimizer)
         self.update_average()
         return self.sum_over_devices({"mse": loss})
@@ -127,13 +128,13 @@ class Trainer:
         with tf.GradientTape(persistent=True) as tape:
             sr = self.generator(lr, training=True)
             logits_hr, logits_sr = self.discriminator(hr, training=True), self.discriminator(sr, training=True)
-            mse, adversarial = model.content_loss(hr, sr), model.adversarial_loss(logits_sr)
+            mse, adversarial = content_loss(hr, sr), adversarial_loss(logits_sr)
             g_loss = self.recipe.w_mse * mse + self.recipe.w_adv * adversarial
             losses = {"mse": mse, "adv": adversarial}
             if self.vgg:
-                losses["vgg"] = model.content_loss(self.vgg(hr), self.vgg(sr))
+                losses["vgg"] = content_loss(self.vgg(hr), self.vgg(sr))
                 g_loss += self.recipe.w_vgg * losses["vgg"]
-            losses["d"] = d_loss = model.discriminator_loss(logits_hr, logits_sr)
+            losses["d"] = d_loss = discriminator_loss(logits_hr, logits_sr)
         self.apply_gradients(self.generator, g_loss, tape, self.g_optimizer)
         self.apply_gradients(self.discriminator, d_loss, tape, self.d_optimizer)
         self.update_average()
@@ -195,7 +196,7 @@ class Trainer:
     @functools.cached_property
     def bicubic_psnr(self) -> float:
         """Mean PSNR of bicubic upscaling on the same images."""
-        return np.mean([images.psnr_ssim(images.resize(lr, *hr.shape[:2]), hr)[0] for hr, lr in self.pairs])
+        return np.mean([metrics.psnr_ssim(images.resize(lr, *hr.shape[:2]), hr)[0] for hr, lr in self.pairs])
 
     def run(self) -> None:
         """Train from the current state to the end of the last phase, saving on the way."""
@@ -310,7 +311,7 @@ class Trainer:
     def measure(self, phase):
         """Mean PSNR of the averaged weights on the first validation images; a phase may keep its best weights."""
         self.upscaler.refresh(self.averaged)
-        psnr = np.mean([images.psnr_ssim(self.upscaler(lr), hr)[0] for hr, lr in self.pairs])
+        psnr = np.mean([metrics.psnr_ssim(self.upscaler(lr), hr)[0] for hr, lr in self.pairs])
         self.write_events(phase, {"psnr": psnr})
         if phase.best_file and psnr > float(self.best_psnr):
             self.best_psnr.assign(psnr)

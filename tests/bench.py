@@ -33,13 +33,12 @@ import tensorflow as tf  # noqa: E402
 from PIL import Image  # noqa: E402
 
 import data  # noqa: E402
-import devices  # noqa: E402
-import images  # noqa: E402
 import model  # noqa: E402
 import train  # noqa: E402
-import upscaling  # noqa: E402
 import weights  # noqa: E402
 from config import config, resolve  # noqa: E402
+from engine import devices, upscaling  # noqa: E402
+from files import images  # noqa: E402
 
 PACKAGES = {"torch": "PyTorch", "onnx": "ONNX", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "ncnn": "ncnn"}
 with utils.quiet():

@@ -6,14 +6,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import data
+import layers
 import main
 import model
 
 
 def discriminator(x, architecture, bn_epsilon):
-    x = model.conv(x, 8, 3, "conv_1", architecture, strides=4, use_bias=False)
-    x = model.leaky_relu(model.batch_norm(x, "bn_1", architecture, bn_epsilon), "act_1")
-    return model.layers.Flatten(name="flatten")(x)
+    x = layers.conv(x, 8, 3, "conv_1", architecture, strides=4, use_bias=False)
+    x = layers.leaky_relu(layers.batch_norm(x, "bn_1", architecture, bn_epsilon), "act_1")
+    return layers.layers.Flatten(name="flatten")(x)
 
 
 PAPER = dataclasses.replace(model.PAPER, n_blocks=1, discriminator=discriminator)

@@ -19,8 +19,8 @@ from easydict import EasyDict
 from PIL import Image
 
 import data
-import images
-import partners
+import metrics
+from files import images, pairing
 
 PATCH = 32
 
@@ -75,7 +75,7 @@ def photos(tmp_path):
 
 def cache(folder, tmp_path, lr_folder="", patch=PATCH):
     lr_files = images.list_images(lr_folder) if lr_folder else []
-    pairs = partners.pair_files(images.list_images(folder), folder, lr_files, lr_folder)
+    pairs = pairing.pair_files(images.list_images(folder), folder, lr_files, lr_folder)
     return data.cache_photos(pairs, str(folder), tmp_path / "cache", patch)
 
 
@@ -101,7 +101,7 @@ def test_bicubic_down_and_up_again_scores_like_matlabs(name):
     ours, matlabs = images.resize(lr, *hr.shape[:2]), imresize(imresize(hr, 1 / 4), 4)
     inner = np.abs(ours.astype(int) - matlabs)[16:-16, 16:-16]
     assert inner.max() <= 2 and inner.mean() < 0.02
-    psnr = [images.psnr_ssim(back, hr)[0] for back in (ours, matlabs)]
+    psnr = [metrics.psnr_ssim(back, hr)[0] for back in (ours, matlabs)]
     assert abs(psnr[0] - psnr[1]) < 0.03
 
 

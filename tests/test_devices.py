@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import skimage
 
-import devices
 from config import config, override
+from engine import devices
 
 SMALL = Path(__file__).parent / "small.py"
 # 12 steps of each phase, of 9 photos.
@@ -177,14 +177,14 @@ with strategy.scope(), devices.compute_in("float16"):
     networks = train.make_networks(config.TRAIN, None)
 patches = data.Patches(photos, 0, 2, 32, 1)
 trainer = train.Trainer(strategy, config.TRAIN, patches, networks, config.LOSS.srgan_mse, None)
-content_loss, overflow = model.content_loss, tf.Variable(True)
+content_loss, overflow = train.content_loss, tf.Variable(True)
 
 def infinite_for_one_weight_on_the_second_device(hr, sr):
     second = tf.distribute.get_replica_context().replica_id_in_sync_group == 1
     bias = tf.reduce_sum(tf.convert_to_tensor(trainer.generator.get_layer("tail_conv").bias))
     return content_loss(hr, sr) + tf.where(second & overflow, np.inf, 0.0) * bias
 
-model.content_loss = infinite_for_one_weight_on_the_second_device
+train.content_loss = infinite_for_one_weight_on_the_second_device
 for batch in trainer.batches(trainer.phases[0], 0, 2):
     weights = trainer.generator.trainable_variables
     before, scale = [weight.numpy() for weight in weights], float(trainer.init_optimizer.dynamic_scale.numpy())

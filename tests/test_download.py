@@ -19,11 +19,12 @@ import utils
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
 
 import config
-import download
 import main
+from files import download
 
 FOLDERS = {
     "DIV2K_train_HR": ("DIV2K/DIV2K_train_HR/", "DIV2K_train_HR/000{}.png", 256),
@@ -211,8 +212,8 @@ def test_the_command_prints_what_it_did_or_why_not(server, tmp_path, monkeypatch
 
 
 def test_downloading_imports_no_tensorflow():
-    program = "import sys, download; assert 'tensorflow' not in sys.modules"
-    subprocess.run([sys.executable, "-c", program], cwd=Path(download.__file__).parent, check=True)
+    program = "import sys, files.download; assert 'tensorflow' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
 @pytest.mark.parametrize("answer, words", [

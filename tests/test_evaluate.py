@@ -25,10 +25,11 @@ from PIL import Image
 
 import data
 import evaluate
-import images
 import main
 import model
+import restore
 import weights
+from files import images
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,8 +44,8 @@ def nearest(lr, report=None):
     return lr.repeat(4, axis=0).repeat(4, axis=1)
 
 
-def restore(source, output):
-    return evaluate.restore(evaluate.photos_to_restore([source], output, "srgan"), [{"srgan": nearest}], output)
+def restore_all(source, output):
+    return restore.restore(restore.photos_to_restore([source], output, "srgan"), [{"srgan": nearest}], output)
 
 
 def test_a_validation_folder_of_every_kind_is_scored_and_what_can_not_be_is_said(
@@ -81,7 +82,7 @@ def test_a_folder_of_every_kind_is_restored_and_what_can_not_be_is_counted(good,
     folder.mkdir()
     for path in [*good, *lossy, *bad]:
         path.rename(folder / path.name)
-    assert restore(folder, tmp_path / "out") == 1
+    assert restore_all(folder, tmp_path / "out") == 1
     err = capfd.readouterr().err
     assert len(err.splitlines()) == len(bad) + 1
     assert err.splitlines()[-1] == f"{len(bad)} of {len(good) + len(lossy) + len(bad)} failed."
@@ -132,12 +133,12 @@ def trained(tmp_path_factory, generator):
 
 @pytest.fixture(scope="module")
 def restorer(generator):
-    return evaluate.Restorer(generator, back_project=False, precision="float32")
+    return restore.Restorer(generator, back_project=False, precision="float32")
 
 
 @pytest.fixture(scope="module")
 def project_back(generator):
-    return evaluate.Restorer(generator, precision="float32")
+    return restore.Restorer(generator, precision="float32")
 
 
 def photo(height, width):
@@ -171,8 +172,8 @@ def test_16_bits_gray_and_alpha_are_projected_back_as_rgb_is(project_back, chann
 @pytest.mark.parametrize("options", [{}, {"self_ensemble": True}])
 def test_tiles_and_bands_give_the_result_of_the_whole(generator, options, monkeypatch):
     lr = np.dstack([photo(66, 70), photo(70, 66)[:, :, 0].T])
-    tiled = evaluate.Restorer(generator, memory_mb=1, precision="float32", **options)
-    whole = evaluate.Restorer(generator, precision="float32", **options)
+    tiled = restore.Restorer(generator, memory_mb=1, precision="float32", **options)
+    whole = restore.Restorer(generator, precision="float32", **options)
     assert len(tiled.upscaler.tiles(66, 70)) == 4 and len(whole.upscaler.tiles(66, 70)) == 1
     at_once = whole(lr).astype(int)
     monkeypatch.setattr(evaluate, "BAND", 16)
@@ -183,14 +184,14 @@ def test_self_ensemble_is_the_mean_over_flips_and_turns(generator, restorer):
     lr = photo(20, 27)
     total = sum(np.rot90(restorer(np.rot90(lr, turns)), -turns).astype(float)
                 + np.rot90(restorer(np.rot90(lr, turns)[:, ::-1])[:, ::-1], -turns) for turns in range(4))
-    ensemble = evaluate.Restorer(generator, back_project=False, self_ensemble=True, precision="float32")
+    ensemble = restore.Restorer(generator, back_project=False, self_ensemble=True, precision="float32")
     assert np.abs(ensemble(lr) - total / 8).max() <= 1
     assert np.abs(restorer(lr) - total / 8).max() > 3
 
 
 def test_two_restorers_work_in_two_threads_on_two_sizes(generator, restorer):
     def build_and_upscale(size):
-        built = evaluate.Restorer(generator, back_project=False, precision="float32")
+        built = restore.Restorer(generator, back_project=False, precision="float32")
         return [built(photo(*size)), built(photo(9, 9))]
 
     sizes = [(20, 24), (31, 17)]
@@ -206,7 +207,7 @@ def test_from_python_in_any_folder_it_is_as_quiet_as_the_command_line(trained, t
 import sys
 sys.path.append({str(conftest.ROOT)!r})
 import numpy as np
-from evaluate import Restorer
+from restore import Restorer
 restorer = Restorer(weights={str(trained / 'g_srgan.npz')!r})
 for size in range(5, 12):
     assert restorer(np.zeros((size, 8, 4), np.uint8)).shape == (4 * size, 32, 4)
@@ -217,7 +218,7 @@ for size in range(5, 12):
 
 
 def test_progress_rises_to_the_whole_within_a_tile_too(generator):
-    for restorer in (evaluate.Restorer(generator, memory_mb=1), evaluate.Restorer(generator, self_ensemble=True)):
+    for restorer in (restore.Restorer(generator, memory_mb=1), restore.Restorer(generator, self_ensemble=True)):
         shares = []
         restorer(photo(70, 70), shares.append)
         assert len(shares) >= 8 and shares == sorted(shares) and shares[0] > 0 and 0.8 < shares[-1] <= 1
@@ -267,10 +268,10 @@ def test_a_blend_lies_between_srresnet_and_srgan(trained, generator, tmp_path):
 
     def sr(share):
         folded = weights.load_blended(trained / "g_srgan.npz", share)
-        return evaluate.Restorer(folded, back_project=False, precision="float32")(lr).astype(int)
+        return restore.Restorer(folded, back_project=False, precision="float32")(lr).astype(int)
 
-    np.testing.assert_array_equal(sr(1), evaluate.Restorer(generator, back_project=False, precision="float32")(lr))
-    srresnet = evaluate.Restorer(trained / "g_srgan_init.npz", back_project=False, precision="float32")(lr)
+    np.testing.assert_array_equal(sr(1), restore.Restorer(generator, back_project=False, precision="float32")(lr))
+    srresnet = restore.Restorer(trained / "g_srgan_init.npz", back_project=False, precision="float32")(lr)
     assert np.abs(sr(0) - srresnet).max() <= 1
     assert 0 < np.abs(sr(0.5) - sr(0)).mean() < np.abs(sr(1) - sr(0)).mean()
     shutil.copy(trained / "g_srgan.npz", tmp_path)
@@ -289,18 +290,18 @@ def test_items_come_in_order_and_no_more_are_computed_ahead_than_threads():
         time.sleep(0.02 if number % 2 else 0)
         return number
 
-    for done, number in enumerate(evaluate.map_ahead(work, range(9), 2)):
+    for done, number in enumerate(restore.map_ahead(work, range(9), 2)):
         assert number == done and len(begun) <= done + 4
-    workers = evaluate.map_over_devices(lambda worker, number: (worker, work(number)), range(20), ["a", "b"])
+    workers = restore.map_over_devices(lambda worker, number: (worker, work(number)), range(20), ["a", "b"])
     found = list(workers)
     assert [number for _, number in found] == list(range(20)) and {worker for worker, _ in found} == {"a", "b"}
 
 
 def test_an_error_ends_what_runs_ahead():
     with pytest.raises(ZeroDivisionError):
-        list(evaluate.map_ahead(lambda number: 1 / (number - 3), range(9)))
+        list(restore.map_ahead(lambda number: 1 / (number - 3), range(9)))
     with pytest.raises(ZeroDivisionError):
-        list(evaluate.map_over_devices(lambda worker, number: 1 / (number - 3), range(9), ["a", "b"]))
+        list(restore.map_over_devices(lambda worker, number: 1 / (number - 3), range(9), ["a", "b"]))
 
 
 def test_the_next_photo_is_read_and_the_last_one_written_while_one_is_upscaled(tmp_path, monkeypatch):
@@ -319,8 +320,8 @@ def test_the_next_photo_is_read_and_the_last_one_written_while_one_is_upscaled(t
             number == 0 or written["abc"[number - 1]].wait(20)))
         return nearest(lr)
 
-    photos = evaluate.photos_to_restore([tmp_path], tmp_path / "out", "srgan")
-    assert evaluate.restore(photos, [{"srgan": upscale}], tmp_path / "out") == 0 and waited == [True] * 3
+    photos = restore.photos_to_restore([tmp_path], tmp_path / "out", "srgan")
+    assert restore.restore(photos, [{"srgan": upscale}], tmp_path / "out") == 0 and waited == [True] * 3
 
 
 def test_the_bar_shows_which_photo_of_how_many_and_rises_within_each(tmp_path, monkeypatch):
@@ -334,8 +335,8 @@ def test_the_bar_shows_which_photo_of_how_many_and_rises_within_each(tmp_path, m
         report(0.5)
         return nearest(lr)
 
-    photos = evaluate.photos_to_restore([tmp_path], tmp_path / "out", "srgan")
-    assert evaluate.restore(photos, [{"srgan": upscale}], tmp_path / "out") == 0
+    photos = restore.photos_to_restore([tmp_path], tmp_path / "out", "srgan")
+    assert restore.restore(photos, [{"srgan": upscale}], tmp_path / "out") == 0
     assert [call.args[0] for call in bar.set_description_str.call_args_list][::2] == [
         "1 of 3, a.png", "2 of 3, b.png", "3 of 3, c.png"]
     done = [call.args[0] for call in bar.update.call_args_list]
@@ -376,14 +377,14 @@ def test_a_single_photo_is_restored_whatever_it_is_called(tmp_path):
                  "\N{GRINNING FACE}" * 60 + ".png"):
         path = tmp_path / name
         Image.fromarray(pictures.RGB).save(path)
-        assert restore(path, tmp_path / "out") == 0
+        assert restore_all(path, tmp_path / "out") == 0
         assert (tmp_path / "out" / f"{path.stem}_gen.png").is_file()
 
 
 def test_images_of_one_name_do_not_overwrite_each_other(tmp_path):
     for name, value in (("a.png", 10), ("a.bmp", 20), ("a_png.png", 30)):
         Image.new("RGB", (4, 4), (value,) * 3).save(tmp_path / name)
-    assert restore(tmp_path, tmp_path / "out") == 0
+    assert restore_all(tmp_path, tmp_path / "out") == 0
     assert sorted(int(pictures.read_png(path).mean()) for path in (tmp_path / "out").glob("*_gen.png")) == [10, 20, 30]
 
 
@@ -392,12 +393,12 @@ def test_results_mirror_the_subfolders_of_the_photos(tmp_path, capsys):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pictures.RGB).save(tmp_path / name)
     (tmp_path / "photos" / "d.cr2").touch()
-    assert restore(tmp_path / "photos", tmp_path / "out") == 0
+    assert restore_all(tmp_path / "photos", tmp_path / "out") == 0
     written = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png"))
     assert written == ["a_gen.png", "day 1/a_gen.png", "day 1/b_gen.png", "day 1/deep/c_gen.png"]
     (tmp_path / "photos" / "e.psd").touch()
     (tmp_path / "photos" / "day 1" / "f.svg").touch()
-    evaluate.photos_to_restore([tmp_path / "photos"], tmp_path / "out", "srgan")
+    restore.photos_to_restore([tmp_path / "photos"], tmp_path / "out", "srgan")
     out = capsys.readouterr().out
     for said in ("1 raw photo (d.cr2), to be developed first", "2 photos (f.svg, e.psd) of a kind that is not read"):
         assert f"Left out of {tmp_path / 'photos'} (--input): {said}.\n" in out
@@ -419,7 +420,7 @@ def test_scored_pictures_mirror_the_subfolders_too(tmp_path, no_bar):
 def test_a_folder_of_raw_photos_alone_is_refused_with_their_names(tmp_path):
     (tmp_path / "a.dng").touch()
     with pytest.raises(utils.UserError, match=r"no image, but 1 raw photo \(a\.dng\), to be developed first; PNG"):
-        evaluate.photos_to_restore([tmp_path], tmp_path / "out", "srgan")
+        restore.photos_to_restore([tmp_path], tmp_path / "out", "srgan")
 
 
 def test_date_and_place_of_a_photo_are_those_of_its_result(tmp_path):
@@ -427,7 +428,7 @@ def test_date_and_place_of_a_photo_are_those_of_its_result(tmp_path):
     exif[0x0132] = "2020:02:03 04:05:06"
     exif.get_ifd(0x8825)[1] = "N"
     Image.fromarray(pictures.RGB).save(tmp_path / "a.jpg", exif=exif, dpi=(300, 300))
-    assert restore(tmp_path / "a.jpg", tmp_path / "out") == 0
+    assert restore_all(tmp_path / "a.jpg", tmp_path / "out") == 0
     with Image.open(tmp_path / "out" / "a_gen.png") as result:
         assert result.size == (80, 112) and result.info["dpi"] == pytest.approx((300, 300), abs=0.1)
         tags = result.getexif()
@@ -437,7 +438,7 @@ def test_date_and_place_of_a_photo_are_those_of_its_result(tmp_path):
 def test_results_in_the_folder_itself_are_not_restored_again(tmp_path, capsys):
     Image.fromarray(pictures.RGB).save(tmp_path / "a.png")
     for _ in range(2):
-        assert restore(tmp_path, tmp_path / ".") == 0
+        assert restore_all(tmp_path, tmp_path / ".") == 0
     names = {path.relative_to(tmp_path).as_posix() for path in images.list_images(tmp_path)}
     assert names == {"a.png", "a_gen.png", "a_bicubic.jpg", "thumbnails/a.jpg"}
     said = capsys.readouterr().out
@@ -447,16 +448,16 @@ def test_results_in_the_folder_itself_are_not_restored_again(tmp_path, capsys):
 def test_what_can_not_begin_is_said_at_once(tmp_path):
     (tmp_path / "photos").mkdir()
     with pytest.raises(utils.UserError, match="holds no image"):
-        evaluate.photos_to_restore([tmp_path / "photos"], tmp_path / "out", "srgan")
+        restore.photos_to_restore([tmp_path / "photos"], tmp_path / "out", "srgan")
     Image.fromarray(pictures.RGB).save(tmp_path / "photos" / "a.png")
     (tmp_path / "file").touch()
     with pytest.raises(utils.UserError, match="can't be written"):
-        evaluate.photos_to_restore([tmp_path / "photos"], tmp_path / "file" / "out", "srgan")
+        restore.photos_to_restore([tmp_path / "photos"], tmp_path / "file" / "out", "srgan")
     for missing in ("nothing.png", "x" * 300, "link"):
         (tmp_path / "link").unlink(missing_ok=True)
         (tmp_path / "link").symlink_to("nowhere")
         with pytest.raises(utils.UserError, match="does not exist"):
-            evaluate.photos_to_restore([tmp_path / missing], tmp_path / "out", "srgan")
+            restore.photos_to_restore([tmp_path / missing], tmp_path / "out", "srgan")
 
 
 def test_a_photo_that_does_not_fit_into_memory_does_not_stop_the_others(tmp_path, capsys):
@@ -468,8 +469,8 @@ def test_a_photo_that_does_not_fit_into_memory_does_not_stop_the_others(tmp_path
             raise MemoryError
         return nearest(lr)
 
-    photos = evaluate.photos_to_restore([tmp_path], tmp_path / "out", "srgan")
-    assert evaluate.restore(photos, [{"srgan": small_only}], tmp_path / "out") == 1
+    photos = restore.photos_to_restore([tmp_path], tmp_path / "out", "srgan")
+    assert restore.restore(photos, [{"srgan": small_only}], tmp_path / "out") == 1
     assert sorted(path.name for path in (tmp_path / "out").glob("*_gen.png")) == ["1_gen.png", "3_gen.png"]
     assert "1 of 3 failed." in capsys.readouterr().err
 
@@ -502,7 +503,7 @@ def test_the_result_is_four_times_the_input_or_the_input_is_refused(
     for place, value in flips:
         data[int(place * (len(data) - 1))] ^= value
     (folder / f"a.{form}").write_bytes(data[:None if cut is None else int(cut * len(data))])
-    code = restore(folder / f"a.{form}", folder / "out")
+    code = restore_all(folder / f"a.{form}", folder / "out")
     written = list((folder / "out").glob("*_gen.png"))
     if cut is None and not flips:
         turned = orientation >= 5 and form not in ("bmp", "gif")
@@ -568,7 +569,7 @@ def test_a_column_for_each_method_and_metric_that_was_asked_for(scored):
             file = folder / f"{image['name']}_{metrics['suffixes'][method]}.png"
             sr, hr, lr = (images.read_image(path) for path in (
                 file, folder / f"{image['name']}_hr.png", folder / f"{image['name']}_lr.png"))
-            assert tuple(image[method][metric] for metric in ("psnr", "ssim")) == images.psnr_ssim(sr, hr)
+            assert tuple(image[method][metric] for metric in ("psnr", "ssim")) == metrics.psnr_ssim(sr, hr)
             difference = np.mean((images.resize(sr, *lr.shape[:2]).astype(float) - lr) ** 2)
             lr_psnr = 10 * np.log10(255 ** 2 / difference) if difference else 100
             assert image[method]["lr_psnr"] == pytest.approx(min(100, lr_psnr), abs=1e-3)
@@ -634,8 +635,8 @@ def test_results_beside_the_photos_are_not_measured_again(tmp_path):
         pairs = data.validation_pairs(main.configure(arguments))
         assert [path.name for path, _ in pairs] == ["a.png", "b.png"]
         assert evaluate.score(pairs, tmp_path, [{"srgan": nearest}], 1) == 0
-    restore(tmp_path / "a.png", tmp_path)
-    assert len(evaluate.photos_to_restore([tmp_path], tmp_path / "out", "srgan")) == 2
+    restore_all(tmp_path / "a.png", tmp_path)
+    assert len(restore.photos_to_restore([tmp_path], tmp_path / "out", "srgan")) == 2
 
 
 def test_restored_photos_are_shown_beside_their_bicubic(trained, tmp_path):
@@ -663,7 +664,7 @@ def test_a_photo_is_shown_in_all_blends_if_one_is_asked_for(trained, tmp_path):
     assert methods == ["bicubic", "blend_0", "blend_0.25", "blend_0.4", "blend_0.5", "blend_0.75", "blend_1"]
     chosen = images.read_image(tmp_path / "out" / "a_gen.png")
     folded = weights.load_blended(trained / "g_srgan.npz", 0.4)
-    np.testing.assert_array_equal(chosen, evaluate.Restorer(folded)(photo(12, 14)))
+    np.testing.assert_array_equal(chosen, restore.Restorer(folded)(photo(12, 14)))
 
 
 @pytest.mark.parametrize("name, form", [("b.png", "PNG"), ("b.JPG", "JPEG"), ("b.webp", "WEBP"), ("b.tif", "TIFF")])
@@ -681,13 +682,13 @@ def test_only_a_folder_of_that_name_takes_several_photos(tmp_path):
     (tmp_path / "b.png").mkdir()
     for name in ("a", "c"):
         Image.fromarray(photo(12, 14)).save(tmp_path / f"{name}.png")
-    restore(tmp_path / "a.png", tmp_path / "b.png")
+    restore_all(tmp_path / "a.png", tmp_path / "b.png")
     assert (tmp_path / "b.png" / "a_gen.png").is_file()
     files = [tmp_path / name for name in ("a.png", "c.png", "a.png")]
-    photos = evaluate.photos_to_restore(files, tmp_path / "b.png", "srgan")
+    photos = restore.photos_to_restore(files, tmp_path / "b.png", "srgan")
     assert [photo.target for photo in photos] == [tmp_path / "b.png" / "a_gen.png", tmp_path / "b.png" / "c_gen.png"]
     with pytest.raises(utils.UserError, match=r"d\.png \(--output\) is .* one image, .* 2 photos; name a folder\."):
-        evaluate.photos_to_restore(files, tmp_path / "d.png", "srgan")
+        restore.photos_to_restore(files, tmp_path / "d.png", "srgan")
     assert not (tmp_path / "d.png").exists()
 
 
@@ -697,9 +698,9 @@ def test_no_result_replaces_a_photo(tmp_path):
     (tmp_path / "link.png").symlink_to("a.png")
     for name in ("a.png", "link.png"):
         with pytest.raises(utils.UserError, match=r"a\.png is the photo itself; name another file with --output\."):
-            evaluate.photos_to_restore([tmp_path / name], tmp_path / "a.png", "srgan")
+            restore.photos_to_restore([tmp_path / name], tmp_path / "a.png", "srgan")
     with pytest.raises(utils.UserError, match=r"a_gen\.png is one of the photos; name another folder with --output\."):
-        evaluate.photos_to_restore([tmp_path / "a.png", tmp_path / "a_gen.png"], tmp_path, "srgan")
+        restore.photos_to_restore([tmp_path / "a.png", tmp_path / "a_gen.png"], tmp_path, "srgan")
 
 
 def test_several_inputs_are_each_restored_once_to_names_of_their_own(tmp_path):
@@ -707,6 +708,6 @@ def test_several_inputs_are_each_restored_once_to_names_of_their_own(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.fromarray(pictures.RGB).save(tmp_path / name)
     inputs = [tmp_path / name for name in ("x/a.png", "y/a.png", "x", "x/a.png")]
-    photos = evaluate.photos_to_restore(inputs, tmp_path / "out", "srgan")
+    photos = restore.photos_to_restore(inputs, tmp_path / "out", "srgan")
     assert [photo.path.relative_to(tmp_path).as_posix() for photo in photos] == ["x/a.png", "y/a.png", "x/b.png"]
     assert len({photo.target for photo in photos}) == 3

@@ -14,8 +14,8 @@ import config
 import export
 import main
 import model
-import upscaling
 import weights
+from engine import upscaling
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import layers
+import losses
 import model
 
 
@@ -125,7 +127,7 @@ def test_tensorlayer_networks_equal_those_of_tensorlayer():
 
 @pytest.mark.parametrize("size", [1, 9])
 def test_half_resolution_tail_equals_the_convolution_at_full_resolution(size):
-    tail = model.SubpixelConv(3, size, model.PAPER, "tail")
+    tail = layers.SubpixelConv(3, size, model.PAPER, "tail")
     x = np.random.default_rng(0).normal(size=(2, 9, 12, 256)).astype("float32")
     tail(x)
     tail.bias.assign([0.1, -0.2, 0.3])
@@ -142,7 +144,7 @@ def test_half_resolution_tail_equals_the_convolution_at_full_resolution(size):
 
 
 def test_prelu_before_the_shuffle_is_keras_prelu_behind_it():
-    ours, keras_prelu = model.PReLU(64, "act"), keras.layers.PReLU(shared_axes=[1, 2])
+    ours, keras_prelu = layers.PReLU(64, "act"), keras.layers.PReLU(shared_axes=[1, 2])
     x = np.random.default_rng(0).normal(size=(1, 5, 4, 256)).astype("float32")
     ours(x), keras_prelu(np.zeros((1, 10, 8, 64), "float32"))
     slopes = np.linspace(-0.5, 0.9, 64, dtype="float32")
@@ -161,7 +163,7 @@ def test_prelu_before_the_shuffle_is_keras_prelu_behind_it():
 
 
 @pytest.mark.parametrize("ours, theirs", [
-    (model._relu, tf.nn.relu), (model._leaky_relu, lambda x: tf.nn.leaky_relu(x, 0.2))])
+    (layers._relu, tf.nn.relu), (layers._leaky_relu, lambda x: tf.nn.leaky_relu(x, 0.2))])
 def test_activations_and_their_gradients_are_tensorflows(ours, theirs):
     x, upstream = (tf.random.stateless_normal((2, 5, 4, 8), (1, seed)) for seed in (2, 3))
     results = []
@@ -202,14 +204,14 @@ def test_a_blend_is_between_its_networks():
 
 def test_losses_are_those_of_the_article():
     hr, sr = np.float32([[1, -1]]), np.float32([[0, -1]])
-    assert float(model.content_loss(hr, sr)) == pytest.approx(0.5)
+    assert float(losses.content_loss(hr, sr)) == pytest.approx(0.5)
     logits_hr, logits_sr = np.float32([[2.0], [-1.0]]), np.float32([[0.5], [3.0]])
 
     def sigmoid(x):
         return 1 / (1 + np.exp(-x))
 
-    assert float(model.adversarial_loss(logits_sr)) == pytest.approx(-np.log(sigmoid(logits_sr)).mean(), rel=1e-5)
-    assert float(model.discriminator_loss(logits_hr, logits_sr)) == pytest.approx(
+    assert float(losses.adversarial_loss(logits_sr)) == pytest.approx(-np.log(sigmoid(logits_sr)).mean(), rel=1e-5)
+    assert float(losses.discriminator_loss(logits_hr, logits_sr)) == pytest.approx(
         -np.log(sigmoid(logits_hr)).mean() - np.log(1 - sigmoid(logits_sr)).mean(), rel=1e-5)
 
 
@@ -227,7 +229,7 @@ def test_a_narrower_margin_would_show(generator):
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 @pytest.mark.parametrize("slope", [0.25, 1.5])
 def test_prelu_computes_in_the_type_of_its_policy(policy, form, slope):
-    layer = model.PReLU(4, "act", form, dtype=policy)
+    layer = layers.PReLU(4, "act", form, dtype=policy)
     x = np.random.default_rng(0).normal(size=(1, 5, 4, 4)).astype("float32")
     layer(x)
     layer.alpha.assign(np.full(4, slope))
@@ -242,7 +244,7 @@ def test_fields_and_blocks_follow_from_the_architecture():
     generator = model.get_G(model.TENSORLAYER, n_blocks=2, bn_epsilon=1e-3)
     assert generator.architecture == dataclasses.replace(model.TENSORLAYER, n_blocks=2)
     assert generator.architecture.trunk_field == 6 and generator.bn_epsilon == 1e-3
-    assert {layer.epsilon for layer in generator.layers if isinstance(layer, model.BatchNorm)} == {1e-3}
+    assert {layer.epsilon for layer in generator.layers if isinstance(layer, layers.BatchNorm)} == {1e-3}
 
 
 def test_ranges():
@@ -256,7 +258,7 @@ def test_ranges():
 
 def test_adam_is_keras_adam():
     results = []
-    for optimizer in (model.Adam(1e-2, beta_1=0.8), keras.optimizers.Adam(1e-2, beta_1=0.8)):
+    for optimizer in (layers.Adam(1e-2, beta_1=0.8), keras.optimizers.Adam(1e-2, beta_1=0.8)):
         weight = keras.Variable(np.linspace(-1, 1, 12, dtype="float32").reshape(3, 4))
         optimizer.build([weight])
         for step in range(5):

@@ -18,9 +18,8 @@ import skimage.data
 from easydict import EasyDict
 from PIL import Image
 
-import images
-import mos
-import ratings
+from files import images
+from study import mos, ratings
 
 METHODS = ("nearest", "bicubic", "lanczos", "srresnet", "srgan", "hr")
 

@@ -12,11 +12,12 @@ import utils
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from easydict import EasyDict
 from PIL import Image
 from scipy import stats
 
-import ratings
+from study import ratings
 
 # ------------------------------------------------------------------------------------------------ reading ratings
 
@@ -126,7 +127,7 @@ def test_the_analysis_does_not_import_tensorflow_and_prints_no_complaints(study,
     script = ("import sys, main; code = main.main(main.parse_arguments("
               "['--mode=mos', '--input', sys.argv[1] + '/ratings', '--set', f'MOS.path={sys.argv[1]}/mos'])); "
               "sys.exit(code or 'tensorflow' in sys.modules)")
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=Path(ratings.__file__).parent,
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT,
                           capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "") and "1 rater, 22 ratings" in done.stdout
 

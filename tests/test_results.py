@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-import images
 import results
+from files import images
 
 
 @given(st.lists(st.text("ab_", min_size=0, max_size=40), unique=True, max_size=30), st.integers(8, 20))

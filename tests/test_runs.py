@@ -18,11 +18,11 @@ import small
 from PIL import Image
 from test_train import SCHEDULE, SMALL, contents, read_until, start
 
-import images
 import main
-import runs
 import train
 import weights
+from engine import runs
+from files import images
 
 SHORT = tuple(setting for setting in SCHEDULE if setting != "TRAIN.deterministic=true")
 ONE_PHASE = ("TRAIN.n_epoch=0", "TRAIN.n_epoch_init=2")

@@ -15,10 +15,10 @@ import small
 import tensorflow as tf
 
 import data
-import devices
+import layers
 import main
-import model
 import train
+from engine import devices
 
 SMALL = Path(__file__).parent / "small.py"
 SCHEDULE = ("--set", "TRAIN.hr_patch_size=16", "TRAIN.batch_size=4", "TRAIN.patches_per_image=3",
@@ -198,7 +198,7 @@ def test_batch_norm_has_statistics_of_float32_in_bfloat16():
     x = np.random.default_rng(0).normal(3, 1, (8, 16, 16, 4)).astype("float32")
     x = tf.cast(x, tf.bfloat16)
     with devices.compute_in("bfloat16"):
-        layer = model.BatchNorm(momentum=0.0, epsilon=1e-5)
+        layer = layers.BatchNorm(momentum=0.0, epsilon=1e-5)
     y = layer(x, training=True)
     exact = tf.cast(x, tf.float64).numpy()
     assert y.dtype == tf.bfloat16

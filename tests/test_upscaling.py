@@ -4,8 +4,8 @@ import pytest
 from test_model import picture, randomize, upscale_whole
 
 import model
-import upscaling
-from upscaling import Upscaler, cut, grid
+from engine import upscaling
+from engine.upscaling import Upscaler, cut, grid
 
 
 @pytest.fixture(scope="module", params=["paper", "tensorlayer"])

@@ -15,12 +15,12 @@ import pytest
 import tensorflow as tf
 import test_model
 from keras import layers
-from test_formats import TorchArray, objects, save_as_torch, save_safetensors, some_arrays
 from test_model import randomize
+from test_weight_files import TorchArray, objects, save_as_torch, save_safetensors, some_arrays
 
 import model
 import weights
-from formats import load_arrays, save_arrays
+from files.weight_files import load_arrays, save_arrays
 
 
 def small_generator(architecture=model.PAPER, seed=0, **arguments):

@@ -1,4 +1,4 @@
-"""Find, read and write images, resize them, and measure PSNR and SSIM."""
+"""Find, read and write images, and resize them."""
 import collections
 import contextlib
 import io
@@ -19,9 +19,8 @@ import tensorflow as tf
 from imagecodecs import PNG
 from PIL import Image, ImageCms
 
-import metadata
-import tiff
-from metadata import SOFTWARE, Metadata
+from files import metadata, tiff
+from files.metadata import SOFTWARE, Metadata
 
 warnings.filterwarnings("ignore", module="PIL")  # of metadata and palettes; what matters is raised
 
@@ -35,7 +34,6 @@ OTHER_SUFFIXES = (
     ".xpm", ".xbm")
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")  # Pillow's others run programs or hold no photos
 FORMAT_NAMES = "PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF and HEIC"
-MAX_PSNR = 100.0  # dB
 
 
 # ------------------------------------------------------------------------------------------------ files and their names
@@ -357,22 +355,3 @@ def resize(image: np.ndarray, height: int, width: int, method: str = "bicubic") 
 def crop_to_scale(image: np.ndarray) -> np.ndarray:
     """Cut right and bottom so that both sides divide by 4."""
     return image[:image.shape[0] // utils.SCALE * utils.SCALE, :image.shape[1] // utils.SCALE * utils.SCALE]
-
-
-def luminance(image: np.ndarray) -> np.ndarray:
-    """Y of BT.601 in studio range, [16, 235], as float32 (H, W, 1), from uint8 RGB (H, W, 3)."""
-    return np.float32(16 + image.astype(np.float64) @ np.array([[65.481], [128.553], [24.966]]) / 255)
-
-
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """PSNR in dB of two images with values up to 255; at most MAX_PSNR, so that equal images leave means finite."""
-    return min(MAX_PSNR, float(tf.image.psnr(a, b, max_val=255)))
-
-
-def psnr_ssim(sr: np.ndarray, hr: np.ndarray) -> tuple[float, float]:
-    """PSNR in dB and SSIM of two uint8 RGB images (H, W, 3) as the article measures them (section 3.1).
-
-    On Y, with 4 border pixels cut; SSIM with a Gaussian window of 11x11, sigma 1.5. Returns two floats.
-    """
-    sr, hr = (luminance(image)[utils.SCALE:-utils.SCALE, utils.SCALE:-utils.SCALE] for image in (sr, hr))
-    return psnr(sr, hr), float(tf.image.ssim(tf.constant(sr), tf.constant(hr), max_val=255))

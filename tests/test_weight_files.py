@@ -22,8 +22,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import formats
-from formats import load_arrays, save_arrays
+from files import weight_files
+from files.weight_files import load_arrays, save_arrays
 
 BATCH_NORM = ("beta:0", "gamma:0", "moving_mean:0", "moving_var:0")
 
@@ -622,7 +622,7 @@ ABUSES = {
 
 @pytest.mark.parametrize("abuse", ABUSES)
 def test_abuse_of_what_is_allowed(tmp_path, abuse):
-    before = {cls: dict(vars(cls)) for cls in (formats._Call, formats._Unpickler)}
+    before = {cls: dict(vars(cls)) for cls in (weight_files._Call, weight_files._Unpickler)}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     refused(crafted(tmp_path, ABUSES[abuse]))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 100_000  # kilobytes
@@ -691,7 +691,7 @@ def test_other_compressions(tmp_path, method):
 
 
 def test_many_entries_that_are_too_large_together(tmp_path, monkeypatch):
-    monkeypatch.setattr(formats, "WEIGHTS_LIMIT", 2000)
+    monkeypatch.setattr(weight_files, "WEIGHTS_LIMIT", 2000)
     np.savez(tmp_path / "g.npz", **{name: np.zeros(200, np.float32) for name in "abc"})
     refused(tmp_path / "g.npz", "unpacks to")
 

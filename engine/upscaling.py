@@ -10,7 +10,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from model import Folded, PReLU, compiles, fold_network, get_G, normalize_lr, quantize
+from layers import PReLU, compiles
+from model import Folded, fold_network, get_G, normalize_lr, quantize
 
 COMPILE_AFTER = 100_000  # LR pixels of one size, beyond which it pays to compile the activations, 35 ms each
 N_COMPILED = 50  # most sizes of stages that are compiled, each of which keeps about 1 MB

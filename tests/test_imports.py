@@ -1,4 +1,4 @@
-"""The order of the rooms: imports run downwards in the map of CONTRIBUTING.md."""
+"""Imports run downwards in the map of CONTRIBUTING.md, and every package that is imported is declared."""
 import ast
 import re
 import sys
@@ -6,23 +6,36 @@ from importlib import metadata
 
 from conftest import ROOT
 
+FOLDERS = ("files", "engine", "study")
+
+
+def sources():
+    """Product files by their module names, `files.images` for files/images.py."""
+    paths = [*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in (ROOT / folder).glob("*.py"))]
+    names = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths}
+    return {name: path for path, name in names.items() if not name.endswith("__init__")}
+
 
 def imported(path):
     """Names of all modules that a file imports, within functions too."""
     nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-    return names | {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom):
+            names |= ({f"{node.module}.{alias.name}" for alias in node.names} if node.module in FOLDERS
+                      else {node.module})
+    return names
 
 
 def test_imports_run_downwards():
-    rows = [re.findall(r"`(\w+)\.py`", row.split("|")[1])
+    rows = [re.findall(r"`([\w/]+)\.py`", row.split("|")[1])
             for row in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines() if row.startswith("| `")]
-    place = {name: number for number, names in enumerate(rows) for name in names}
-    files = {path.stem: path for path in ROOT.glob("*.py")}
-    assert set(files) <= set(place)
+    place = {name.replace("/", "."): number for number, names in enumerate(rows) for name in names}
+    files = sources()
+    assert set(files) == set(place)
     for name, path in files.items():
         upwards = [other for other in imported(path) & set(files) if place[other] <= place[name]]
-        assert not upwards, f"{name}.py imports {upwards}"
+        assert not upwards, f"{name} imports {upwards}"
 
 
 def declared(file):
@@ -38,17 +51,17 @@ def declared(file):
 
 
 def test_every_package_that_is_imported_is_declared():
-    own = {path.stem for folder in (ROOT, ROOT / "tests") for path in folder.glob("*.py")}
+    own = {path.stem for folder in (ROOT, ROOT / "tests") for path in folder.glob("*.py")} | set(FOLDERS)
     run, dev = (set().union(*declared(file).values()) for file in ("requirements.txt", "requirements-dev.txt"))
     peers = {"onnxruntime", "openvino", "torch", "ncnn"}  # of the benchmark, which does without
-    for folder, modules in ((ROOT, run), (ROOT / "tests", run | dev | peers)):
-        for path in folder.glob("*.py"):
+    for paths, modules in ((sources().values(), run), ((ROOT / "tests").glob("*.py"), run | dev | peers)):
+        for path in paths:
             roots = {name.partition(".")[0] for name in imported(path)} - own - sys.stdlib_module_names
             assert roots <= modules, f"{path.name} imports {roots - modules}"
 
 
 def test_every_package_that_is_declared_is_used():
-    source = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("*.py"))
+    source = "".join(path.read_text(encoding="utf-8") for path in sources().values())
     unused = {package for package, modules in declared("requirements.txt").items()
               if not any(re.search(rf"\b{module}\b", source) for module in modules)}
     assert unused <= {"tensorboard", "opencv-python-headless"}  # TensorFlow and TensorLayer import them undeclared

@@ -16,8 +16,8 @@ import utils
 
 from PIL import Image
 
-from devices import list_devices
-from images import crop_to_scale, find_photos, list_images, read_image, resize
+from engine.devices import list_devices
+from files.images import crop_to_scale, find_photos, list_images, read_image, resize
 
 # One version of one image. `file` is the picture itself, or the LR that `nearest` and `lanczos` are computed from.
 Version = namedtuple("Version", "set image method file")

@@ -1,0 +1,1 @@
+"""The formats of the world: images, weights, datasets, and which files belong together."""

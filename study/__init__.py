@@ -1,0 +1,1 @@
+"""The MOS study: people rate pictures blindly (article, section 3.3)."""
