@@ -17,29 +17,27 @@ from weights import load_blended
 
 def evaluate(arguments, config) -> int:
     """Score the generators, or restore the photos of `--input`. Returns the exit code: 1 if some photos failed."""
-    valid = config.VALID
-    images.limit_pixels(valid.max_megapixels)
+    valid, options = config.VALID, config.RESTORE if arguments.input else config.VALID
+    images.limit_pixels(config.RESTORE.max_megapixels)
     output = Path(arguments.output or Path(config.TRAIN.sample_path) / "evaluate")
     trained = Path(config.TRAIN.checkpoint_path)
     generators = weights.find_generators(arguments.weights, trained, scoring=not arguments.input)
     if arguments.input:  # check the photos first: loading weights takes seconds
         (method, path), = generators.items()
-        method = method if valid.blend == 1 else results.blend_name(valid.blend)
+        method = method if options.blend == 1 else results.blend_name(options.blend)
         photos = photos_to_restore([Path(path) for path in arguments.input], output, method)
-        methods = {method: (path, valid.blend, valid.back_project)}
-        if "VALID.blend" in arguments.given and len(photos) == 1 and photos[0].shown_as:
-            photos, shares = with_blend_stops(photos[0], valid.blend)
-            methods = {results.blend_name(share): (path, share, valid.back_project) for share in shares}
+        methods = {method: (path, options.blend, options.back_project)}
+        if options.blend < 1 and len(photos) == 1 and photos[0].shown_as:
+            photos, shares = with_blend_stops(photos[0], options.blend)
+            methods = {results.blend_name(share): (path, share, options.back_project) for share in shares}
     else:
         pairs = data.validation_pairs(config)
         methods = {method: (path, 1, False) for method, path in generators.items()}
         path = generators[results.main_method(list(generators))]
         if valid.blend < 1:
             methods[results.blend_name(valid.blend)] = (path, valid.blend, False)
-        if valid.back_project and "VALID.back_project" in arguments.given:
+        if valid.back_project:
             methods["back_projected"] = (path, 1, True)
-    scored_exactly = not arguments.input and "VALID.precision" not in arguments.given  # to be compared between machines
-    precision = "float32" if scored_exactly else valid.precision
     with utils.quiet():
         devices.choose_devices(config.TRAIN.devices)
         device_names = [device.name for device in devices.list_devices()]
@@ -47,11 +45,12 @@ def evaluate(arguments, config) -> int:
     for method, (path, share, back_project) in methods.items():
         generator = load_blended(path, share)
         for name, of_device in zip(device_names, restorers, strict=True):
-            of_device[method] = Restorer(generator, back_project=back_project, self_ensemble=valid.self_ensemble,
-                                         memory_mb=valid.memory_mb, precision=precision, device=name)
+            of_device[method] = Restorer(generator, back_project=back_project, self_ensemble=options.self_ensemble,
+                                         memory_mb=config.RESTORE.memory_mb, precision=options.precision,
+                                         device=name)
     for method, path in generators.items():
         print(f"{method}: {weights.describe(path)}")
-    print(f"Computing on {devices.describe()} in {devices.precision(precision)}.")
+    print(f"Computing on {devices.describe()} in {devices.precision(options.precision)}.")
     if arguments.input:
         return restore(photos, restorers, output)
     return score(pairs, output, restorers, valid.n_figures, valid.hr_img_path)

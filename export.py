@@ -83,7 +83,7 @@ def export(arguments, config) -> int:
     (name, path), = weights.find_generators(
         arguments.weights, Path(config.TRAIN.checkpoint_path), scoring=False).items()
     utils.check_writable(output, "--output")
-    folded = weights.load_blended(path, config.VALID.blend)
+    folded = weights.load_blended(path, config.RESTORE.blend)
     print(f"{name}: {weights.describe(path)}")
     with utils.quiet():
         network = image_network(folded)

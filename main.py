@@ -30,6 +30,7 @@ except Exception as error:  # config.py is edited by hand: it may raise anything
     sys.exit(2)
 
 MODES = ("train", "srgan", "evaluate", "export", "mos", "download")
+OPTIONS = ("--mode", "--input", "--output", "--weights", "--restart", "--set", "--help")
 MODULES = {"mos": "study.mos", "ratings": "study.ratings", "download": "files.download"}
 EXAMPLES = """examples:
   python main.py --mode=evaluate --input photo.jpg  restore a photo, or several
@@ -76,7 +77,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
                         help="settings of config.py for this run, such as TRAIN.batch_size=8")
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
-        parser.exit(2, f"{shlex.join(unknown)}: not an option; did you mean: {corrected(argv, unknown)}\n")
+        parser.exit(2, f"{unknown[0]} is no option; did you mean {meant_by(unknown[0])}?\n")
     if arguments.mode in ("train", "srgan") and (arguments.input or arguments.output):
         parser.exit(2, "--input and --output do not go with training; to restore photos run: python main.py "
                        f"--mode=evaluate --input {shlex.join(arguments.input or ['photo.jpg'])}\n")
@@ -91,35 +92,31 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return arguments
 
 
-def corrected(argv, unknown):
-    """The command that was probably meant: modes, settings and photos get the options that they lack."""
-    names = {name: key for key in reversed(flatten(config)) for name in (key.rpartition(".")[2], key)}
-    known = [word for word in argv if word not in unknown]
-    modes, photos, settings = [], [], []
-    words = iter(unknown)
-    for word in words:
-        name, equals, value = word.lstrip("-").partition("=")
-        if name in names and (equals or word.startswith("-")):
-            settings.append(f"{names[name]}={value if equals else next(words, 'VALUE')}")
-        elif word.startswith("-"):
-            near = difflib.get_close_matches(word, ("--mode", "--input", "--output", "--weights", "--restart"), 1)
-            if near != ["--input"]:  # what follows is taken for photos
-                known += [*(near or ["--help"]), *([] if near in ([], ["--restart"]) else [next(words, "...")])]
-        elif word in MODES:
-            modes.append(f"--mode={word}")
-        else:
-            photos.append(word)
-    if photos and not (modes or any(word.startswith("--mode") for word in known)):
-        modes = ["--mode=evaluate"]
-    parts = [*modes, *known, *(["--input", *photos] if photos else []), *(["--set", *settings] if settings else [])]
-    return f"python main.py {shlex.join(parts)}"
+def meant_by(word: str) -> str:
+    """The option that a word on the command line lacks, for a "did you mean"."""
+    name = word.lstrip("-").partition("=")[0]
+    if name in MODES:
+        return f"--mode={name}"
+    keys = [key for key in flatten(config) if name in (key, key.rpartition(".")[2])]
+    if keys:
+        return f"--set {keys[0]}{word[word.index('='):] if '=' in word else '=VALUE'}"
+    if word.startswith("-"):
+        return (difflib.get_close_matches(word, OPTIONS, 1) or ["--help"])[0]
+    return f"--mode=evaluate --input {shlex.quote(word)}"
 
 
 def configure(arguments: argparse.Namespace) -> EasyDict:
-    """The settings of this run, checked; `arguments.given` are then the names of those that `--set` gave."""
+    """The settings of this run, checked. Raises UserError."""
     settings = copy.deepcopy(config)  # in Jupyter the next run must not inherit this run's
-    arguments.given = override(settings, arguments.set)
+    override(settings, arguments.set)
     resolve(settings)
+    restores = bool(arguments.input) or arguments.mode == "export"
+    asked, other = ("RESTORE", "VALID") if restores else ("VALID", "RESTORE")
+    for setting in arguments.set if arguments.mode in ("evaluate", "export") else []:
+        section, _, name = setting.partition("=")[0].removeprefix("config.").partition(".")
+        if section == other and name in settings[asked]:
+            raise UserError(f"{other}.{name} is for {'scoring' if restores else 'restoring photos'} alone; here it is "
+                            f"{asked}.{name}.")
     return settings
 
 
@@ -144,6 +141,11 @@ def main(arguments: argparse.Namespace) -> int:
         return 0
     except (UserError, ModuleNotFoundError) as error:
         print(error if isinstance(error, UserError) else NOT_INSTALLED.format(error.name), file=sys.stderr)
+        return 2
+    except AttributeError as error:
+        if not isinstance(error.obj, EasyDict):
+            raise
+        print(f"The setting {error.name} is missing in config.py; put its line back.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)

@@ -250,7 +250,7 @@ def fold_network(generator: keras.Model) -> Folded:
 def blend(a: Folded, b: Folded, share: float) -> Folded:
     """Interpolate two generators' weights, `b` with a share from 0 to 1 (ESRGAN, arXiv 1809.00219, section 3.4)."""
     if a.architecture != b.architecture:
-        raise UserError(f"VALID.blend needs two generators of one kind; these are {a.architecture.name} with "
+        raise UserError(f"A blend needs two generators of one kind; these are {a.architecture.name} with "
                         f"{a.architecture.n_blocks} blocks and {b.architecture.name} with {b.architecture.n_blocks}; "
                         "set it to 1.")
     arrays = {name: (1 - share) * array + share * b.arrays[name] for name, array in a.arrays.items()}

@@ -44,7 +44,7 @@ class Restorer:
 
         blend: as in `load_blended`. back_project: give the result the colours and the brightness of its LR.
         self_ensemble: average over eight flips and turns. memory_mb: what the feature maps of a tile may take.
-        precision: as VALID.precision. device: TensorFlow's name of one, None for its choice. Raises UserError.
+        precision: as RESTORE.precision. device: TensorFlow's name of one, None for its choice. Raises UserError.
         """
         with utils.quiet():
             generator = load_blended(weights, blend) if isinstance(weights, str | Path) else weights

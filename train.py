@@ -25,7 +25,7 @@ import layers
 import metrics
 import model
 import weights
-from config import DIV2K_TRAIN_HR, flatten, log_config, use_preset
+from config import DIV2K_TRAIN_HR, flatten, log_config
 from engine import devices, runs, upscaling
 from files import images
 from losses import adversarial_loss, content_loss, discriminator_loss
@@ -425,8 +425,8 @@ def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: Easy
     resumed = saved and not replaced
     origin = last.get("origin", {}) if resumed else {"weights": arguments.weights}
     if origin.get("weights"):
-        use_preset(config, "FINE_TUNING", arguments.given)
-    if resumed and "TRAIN.n_steps_d_first" not in arguments.given:
+        settings.update(config.FINE_TUNING)
+    if resumed and "n_steps_d_first" in config.FINE_TUNING:  # the user left it as it is
         settings.n_steps_d_first = origin.get("n_steps_d_first", 0)
     settings.precision = devices.precision(settings.precision)
     found = data.training_photos(config)  # a wrong path is noticed first
@@ -458,7 +458,7 @@ def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: Easy
         utils.move_aside(folder, "training", samples)
     if is_chief:
         trainer.resume()
-        trainer.watch(pairs, config.VALID.memory_mb)
+        trainer.watch(pairs, config.RESTORE.memory_mb)
     if strategy.cluster_resolver:
         trainer.share_state({
             **{key: value for key, value in flatten(config).items()
@@ -473,10 +473,10 @@ def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: Easy
 
 def train(arguments: Namespace, config: EasyDict) -> int:
     """Train, or resume the training in the checkpoint folder. Returns the exit code."""
-    images.limit_pixels(config.VALID.max_megapixels)
+    images.limit_pixels(config.RESTORE.max_megapixels)
     settings, folder, demo = config.TRAIN, Path(config.TRAIN.checkpoint_path), data.is_demo(config)
     if demo:
-        use_preset(config, "DEMO", arguments.given)
+        settings.update(config.DEMO)
     if settings.deterministic:
         tf.config.experimental.enable_op_determinism()
         # TensorFlow's graph optimizer sums the gradients of three losses in the order in which they are ready.

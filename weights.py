@@ -128,8 +128,8 @@ def load_blended(path: str | Path, blend: float = 1) -> model.Folded:
     beside = [Path(path).with_name(name) for name in ("g_srgan_init.npz", "srresnet.npz")]
     start = next((file for file in beside if file.exists() and file != Path(path)), None)
     if not start:
-        raise UserError(f"VALID.blend is {blend}, but {beside[0]}, the SRResNet to blend with, does not exist; put it "
-                        "there or set VALID.blend to 1.")
+        raise UserError(f"The blend is {blend}, but {beside[0]}, the SRResNet to blend with, does not exist; put it "
+                        "there or set RESTORE.blend (in scoring VALID.blend) to 1.")
     return model.blend(load_folded(start), folded, blend)
 
 

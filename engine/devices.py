@@ -135,7 +135,7 @@ def silent() -> Iterator[None]:
 def precision(setting: str) -> str:
     """The type that networks compute in: the setting, or for `auto` bfloat16 on a CPU that has it, float32 elsewhere.
 
-    setting: TRAIN.precision or VALID.precision.
+    setting: TRAIN.precision, RESTORE.precision or VALID.precision.
     """
     if setting != "auto":
         return setting

@@ -100,7 +100,8 @@ def compare_settings(folder: Path, last: dict, config: EasyDict, demo: bool, giv
     if demo and not is_div2k(photos):
         raise UserError(f"{folder}/ holds a training on {photos}; to resume it give the same --set as then "
                         f"(TRAIN.hr_img_path={photos} ...), or start over with --restart.")
-    changed = [f"{key} {before[key]} -> {now[key]}" for key in now if before.get(key, now[key]) != now[key]]
+    changed = [f"{key} {before[key]} -> {now[key]}" for key in now
+               if key.startswith(("TRAIN.", "LOSS.")) and before.get(key, now[key]) != now[key]]
     if changed:
         print(f"Changed since the last run: {', '.join(changed)}.")
     origin = last.get("origin", {}).get("weights")

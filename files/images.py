@@ -125,7 +125,7 @@ def read_image(path: str | Path, native: bool = False) -> np.ndarray:
     except Exception as error:  # decoders raise any type on a damaged file
         if isinstance(error, Image.DecompressionBombError):
             raise UserError(f"{path} claims more than {Image.MAX_IMAGE_PIXELS * 2 / 1e6:,.6g} million pixels; raise "
-                            "VALID.max_megapixels if that is true, or set it to 0 for no limit.") from error
+                            "RESTORE.max_megapixels if that is true, or set it to 0 for no limit.") from error
         if isinstance(error, Image.UnidentifiedImageError):
             reason = f"empty, damaged, or none of {FORMAT_NAMES}"
         elif isinstance(error, MemoryError):

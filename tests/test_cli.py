@@ -44,6 +44,8 @@ def clone(tmp_path_factory, call):
     folder = tmp_path_factory.mktemp("clone")
     for path in [*ROOT.glob("*.py"), *ROOT.glob("*.html")]:
         shutil.copy(path, folder)
+    for room in ("files", "engine", "study"):
+        shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
     results = [call(folder, *arguments, script=folder / "main.py")
                for arguments in (TINY, ("--mode=evaluate", "--set", "VALID.n_figures=1"))]
     return folder, results
@@ -133,23 +135,19 @@ def test_help_fits_the_screen(run, monkeypatch, tmp_path, columns):
 
 @pytest.mark.parametrize("words, meant", [
     (["photo.jpg"], "--mode=evaluate --input photo.jpg"),
-    (["a.jpg", "my photo.jpg", "--output", "out"], "--mode=evaluate --output out --input a.jpg 'my photo.jpg'"),
-    (["--mode=evaluate", "a.jpg"], "--mode=evaluate --input a.jpg"),
-    (["evaluate"], "--mode=evaluate"),
-    (["evaluate", "--input", "a.jpg"], "--mode=evaluate --input a.jpg"),
-    (["mos", "--restart"], "--mode=mos --restart"),
+    (["my photo.jpg", "--output", "out"], "--mode=evaluate --input 'my photo.jpg'"),
+    (["evaluate", "--input", "a.jpg"], "--mode=evaluate"),
     (["TRAIN.batch_size=8"], "--set TRAIN.batch_size=8"),
-    (["--restart", "batch_size=8", "TRAIN.n_epoch=1"], "--restart --set TRAIN.batch_size=8 TRAIN.n_epoch=1"),
+    (["--restart", "batch_size=8"], "--set TRAIN.batch_size=8"),
     (["--TRAIN.batch_size=8"], "--set TRAIN.batch_size=8"),
-    (["--batch_size", "8"], "--set TRAIN.batch_size=8"),
-    (["--imput", "a.jpg"], "--mode=evaluate --input a.jpg"),
-    (["--outptu", "out", "--mode=evaluate"], "--mode=evaluate --output out"),
+    (["--batch_size", "8"], "--set TRAIN.batch_size=VALUE"),
+    (["--imput", "a.jpg"], "--input"),
     (["--restrat"], "--restart"),
     (["--verbose"], "--help"),
 ])
-def test_words_without_their_option_are_answered_by_the_command_that_was_meant(run, tmp_path, words, meant):
+def test_a_word_without_its_option_is_answered_by_what_was_meant(run, tmp_path, words, meant):
     result = run(tmp_path, *words)
-    assert result.code == 2 and result.err.endswith(f"did you mean: python main.py {meant}\n") and not result.out
+    assert result.code == 2 and result.err.endswith(f" is no option; did you mean {meant}?\n") and not result.out
 
 
 def test_what_is_meant_is_understood(run, tmp_path):
@@ -167,6 +165,8 @@ def test_what_is_meant_is_understood(run, tmp_path):
     (["--set", "TRAIN.checkpoint_path=s3://bucket/run"], "TRAIN.checkpoint_path is s3://bucket/run, a URL"),
     (["--input", "my photo.jpg"], "--mode=evaluate --input 'my photo.jpg'"),
     (["--set", "TRAIN.batchsize=8"], "TRAIN.batch_size"),
+    (["--mode=evaluate", "--input", "a.jpg", "--set", "VALID.blend=0.5"], "here it is RESTORE.blend"),
+    (["--mode=evaluate", "--set", "RESTORE.back_project=0"], "here it is VALID.back_project"),
 ])
 def test_a_wrong_option_is_one_sentence(run, tmp_path, arguments, words):
     result = run(tmp_path, *arguments)

@@ -658,7 +658,7 @@ def test_restored_photos_are_shown_beside_their_bicubic(trained, tmp_path):
 def test_a_photo_is_shown_in_all_blends_if_one_is_asked_for(trained, tmp_path):
     Image.fromarray(photo(12, 14)).save(tmp_path / "a.png")
     assert run("--weights", trained / "g_srgan.npz", "--output", tmp_path / "out", "--input", tmp_path / "a.png",
-               "--set", "VALID.blend=0.4") == 0
+               "--set", "RESTORE.blend=0.4") == 0
     methods, entries = check_page(tmp_path / "out")
     assert list(entries) == ["a"] and (tmp_path / "out" / "a_bicubic.jpg").exists()
     assert methods == ["bicubic", "blend_0", "blend_0.25", "blend_0.4", "blend_0.5", "blend_0.75", "blend_1"]

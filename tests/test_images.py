@@ -74,7 +74,7 @@ def test_the_limit_of_pixels_is_a_setting_that_the_sentence_names(tmp_path):
     try:
         images.limit_pixels(1.5)
         for name in ("a.png", "a.tif"):
-            with pytest.raises(utils.UserError, match=r"more than 1\.5 million pixels.* VALID\.max_megapixels .* 0"):
+            with pytest.raises(utils.UserError, match=r"more than 1\.5 million pixels.* RESTORE\.max_megapixels .* 0"):
                 images.read_image(tmp_path / name)
         for limit in (2, 0):
             images.limit_pixels(limit)

@@ -51,7 +51,7 @@ def evaluate(folder, originals, generators=("srresnet", "srgan")):
 def settings(folder, **changes):
     defaults = {"path": str(folder / "mos"), "sets": {}, "methods": {}, "calibration_path": "", "n_calibration": 20,
                 "repeat": 0.1}
-    return EasyDict(TRAIN={"sample_path": f"{folder}/", "seed": 0}, VALID={"max_megapixels": 250},
+    return EasyDict(TRAIN={"sample_path": f"{folder}/", "seed": 0},
                     MOS={**defaults, **changes})
 
 

@@ -164,6 +164,7 @@ def make_trainer(photos, monkeypatch):
 
     def make(**changed):
         config = copy.deepcopy(main.config)
+        main.resolve(config)
         config.TRAIN.update({"hr_patch_size": 32, "batch_size": 4, "decay_every": 1, **changed})
         settings = config.TRAIN
         tf.keras.utils.set_random_seed(0)
