@@ -1,7 +1,6 @@
 """Find, read and write images, and resize them."""
 import collections
 import contextlib
-import io
 import math
 import os
 import sys
@@ -17,12 +16,14 @@ import imageio.v3 as iio
 import numpy as np
 import tensorflow as tf
 from imagecodecs import PNG
-from PIL import Image, ImageCms
+from PIL import Image, PngImagePlugin
 
-from files import metadata, tiff
+from files import colours, metadata, tiff
 from files.metadata import SOFTWARE, Metadata
 
 warnings.filterwarnings("ignore", module="PIL")  # of metadata and palettes; what matters is raised
+# Workflows of ComfyUI and histories in XMP take megabytes; what a small file can unpack to stays bounded all the same.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2 ** 26
 
 IMAGE_SUFFIXES = (
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".webp", ".bmp", ".dib", ".tif", ".tiff",
@@ -171,7 +172,11 @@ def _decode(path):
                     return _decode_by_pillow(file)
                 except (Image.UnidentifiedImageError, ValueError):  # a layout or colours that it does not know
                     page = tiff.read(file, most_pixels, usual_too=True)
-            return _finish(*page)
+            planes, profile, orientation = page
+            if not profile and planes[0].shape[2] < 4:
+                with contextlib.suppress(Exception):  # damaged EXIF is no reason to lose the photo
+                    profile = colours.profile_of_exif(metadata.exif_of_tiff(file), planes[0].shape[2] == 1)
+            return _finish(planes, profile, orientation)
 
 
 def _open(file):
@@ -191,56 +196,50 @@ def _decode_by_pillow(file):
         animated = getattr(image, "is_animated", False)
         if animated and image.format not in ("MPO", "TIFF"):  # MPO: a JPEG with a second picture
             utils.say_once(f"{file.name} holds several frames; the first is taken.")
-        profile = image.info.get("icc_profile")
-        image.load()
-        orientation = None
-        with contextlib.suppress(Exception):  # damaged EXIF is no reason to lose the photo
-            orientation = image.getexif().get(0x0112)  # after load, which turns TIFF itself
-        file.seek(24)
-        is_deep_png = image.format == "PNG" and file.read(1) == b"\x10"
-        if is_deep_png or (image.format == "PNG" and image.mode in ("1", "L") and "transparency" in image.info):
-            # Pillow cuts 16-bit colour to 8, and takes the transparent shade of 1, 2 and 4 bits for one of 8.
-            file.seek(0)
-            pixels = np.atleast_3d(imagecodecs.png_decode(file.read()))
+        info = image.info
+        if image.format == "AVIF":
+            info = info | _read_container(file).info
+        pixels = _decode_deep(image, info, file)
+        if pixels is not None:
             planes = np.split(pixels, [1 if pixels.shape[2] < 3 else 3], axis=2)
         else:
+            image.load()
             mode = "L" if image.mode in ("1", "L", "LA") else "CMYK" if image.mode == "CMYK" else "RGB"
             planes = [np.atleast_3d(image.convert(mode))]
             if image.has_transparency_data:
                 planes.append(np.asarray(image.convert("RGBA").getchannel("A")))
+        orientation = None
+        with contextlib.suppress(Exception):  # damaged EXIF is no reason to lose the photo
+            orientation = image.getexif().get(0x0112)  # after load, which turns TIFF itself
+        profile = colours.declared_profile(image, info, file)
     return _finish(planes, profile, orientation)
 
 
-_SRGB = ImageCms.createProfile("sRGB")
+def _read_container(file):
+    """An AVIF or HEIC file, not yet decoded, at its own depth."""
+    import pillow_heif
+    return pillow_heif.open_heif(file, convert_hdr_to_8bit=False, hdr_to_16bit=False)
 
 
-def _to_srgb(colours, profile):
-    """Convert gray, RGB or CMYK (H, W, 1, 3 or 4), uint8 or uint16, to gray or RGB in sRGB.
-
-    A damaged profile is ignored: it is no reason to lose the photo.
-    """
-    channels, converted = colours.shape[2], None
-    flat = np.ascontiguousarray(colours[:, :, 0] if channels == 1 else colours)
-    with contextlib.suppress(ImageCms.PyCMSError, imagecodecs.CmsError, OSError):
-        if profile and flat.dtype == np.uint8:
-            image = Image.fromarray(flat, "CMYK" if channels == 4 else None)
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            converted = np.asarray(ImageCms.profileToProfile(image, source, _SRGB, outputMode="RGB"))
-        elif profile:  # Pillow converts 8 bits only
-            converted = imagecodecs.cms_transform(flat, profile, metadata.SRGB_PROFILE, outcolorspace="rgb",
-                                                  colorspace={1: "gray", 3: "rgb", 4: "cmyk"}[channels])
-    if converted is not None:
-        return converted[:, :, 1:2] if channels == 1 else converted
-    if channels < 4:
-        return colours
-    white = np.iinfo(colours.dtype).max
-    ink, black = colours[:, :, :3], colours[:, :, 3:]
-    return np.rint((white - ink) * ((white - black) / white)).astype(colours.dtype)
+def _decode_deep(image, info, file):
+    """Pixels (H, W, C) of what Pillow cuts to 8 bits; None if it does not."""
+    if image.format == "PNG":
+        file.seek(24)
+        # Pillow takes the transparent shade of 1, 2 and 4 bits for one of 8, too.
+        if file.read(1) == b"\x10" or (image.mode in ("1", "L") and "transparency" in info):
+            image.load()  # EXIF may come after the pixels
+            file.seek(0)
+            return np.atleast_3d(imagecodecs.png_decode(file.read()))
+    elif info.get("bit_depth", 8) > 8:
+        file.seek(0)
+        pixels = imagecodecs.avif_decode(file.read(), 0) if image.format == "AVIF" else _read_container(file)
+        return tiff.scale(np.atleast_3d(pixels), info["bit_depth"])
+    return None
 
 
 def _finish(planes, profile, orientation):
     """Colours in sRGB, and alpha if there is any, in one array; rotated by the EXIF orientation, 1 to 8."""
-    pixels = np.dstack([_to_srgb(planes[0], profile), *planes[1:]])
+    pixels = np.dstack([colours.to_srgb(planes[0], profile), *planes[1:]])
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):

@@ -18,7 +18,8 @@ PROCESSING_SOFTWARE, ORIENTATION, EXIF, GPS, ICC_PROFILE = 0x000B, 0x0112, 0x876
 # Description, maker, model, software, date, artist, computer, rating, copyright, and Windows' title to subject.
 KEPT = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x013C, 0x4746, 0x4749, 0x8298, *range(0x9C9B, 0x9CA0))
 # The maker's own notes point into the old file; Interoperability names Adobe RGB.
-DROPPED_FROM_EXIF = (0x927C, 0xA005)
+INTEROPERABILITY = 0xA005
+DROPPED_FROM_EXIF = (0x927C, INTEROPERABILITY)
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 0x011A, 0x011B, 0x0128
 COLOUR_SPACE, WIDTH, HEIGHT = 0xA001, 0xA002, 0xA003
 
@@ -76,13 +77,20 @@ def from_pillow(exif: Image.Exif, info: dict[str, Any], is_tiff: bool = False) -
 
 def from_tiff(file: BinaryIO) -> Metadata:
     """Metadata of a TIFF of any depth, most of which Pillow does not open as an image."""
-    exif = Image.Exif()
-    exif.load_from_fp(file)
+    exif = exif_of_tiff(file)
     info = {"icc_profile": exif.get(ICC_PROFILE)}
     if X_RESOLUTION in exif and Y_RESOLUTION in exif:
         unit = {2: 1, 3: 2.54}[exif.get(RESOLUTION_UNIT, 2)]  # inch, centimetre
         info["dpi"] = [unit * exif[tag] for tag in (X_RESOLUTION, Y_RESOLUTION)]
     return from_pillow(exif, info, is_tiff=True)
+
+
+def exif_of_tiff(file: BinaryIO) -> Image.Exif:
+    """The tags of a TIFF's first page."""
+    file.seek(0)
+    exif = Image.Exif()
+    exif.load_from_fp(file)
+    return exif
 
 
 def _as_stored(value):

@@ -144,7 +144,7 @@ def scale(pixels: np.ndarray, bits: int) -> np.ndarray:
     dtype = np.uint8 if bits <= 8 else np.uint16
     if bits in (8, 16):
         return pixels.astype(dtype)
-    return np.rint(pixels * (np.iinfo(dtype).max / (2 ** bits - 1))).astype(dtype)
+    return np.rint(np.arange(2 ** bits) * (np.iinfo(dtype).max / (2 ** bits - 1))).astype(dtype)[pixels]
 
 
 def write(path: Path, image: np.ndarray, software: str, exif: Image.Exif, profile: bytes | None,

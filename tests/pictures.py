@@ -177,6 +177,29 @@ def lossy(folder):
     return made
 
 
+def profile_of(red, green, blue, gamma):
+    """An ICC profile of a matrix and a power, as Adobe RGB's, from primaries in XYZ relative to D50."""
+    def number(values):
+        return struct.pack(f">{len(values)}i", *(round(value * 65536) for value in values))
+
+    tags = {b"desc": b"desc" + bytes(4) + struct.pack(">I", 5) + b"test\0" + bytes(78),
+            b"cprt": b"text" + bytes(4) + b"none\0",
+            b"wtpt": b"XYZ " + bytes(4) + number((0.9642, 1, 0.8249))}
+    for letter, colour in ((b"r", red), (b"g", green), (b"b", blue)):
+        tags[letter + b"XYZ"] = b"XYZ " + bytes(4) + number(colour)
+        tags[letter + b"TRC"] = b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256))
+    table, body = struct.pack(">I", len(tags)), b""
+    for name, content in tags.items():
+        table += name + struct.pack(">II", 128 + 4 + 12 * len(tags) + len(body), len(content))
+        body += content + bytes(-len(content) % 4)
+    header = struct.pack(">I4sI4s4s4s12x4s", 128 + len(table) + len(body), bytes(4), 0x02400000, b"mntr", b"RGB ",
+                         b"XYZ ", b"acsp").ljust(68, b"\0") + number((0.9642, 1, 0.8249))
+    return header.ljust(128, b"\0") + table + body
+
+
+ADOBE_RGB = profile_of((0.6097, 0.3111, 0.0195), (0.2053, 0.6257, 0.0609), (0.1492, 0.0632, 0.7446), 2.2)
+
+
 def dng():
     """The bytes of a raw photo: a small preview first, then the sensor's values."""
     data = io.BytesIO()

@@ -14,6 +14,7 @@ from pathlib import Path
 import utils
 
 import cv2
+import imagecodecs
 import numpy as np
 import pictures
 import pillow_heif
@@ -260,6 +261,71 @@ def test_layouts_that_pillow_does_not_know_are_read(tmp_path, bits, photometric,
     assert ours.dtype == np.uint8 and np.abs(ours - expected).max() <= 0.51
 
 
+def write_deep(path, pixels, bits):
+    """Write (H, W, C) of `bits` bits losslessly as HEIC or AVIF."""
+    channels = pixels.shape[2]
+    if path.suffix == ".avif":
+        matrix = {"matrix": 0} if channels > 2 else {}  # RGB as it is
+        path.write_bytes(imagecodecs.avif_encode(np.squeeze(pixels), level=100, bitspersample=bits, **matrix))
+        return
+    mode = {1: "I;16L", 3: "RGB;16", 4: "RGBA;16"}[channels]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pillow_heif.options, "SAVE_HDR_TO_12_BIT", bits == 12)
+        pillow_heif.from_bytes(mode, pixels.shape[1::-1], (pixels << (16 - bits)).tobytes()).save(
+            path, quality=-1, chroma=444, matrix_coefficients=0)
+
+
+@pytest.mark.parametrize("kind", ["heic", "avif"])
+@pytest.mark.parametrize("bits", [10, 12])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_heic_and_avif_keep_more_than_8_bits(tmp_path, kind, bits, channels):
+    if (kind, channels) == ("heic", 2):
+        pytest.skip("pillow_heif writes no gray with alpha")
+    pixels = pictures.RNG.integers(0, 2 ** bits, (64, 72, channels), np.uint16)
+    pixels[0, :2] = [[0], [2 ** bits - 1]]
+    write_deep(tmp_path / f"a.{kind}", pixels, bits)
+    ours = images.read_image(tmp_path / f"a.{kind}", native=True)
+    assert ours.dtype == np.uint16 and ours.shape == pixels.shape
+    steps = np.abs(ours / 65535 - pixels / (2 ** bits - 1)) * (2 ** bits - 1)
+    assert steps.max() <= (2.1 if (kind, channels) == ("heic", 1) else 0.1)  # x265's gray is of the narrow range
+    shallow = images.read_image(tmp_path / f"a.{kind}")
+    expected = pixels[:, :, :1] * (255 / (2 ** bits - 1))
+    assert shallow.dtype == np.uint8 and np.abs(shallow[:, :, :1] - expected).max() < 1.1
+
+
+def test_a_deep_photo_of_a_phone_is_turned(tmp_path):
+    pixels = pictures.RNG.integers(0, 1024, (64, 72, 3), np.uint16)
+    write_deep(tmp_path / "a.heic", pixels, 10)
+    plain = images.read_image(tmp_path / "a.heic", native=True)
+    heif = pillow_heif.open_heif(tmp_path / "a.heic", convert_hdr_to_8bit=False)
+    heif.info["exif"] = pictures.exif(6).tobytes()
+    heif.save(tmp_path / "b.heic", quality=-1, chroma=444, matrix_coefficients=0)
+    np.testing.assert_array_equal(images.read_image(tmp_path / "b.heic", native=True), np.rot90(plain, -1))
+
+
+@pytest.mark.parametrize("pixels", [pictures.RGB, pictures.RGB16], ids=["8 bits", "16 bits"])
+def test_a_png_with_much_text_or_a_large_profile_is_read(tmp_path, pixels):
+    text = b"workflow " * 500_000  # 4.5 MB, as ComfyUI writes
+    profile = zlib.compress(pictures.ADOBE_RGB + bytes(3_000_000))
+    for chunk in (pictures.chunk(b"zTXt", b"prompt\0\0" + zlib.compress(text)), pictures.chunk(b"tEXt", b"a\0" + text),
+                  pictures.chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(text)),
+                  pictures.chunk(b"iCCP", b"a\0\0" + profile)):
+        (tmp_path / "a.png").write_bytes(pictures.png_bytes(pixels, chunks=chunk))
+        assert images.read_image(tmp_path / "a.png", native=True).shape == pixels.shape
+
+
+def test_text_of_a_png_that_unpacks_to_gigabytes_takes_no_memory(tmp_path):
+    packed = zlib.compressobj()
+    bomb = b"".join(packed.compress(bytes(2 ** 24)) for _ in range(64)) + packed.flush()
+    for kind, head in ((b"zTXt", b"a\0\0"), (b"iCCP", b"a\0\0"), (b"iTXt", b"a\0\1\0\0\0")):
+        (tmp_path / "a.png").write_bytes(pictures.png_bytes(pictures.RGB, chunks=3 * pictures.chunk(kind, head + bomb)))
+        tracemalloc.start()
+        with pytest.raises(utils.UserError, match="too large"):
+            images.read_image(tmp_path / "a.png")
+        assert tracemalloc.get_traced_memory()[1] < 200e6
+        tracemalloc.stop()
+
+
 RAW = {"dng": {"extratags": [(50706, "B", 4, (1, 4, 0, 0), True)]}, "tif": {}}  # DNGVersion
 
 
@@ -298,109 +364,6 @@ def test_floats_that_are_infinite_or_no_number_are_read_quietly(tmp_path, recwar
     assert ours[0, :4, 0].tolist() == [0, 0, 0, 65535]
     np.testing.assert_array_equal(ours[1:], pictures.RGB16[1:])
     assert not recwarn.list
-
-
-# ------------------------------------------------------------------------------------------------------- profiles
-
-
-def profile_of(red, green, blue, gamma):
-    """An ICC profile of a matrix and a power, as Adobe RGB's, from primaries in XYZ relative to D50."""
-    def number(values):
-        return struct.pack(f">{len(values)}i", *(round(value * 65536) for value in values))
-
-    tags = {b"desc": b"desc" + bytes(4) + struct.pack(">I", 5) + b"test\0" + bytes(78),
-            b"cprt": b"text" + bytes(4) + b"none\0",
-            b"wtpt": b"XYZ " + bytes(4) + number((0.9642, 1, 0.8249))}
-    for letter, colour in ((b"r", red), (b"g", green), (b"b", blue)):
-        tags[letter + b"XYZ"] = b"XYZ " + bytes(4) + number(colour)
-        tags[letter + b"TRC"] = b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256))
-    table, body = struct.pack(">I", len(tags)), b""
-    for name, content in tags.items():
-        table += name + struct.pack(">II", 128 + 4 + 12 * len(tags) + len(body), len(content))
-        body += content + bytes(-len(content) % 4)
-    header = struct.pack(">I4sI4s4s4s12x4s", 128 + len(table) + len(body), bytes(4), 0x02400000, b"mntr", b"RGB ",
-                         b"XYZ ", b"acsp").ljust(68, b"\0") + number((0.9642, 1, 0.8249))
-    return header.ljust(128, b"\0") + table + body
-
-
-ADOBE_RGB = profile_of((0.6097, 0.3111, 0.0195), (0.2053, 0.6257, 0.0609), (0.1492, 0.0632, 0.7446), 2.2)
-
-
-def adobe_to_srgb(pixels):
-    """Adobe RGB (1998) in [0, 1] to sRGB in [0, 1], by its specification, through XYZ of D65."""
-    linear = pixels.astype(float) ** (563 / 256)
-    xyz = linear @ np.array([[0.57667, 0.18556, 0.18823], [0.29734, 0.62736, 0.07529], [0.02703, 0.07069, 0.99134]]).T
-    srgb = xyz @ np.array([[3.2406, -1.5372, -0.4986], [-0.9689, 1.8758, 0.0415], [0.0557, -0.2040, 1.0570]]).T
-    srgb = srgb.clip(0, 1)
-    return np.where(srgb <= 0.0031308, 12.92 * srgb, 1.055 * srgb ** (1 / 2.4) - 0.055)
-
-
-@pytest.mark.parametrize("name, options", [
-    ("a.png", {}), ("a.tif", {}), ("a.webp", {"lossless": True}), ("a.jpg", {"quality": 98, "subsampling": 0})])
-def test_colours_of_another_profile_become_srgb(tmp_path, name, options):
-    Image.fromarray(pictures.RGB).save(tmp_path / name, icc_profile=ADOBE_RGB, **options)
-    expected = 255 * adobe_to_srgb(pictures.RGB / 255)
-    difference = np.abs(images.read_image(tmp_path / name) - expected)
-    assert np.abs(pictures.RGB - expected).max() > 10  # or the test would show nothing
-    assert difference.max() < (12 if name == "a.jpg" else 2.5) and difference.mean() < 1.5
-
-
-def test_a_photo_in_adobe_rgb_becomes_srgb():
-    path = pictures.PHOTOS / "rocket.jpg"
-    raw = np.asarray(Image.open(path))
-    difference = np.abs(images.read_image(path) - 255 * adobe_to_srgb(raw / 255))
-    assert np.abs(images.read_image(path).astype(int) - raw).max() > 50 and np.percentile(difference, 99) < 2.5
-
-
-def test_alpha_survives_a_profile(tmp_path):
-    pixels = np.dstack([pictures.RGB, pictures.ALPHA])
-    Image.fromarray(pixels).save(tmp_path / "a.png", icc_profile=ADOBE_RGB)
-    ours = images.read_image(tmp_path / "a.png", native=True)
-    assert np.abs(ours[:, :, :3] - 255 * adobe_to_srgb(pictures.RGB / 255)).max() < 2.5
-    np.testing.assert_array_equal(ours[:, :, 3:], pictures.ALPHA)
-
-
-def test_colours_of_another_profile_become_srgb_at_16_bits(tmp_path):
-    photo = np.uint16(pictures.RGB) * 257 + np.uint16(pictures.RNG.integers(-128, 128, pictures.RGB.shape))
-    expected = 65535 * adobe_to_srgb(photo / 65535)
-    tifffile.imwrite(tmp_path / "a.tif", photo, photometric="rgb", iccprofile=ADOBE_RGB)
-    chunk = pictures.chunk(b"iCCP", b"test\0\0" + zlib.compress(ADOBE_RGB))
-    (tmp_path / "a.png").write_bytes(pictures.png_bytes(photo, chunks=chunk))
-    for name in ("a.tif", "a.png"):
-        ours = images.read_image(tmp_path / name, native=True)
-        assert ours.dtype == np.uint16
-        assert np.abs(ours - expected).mean() < 100  # 0.4 of a step of 8 bits: the rounding of published matrices
-        assert len(np.unique(ours)) > 600  # as many shades as 16 bits have, not as 8
-
-
-@pytest.mark.parametrize("space", ["sRGB", "gray"])
-def test_srgb_at_16_bits_is_unchanged(tmp_path, space):
-    # LittleCMS's sRGB has its curve as parameters of type 3.
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    pixels = pictures.RGB16
-    if space == "gray":
-        profile, pixels = profile.replace(b"rTRC", b"kTRC").replace(b"RGB ", b"GRAY", 1), pictures.GRAY16
-    tifffile.imwrite(tmp_path / "a.tif", pixels.squeeze(), photometric="rgb" if space == "sRGB" else "minisblack",
-                     iccprofile=profile)
-    ours = images.read_image(tmp_path / "a.tif", native=True)
-    assert np.abs(ours.astype(int) - pixels).max() <= 32  # an eighth of a step of 8 bits
-
-
-def test_gray_of_another_gamma_becomes_that_of_srgb(tmp_path):
-    profile = bytearray(ADOBE_RGB.replace(b"rTRC", b"kTRC").replace(b"RGB ", b"GRAY", 1))
-    gray = pictures.GRAY / 255
-    expected = 255 * adobe_to_srgb(np.concatenate([gray] * 3, axis=2))[:, :, 1:2]
-    Image.fromarray(pictures.GRAY[:, :, 0]).save(tmp_path / "a.png", icc_profile=bytes(profile))
-    ours = images.read_image(tmp_path / "a.png", native=True)
-    assert ours.shape == pictures.GRAY.shape and np.abs(ours - expected).max() < 2
-
-
-def test_a_photo_with_a_damaged_profile_is_read(tmp_path):
-    for profile in (b"rubbish", ADOBE_RGB[:200], ADOBE_RGB[:-30], ADOBE_RGB.replace(b"rTRC", b"xxxx")):
-        Image.fromarray(pictures.RGB).save(tmp_path / "a.png", icc_profile=profile)
-        tifffile.imwrite(tmp_path / "a.tif", pictures.RGB16, photometric="rgb", iccprofile=profile)
-        assert images.read_image(tmp_path / "a.png").shape == pictures.RGB.shape
-        assert images.read_image(tmp_path / "a.tif", native=True).shape == pictures.RGB16.shape
 
 
 # ----------------------------------------------------------------------------------------------- names and writing
@@ -574,7 +537,7 @@ def photo_with_exif(request, tmp_path):
     exif.get_ifd(0x8769).update(SHOT)
     exif.get_ifd(0x8825).update(PLACE)
     path = tmp_path / f"photo.{request.param}"
-    Image.fromarray(pictures.RGB).save(path, exif=exif.tobytes(), dpi=(300, 300), icc_profile=ADOBE_RGB)
+    Image.fromarray(pictures.RGB).save(path, exif=exif.tobytes(), dpi=(300, 300), icc_profile=pictures.ADOBE_RGB)
     return path
 
 
@@ -611,7 +574,7 @@ def test_a_result_keeps_the_metadata_of_its_photo(photo_with_exif, tmp_path, suf
 
 def test_a_photo_without_metadata_gets_none_and_a_gray_one_no_profile_of_colours(tmp_path):
     Image.fromarray(pictures.RGB).save(tmp_path / "a.png")
-    gray = profile_of((0.6097, 0.3111, 0.0195), (0.2053, 0.6257, 0.0609), (0.1492, 0.0632, 0.7446), 2.2)
+    gray = pictures.profile_of((0.6097, 0.3111, 0.0195), (0.2053, 0.6257, 0.0609), (0.1492, 0.0632, 0.7446), 2.2)
     Image.fromarray(pictures.GRAY[:, :, 0]).save(
         tmp_path / "b.png", icc_profile=gray.replace(b"rTRC", b"kTRC").replace(b"RGB ", b"GRAY", 1))
     for name in ("a.png", "b.png"):
@@ -671,7 +634,7 @@ def test_cut_and_flipped_files_are_read_or_refused(tmp_path, kind):
     path, originals = tmp_path / f"a.{kind}", []
     if kind == "tif":
         for options in ({}, {"compression": "lzw"}, {"compression": "zlib", "predictor": True, "tile": (32, 32)},
-                        {"compression": "zstd"}, {"planarconfig": "separate"}, {"iccprofile": ADOBE_RGB}):
+                        {"compression": "zstd"}, {"planarconfig": "separate"}, {"iccprofile": pictures.ADOBE_RGB}):
             pixels = np.moveaxis(big16, 2, 0) if "planarconfig" in options else big16
             tifffile.imwrite(path, pixels, photometric="rgb", **options)
             originals.append(path.read_bytes())
