@@ -47,6 +47,7 @@ config.TRAIN.hr_patch_size = 96  # as in the paper; the authors of the `tensorla
 config.TRAIN.batch_size = Varies(16, demo=8)  # patches per step; halve it if memory runs out
 
 # network
+config.TRAIN.scale = 4  # SR has this many times the rows and columns of LR: 2, 3, 4 or 8
 config.TRAIN.architecture = "paper"  # or tensorlayer, pytorch: for the weights of tensorlayer/srgan, SRGAN-PyTorch
 
 # phase 1: the generator alone, mean squared error
@@ -131,19 +132,19 @@ class Bounds(NamedTuple):
 
     at_least: float
     at_most: float = math.inf
-    multiple_of: int = 0
 
 
 # A setting is of the kind of its default: true or false, a whole number, a number or text. Here is what narrows that:
 # bounds, choices, or the section whose names are the choices. Other numbers are at least 0.
-RULES: dict[str, Bounds | tuple[str, ...] | str] = {
+RULES: dict[str, Bounds | tuple | str] = {
     "TRAIN.dataset": ("folder", "flickr25k"),
+    "TRAIN.scale": (2, 3, 4, 8),
     "TRAIN.architecture": ("paper", "tensorlayer", "pytorch"),
     "TRAIN.schedule_init": ("cosine", "constant"),
     "TRAIN.loss": "LOSS",
     "*.precision": ("auto", "float32", "bfloat16", "float16"),
     "TRAIN.patches_per_image": Bounds(1),
-    "TRAIN.hr_patch_size": Bounds(16, multiple_of=4),
+    "TRAIN.hr_patch_size": Bounds(16),
     "TRAIN.batch_size": Bounds(1),
     "TRAIN.save_every": Bounds(1),
     "TRAIN.seed": Bounds(0, 2 ** 32 - 1),
@@ -258,15 +259,13 @@ def _checked(key, value, cfg):
             raise UserError(f"{key} is empty; set it to a path, such as folder/.")
         return local_path(value, key)
     if isinstance(rule, Bounds):
-        fits = rule.at_least <= value <= rule.at_most and math.isfinite(value)
-        if not fits or (rule.multiple_of and value % rule.multiple_of):
+        if not (rule.at_least <= value <= rule.at_most and math.isfinite(value)):
             at_most = f" and at most {rule.at_most:.10g}" if rule.at_most < math.inf else ""
-            multiple = f", a multiple of {rule.multiple_of}" if rule.multiple_of else ""
-            raise UserError(f"{key} is {value}; it must be at least {rule.at_least:.10g}{at_most}{multiple}.")
+            raise UserError(f"{key} is {value}; it must be at least {rule.at_least:.10g}{at_most}.")
     elif rule:
-        choices = cfg[rule] if isinstance(rule, str) else rule
-        if value not in choices:
-            nearest = difflib.get_close_matches(value, choices, n=1, cutoff=0)[0]
+        choices = [str(choice) for choice in (cfg[rule] if isinstance(rule, str) else rule)]
+        if str(value) not in choices:
+            nearest = difflib.get_close_matches(str(value), choices, n=1, cutoff=0)[0]
             raise UserError(f"{key} is one of {', '.join(choices)}, not {value!r}; the nearest is {nearest}.")
     return value
 
@@ -285,6 +284,9 @@ def resolve(cfg: edict) -> None:
                     cfg[preset][name] = _checked(key, other, cfg)
             value = value.usual
         section[name] = _checked(key, value, cfg)
+    if cfg.TRAIN.hr_patch_size % cfg.TRAIN.scale:
+        raise UserError(f"TRAIN.hr_patch_size is {cfg.TRAIN.hr_patch_size}; it must be a multiple of TRAIN.scale, "
+                        f"which is {cfg.TRAIN.scale}.")
     if cfg.TRAIN.img_path:
         cfg.TRAIN.hr_img_path = cfg.TRAIN.img_path
     for part in (cfg.TRAIN, cfg.VALID):

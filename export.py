@@ -13,15 +13,16 @@ with utils.quiet():
     import layers
     import model
     import weights
+    from engine import graph
 
 README = """# SRGAN, exported
 
-4x super-resolution by the weights `{weights}`, batch norms folded. Each maps RGB, float32 (N, H, W, 3)
-in [0, 1], to (N, 4 H, 4 W, 3) in [0, 1], for any N, H and W.
+{scale}x super-resolution by the weights `{weights}`, batch norms folded. Each maps RGB, float32 (N, H, W, 3)
+in [0, 1], to (N, {scale} H, {scale} W, 3) in [0, 1], for any N, H and W.
 
-With ONNX a pixel of the input takes about 18 KB of memory, and a photo of 960x640 thus 11 GB: cut larger photos into
-parts, each with {field} more pixels to every side, which is as far as a pixel sees. Colours may drift slightly, as they
-are not corrected by back-projection, which `--mode=evaluate --input` does by default.
+With ONNX a pixel of the input takes about {kb:.0f} KB of memory, and a photo of 960x640 thus {gb:.0f} GB: cut larger
+photos into parts, each with {field} more pixels to every side, which is as far as a pixel sees. Colours may drift
+slightly, as they are not corrected by back-projection, which `--mode=evaluate --input` does by default.
 
 ## `srgan.onnx`
 
@@ -87,8 +88,12 @@ def export(arguments, config) -> int:
     print(f"{name}: {weights.describe(path)}")
     with utils.quiet():
         network = image_network(folded)
+    parts = graph.parts(model.inference_generator(folded.architecture))
+    kb = 4.5 * max(part.widest() for part in parts) / 1000  # as in `Upscaler`
     with utils.atomic_write(output / "README.md") as partial:
-        partial.write_text(README.format(weights=weights.describe(path), field=folded.architecture.field))
+        partial.write_text(README.format(
+            weights=weights.describe(path), scale=folded.architecture.scale, field=graph.fields(parts)[0], kb=kb,
+            gb=kb * 960 * 640 / 1e6))
     save_folder(network, output / "srgan_saved_model")
     save_file(network, output / "srgan.tflite", "litert")
     if importlib.util.find_spec("tf2onnx"):
@@ -101,7 +106,7 @@ def export(arguments, config) -> int:
 
 
 def image_network(folded: model.Folded) -> keras.Model:
-    """The generator as a network of images: RGB (N, H, W, 3) to (N, 4 H, 4 W, 3), both float32 in [0, 1]."""
+    """The generator as a network of images: RGB (N, H, W, 3) to (N, scale H, scale W, 3), both float32 in [0, 1]."""
     low, high = folded.architecture.lr_range
     lr = keras.Input((None, None, 3), name="lr")
     network = folded.network("float32")

@@ -1,5 +1,7 @@
 """The layers that the networks are built of, and their optimizer. Like `model.py`, knows no files."""
 import functools
+import math
+from dataclasses import dataclass
 
 import keras
 import tensorflow as tf
@@ -8,14 +10,15 @@ from keras import layers
 keras.config.set_floatx("float32")  # whatever the user's keras.json says
 keras.config.set_image_data_format("channels_last")
 
-BN_MOMENTUM = 0.9  # of both architectures' authors, as is the epsilon; Keras's defaults differ
+BN_MOMENTUM = 0.9  # as in both reference implementations, as is the epsilon; Keras's defaults differ
+BN_EPSILON = 1e-5  # where the weights' file stores none
 
 
 class PReLU(layers.Layer):
     """PReLU with one slope per channel, 0.25 at first (https://arxiv.org/abs/1502.01852).
 
-    Before a `depth_to_space` the slopes repeat for each of its four sub-pixels, which equals a PReLU of `channels`
-    slopes after it. Faster than keras.layers.PReLU.
+    Before a `depth_to_space` the slopes repeat for each of its sub-pixels, which equals a PReLU of `channels` slopes
+    after it. Faster than keras.layers.PReLU.
 
     form: "training"; "inference", quicker where, as nearly always, no slope is above 1; or "portable", for other
     runtimes, which know neither XLA nor conditions.
@@ -90,7 +93,7 @@ def _leaky_relu_backward(x, dy):
 
 
 @tf.custom_gradient
-def _leaky_relu(x):
+def leaky_relu(x):
     return _leaky_relu_forward(x), functools.partial(_leaky_relu_backward, x)
 
 
@@ -100,7 +103,7 @@ def _relu_backward(y, dy):
 
 
 @tf.custom_gradient
-def _relu(x):
+def relu(x):
     y = tf.nn.relu(x)  # which TensorFlow fuses with the layer before it
     return y, functools.partial(_relu_backward, y)
 
@@ -131,56 +134,126 @@ class BatchNorm(layers.BatchNormalization):
         return y
 
 
+class Shuffle(layers.Layer):
+    """`tf.nn.depth_to_space`: (N, H, W, factor^2 C) to (N, factor H, factor W, C)."""
+
+    def __init__(self, factor, name, dtype=None):
+        super().__init__(name=name, dtype=dtype)
+        self.factor = factor
+
+    def compute_output_shape(self, input_shape):
+        return _enlarge(input_shape, self.factor, input_shape[-1] // self.factor ** 2)
+
+    def call(self, x):
+        return tf.nn.depth_to_space(x, self.factor)
+
+
 class SubpixelConv(layers.Layer):
-    """`conv(depth_to_space(x, 2))`, computed as an equal convolution before the `depth_to_space`.
+    """`conv(depth_to_space(x, factor))`, computed as an equal convolution before the `depth_to_space`.
 
     A convolution to 3 channels at full resolution is the worst-shaped layer of the network; at half resolution it has
     4 times the channels, and of a 9x9 kernel 5x5 are left. The weight that is trained and stored stays the kernel at
-    full resolution, of 1x1, 5x5, 9x9, ... pixels. (N, H, W, 4 C) to (N, 2 H, 2 W, filters).
+    full resolution, of an odd size. (N, H, W, factor^2 C) to (N, factor H, factor W, filters).
     """
 
-    def __init__(self, filters, size, architecture, name, dtype=None):
+    def __init__(self, filters, size, factor, initializer, name, dtype=None):
         super().__init__(name=name, dtype=dtype)
-        self.filters, self.size, self.architecture = filters, size, architecture
+        self.filters, self.kernel_size, self.factor, self.initializer = filters, (size, size), factor, initializer
 
     def build(self, input_shape):
-        self.channels = input_shape[-1] // 4
-        self.kernel = self.add_weight(shape=(self.size, self.size, self.channels, self.filters),
-                                      initializer=kernel_initializer(self.architecture), name="kernel")
+        self.channels = input_shape[-1] // self.factor ** 2
+        self.kernel = self.add_weight(shape=(*self.kernel_size, self.channels, self.filters),
+                                      initializer=self.initializer, name="kernel")
         self.bias = self.add_weight(shape=(self.filters,), initializer="zeros", name="bias")
-        if self.size == 1:
-            self._kernel = self.kernel  # states of trainings know it by this name, of the keras.layers.Conv2D it was
+
+    def compute_output_shape(self, input_shape):
+        return _enlarge(input_shape, self.factor, self.filters)
 
     def call(self, x):
-        kernel, n = tf.convert_to_tensor(self.kernel), (self.size + 1) // 2
-        # Sub-pixel (a, b) of the output sees the kernel shifted by a rows and b columns in a window that is one row and
-        # column larger: n x n pixels of half the resolution with 2x2 sub-pixels (c, d) each.
-        shifted = tf.stack([tf.pad(kernel, [[a, 1 - a], [b, 1 - b], [0, 0], [0, 0]]) for a in (0, 1) for b in (0, 1)])
-        shifted = tf.reshape(shifted, [4, n, 2, n, 2, self.channels, self.filters])  # ab, p, c, q, d, channel, filter
-        half = tf.reshape(tf.transpose(shifted, [1, 3, 2, 4, 5, 0, 6]), [n, n, 4 * self.channels, 4 * self.filters])
-        y = tf.nn.conv2d(x, half, strides=1, padding="SAME")
-        return tf.nn.depth_to_space(tf.nn.bias_add(y, tf.tile(tf.convert_to_tensor(self.bias), [4])), 2)
+        kernel, factor, half = tf.convert_to_tensor(self.kernel), self.factor, self.kernel_size[0] // 2
+        reach = math.ceil(half / factor)
+        n = 2 * reach + 1
+        # Sub-pixel (a, b) of the output sees the kernel shifted by a rows and b columns in a window of n x n pixels of
+        # the lower resolution, with factor x factor sub-pixels (c, d) each.
+        pads = [(start, n * factor - self.kernel_size[0] - start)
+                for start in range(reach * factor - half, reach * factor - half + factor)]
+        shifted = tf.stack([tf.pad(kernel, [rows, columns, (0, 0), (0, 0)]) for rows in pads for columns in pads])
+        shifted = tf.reshape(shifted, [factor ** 2, n, factor, n, factor, self.channels, self.filters])
+        lower = tf.reshape(tf.transpose(shifted, [1, 3, 2, 4, 5, 0, 6]),  # from ab, p, c, q, d, channel, filter
+                           [n, n, factor ** 2 * self.channels, factor ** 2 * self.filters])
+        y = tf.nn.conv2d(x, lower, strides=1, padding="SAME")
+        return tf.nn.depth_to_space(tf.nn.bias_add(y, tf.tile(tf.convert_to_tensor(self.bias), [factor ** 2])), factor)
 
 
-def conv(x, filters, size, name, architecture, strides=1, use_bias=True, dtype=None):
-    return layers.Conv2D(filters, size, strides, padding="same", use_bias=use_bias,
-                         kernel_initializer=kernel_initializer(architecture), name=name, dtype=dtype)(x)
+def _enlarge(shape, factor, channels):
+    n, *sides, _ = shape
+    return n, *(side and factor * side for side in sides), channels
 
 
-def kernel_initializer(architecture):
-    if architecture.init_stddev is None:
-        return "glorot_uniform"
-    return keras.initializers.RandomNormal(stddev=architecture.init_stddev)
+class FoldedConv(layers.Conv2D):
+    """A convolution whose batch norm is folded into it, for inference."""
 
 
-def batch_norm(x, name, architecture, epsilon, gamma="ones"):
-    if architecture.init_stddev is not None:
-        gamma = keras.initializers.RandomNormal(1.0, architecture.init_stddev)
-    return BatchNorm(momentum=BN_MOMENTUM, epsilon=epsilon, gamma_initializer=gamma, name=name)(x)
+@dataclass(frozen=True)
+class Kit:
+    """Makes the layers of one network, each under a name.
+
+    bn_epsilon: of the batch norms. stddev: of initial kernels and gammas; None: Glorot uniform, and gammas as asked.
+    inference: leave each batch norm out and give its convolution a bias instead; weights are assigned later. dtype: a
+    Keras dtype policy, by default the global one.
+    """
+
+    bn_epsilon: float = BN_EPSILON
+    stddev: float | None = None
+    inference: bool = False
+    dtype: str | None = None
+
+    @property
+    def initializer(self):
+        """Of kernels."""
+        if self.inference:
+            return "zeros"
+        return "glorot_uniform" if self.stddev is None else keras.initializers.RandomNormal(stddev=self.stddev)
+
+    def conv(self, x, filters, size, name, strides=1, use_bias=True, kind=layers.Conv2D):
+        return kind(filters, size, strides, padding="same", use_bias=use_bias, kernel_initializer=self.initializer,
+                    name=name, dtype=self.dtype)(x)
+
+    def conv_norm(self, x, filters, size, name, strides=1, gamma="ones"):
+        """A convolution and its batch norm. name: of the convolution; the batch norm's follows by `norm_of`."""
+        if self.inference:
+            return self.conv(x, filters, size, name, strides, kind=FoldedConv)
+        x = self.conv(x, filters, size, name, strides, use_bias=False)
+        if self.stddev is not None:
+            gamma = keras.initializers.RandomNormal(1.0, self.stddev)
+        return BatchNorm(momentum=BN_MOMENTUM, epsilon=self.bn_epsilon, gamma_initializer=gamma, name=norm_of(name),
+                         dtype=self.dtype)(x)
+
+    def prelu(self, x, name, channels=64):
+        return PReLU(channels, name, "inference" if self.inference else "training", self.dtype)(x)
+
+    def relu(self, x, name):
+        return layers.Activation(tf.nn.relu if self.inference else relu, name=name, dtype=self.dtype)(x)
+
+    def leaky_relu(self, x, name):
+        return layers.Activation(leaky_relu, name=name, dtype=self.dtype)(x)
+
+    def add(self, x, y, name):
+        return layers.Add(name=name, dtype=self.dtype)([x, y])
+
+    def shuffle(self, x, factor, name):
+        return Shuffle(factor, name, self.dtype)(x)
+
+    def subpixel_conv(self, x, filters, size, factor, name):
+        return SubpixelConv(filters, size, factor, self.initializer, name, self.dtype)(x)
+
+    def logits(self, x):
+        return layers.Dense(1, kernel_initializer=self.initializer, name="logits", dtype="float32")(x)
 
 
-def leaky_relu(x, name):
-    return layers.Activation(_leaky_relu, name=name)(x)
+def norm_of(conv: str) -> str:
+    """The name of a convolution's batch norm: block_1_bn_2 of block_1_conv_2."""
+    return conv.replace("conv", "bn")
 
 
 class Adam(keras.optimizers.Adam):

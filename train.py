@@ -393,10 +393,12 @@ def make_networks(settings: EasyDict, source: str | None, n_blocks: int | None =
     bn_epsilon: of random ones. Says what was taken. Raises UserError.
     """
     architecture, discriminator = model.ARCHITECTURES[settings.architecture], None
-    generator = weights.load_generator(source) if source else model.get_G(architecture, n_blocks, bn_epsilon)
-    if generator.architecture.name != settings.architecture:
-        raise UserError(f"{source} is for the architecture {generator.architecture.name}; train it with "
-                        f"--set TRAIN.architecture={generator.architecture.name}.")
+    generator = (weights.load_generator(source) if source else
+                 model.get_G(architecture, n_blocks, bn_epsilon, settings.scale))
+    theirs = generator.architecture
+    if (theirs.name, theirs.scale) != (settings.architecture, settings.scale):
+        raise UserError(f"{source} is for the architecture {theirs.name} at scale {theirs.scale}; train it with "
+                        f"--set TRAIN.architecture={theirs.name} TRAIN.scale={theirs.scale}.")
     architecture, bn_epsilon = generator.architecture, generator.bn_epsilon
     averaged = model.get_G(architecture, bn_epsilon=bn_epsilon)
     averaged.set_weights(generator.get_weights())

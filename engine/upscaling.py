@@ -1,17 +1,15 @@
 """Upscaling of whole images by the generator, tile by tile."""
-import itertools
 import math
 from collections import Counter
 from collections.abc import Callable
-
-from utils import SCALE
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from engine import graph
 from layers import PReLU, compiles
-from model import Folded, fold_network, get_G, normalize_lr, quantize
+from model import Folded, fold_network, inference_generator, normalize_lr, quantize
 
 COMPILE_AFTER = 100_000  # LR pixels of one size, beyond which it pays to compile the activations, 35 ms each
 N_COMPILED = 50  # most sizes of stages that are compiled, each of which keeps about 1 MB
@@ -60,38 +58,31 @@ class Upscaler:
         "mixed_bfloat16", whose compute dtype the weights get too; the last activation is float32.
         """
         self.architecture, self.device = generator.architecture, device
+        self.scale = self.architecture.scale
         with tf.device(device):
-            self.network = get_G(self.architecture, folded=True, dtype=precision.removeprefix("mixed_"))
+            self.network = inference_generator(self.architecture, precision.removeprefix("mixed_"))
         self.refresh(generator)
-        self._computed = Counter()  # LR pixels by stage, height and width
-        self._compiled = set()  # stage, height and width
-        n_blocks, network = self.architecture.n_blocks, self.network
-        cuts = sorted({n_blocks * part // 4 for part in (1, 2, 3)} - {0})
-        head, trunk = network.get_layer("head_act").output, network.get_layer("trunk_sum").output
-        ends = [*(network.get_layer(f"block_{block}_sum").output for block in cuts), trunk]
-        # What each stage sees of its input, in LR pixels to each side: 2 a block, and 1 for the end of the trunk.
-        self._fields = [self.architecture.field,
-                        *(2 * (n_blocks - block) + 1 + self.architecture.upsampling_field for block in cuts)]
-        self._stages = [self._compile(network.inputs, [head, ends[0]]),
-                        *(self._compile([head, start], [end]) for start, end in itertools.pairwise(ends))]
-        self._upsampling = self._compile([trunk], network.outputs)
-        size = tf.as_dtype(trunk.dtype).size
-        # Maps that are alive at once, as measured: 4.2 of 64 channels, besides SR; 2.7 of 256 at twice the resolution.
+        self._computed = Counter()  # LR pixels by part, height and width
+        self._compiled = set()  # part, height and width
+        parts = graph.parts(self.network)
+        self._fields = graph.fields(parts)
+        *self._stages, self._upsampling = map(self._compile, parts)
+        # Maps that are alive at once, as measured: 4.2 of the widest besides SR, and 2.7 in the upsampling.
         # A quarter is enough for the upsampling: its margin is narrow, and larger tiles are hardly faster.
-        self._trunk_pixels = 0.75 * memory_mb * 2 ** 20 / (4.5 * 64 * size + 3 * 4 * SCALE ** 2)
-        self._upsampling_pixels = 0.25 * memory_mb * 2 ** 20 / (3 * 256 * 4 * size)
+        trunk = max((part.widest() for part in parts[:-1]), default=0)
+        self._trunk_pixels = 0.75 * memory_mb * 2 ** 20 / (4.5 * trunk + 3 * 4 * self.scale ** 2)
+        self._upsampling_pixels = 0.25 * memory_mb * 2 ** 20 / (3 * parts[-1].widest())
 
-    def _compile(self, inputs, outputs):
+    def _compile(self, part):
         """A part of the network as a function of its maps."""
-        part = keras.Model(inputs, outputs)
-        signature = [[tf.TensorSpec((1, *x.shape[1:]), x.dtype) for x in inputs]]
+        signature = [[tf.TensorSpec((1, *x.shape[1:]), x.dtype) for x in part.inputs]]
         prelus = [layer for layer in part.layers if isinstance(layer, PReLU)]
 
         def traced_with(form):  # once for all sizes
             def run(maps):
                 for layer in prelus:
                     layer.form = form
-                return tf.nest.flatten(part(maps))
+                return part(maps)
 
             return tf.function(run, input_signature=signature)
 
@@ -100,7 +91,7 @@ class Upscaler:
         def run(maps):
             # XLA's activations are quicker, but compiled for each size and never forgotten. Nothing else by XLA: it is
             # slower here than TensorFlow's own kernels.
-            key = (part, *maps[0].shape[1:3])
+            key = (id(part), *maps[0].shape[1:3])
             self._computed[key] += math.prod(maps[0].shape[1:3])
             if prelus and compiles() and self._computed[key] > COMPILE_AFTER and len(self._compiled) < N_COMPILED:
                 self._compiled.add(key)
@@ -114,17 +105,17 @@ class Upscaler:
         folded.assign(self.network)
 
     def __call__(self, lr: np.ndarray) -> np.ndarray:
-        """LR (H, W, 3) of any size, uint8 or uint16, to SR (4 H, 4 W, 3) of the same type."""
+        """LR (H, W, 3) of any size, uint8 or uint16, to SR (scale H, scale W, 3) of the same type."""
         height, width = lr.shape[:2]
-        sr = np.empty((SCALE * height, SCALE * width, 3), lr.dtype)
+        sr = np.empty((self.scale * height, self.scale * width, 3), lr.dtype)
         for tile in self.tiles(height, width):
-            y, y_stop, x, x_stop = (SCALE * edge for edge in tile)
+            y, y_stop, x, x_stop = (self.scale * edge for edge in tile)
             sr[y:y_stop, x:x_stop] = quantize(self.upscale(lr, *tile), tf.as_dtype(lr.dtype))
         return sr
 
     def tiles(self, height: int, width: int) -> list[Rectangle]:
         """The rectangles of LR that fit into memory at once."""
-        return cut((0, height, 0, width), *grid(height, width, self.architecture.field, self._trunk_pixels))
+        return cut((0, height, 0, width), *grid(height, width, self._fields[0], self._trunk_pixels))
 
     def upscale(self, lr: np.ndarray, y: int, y_stop: int, x: int, x_stop: int,
                 report: Callable[[float], None] | None = None) -> np.ndarray:
@@ -132,24 +123,23 @@ class Upscaler:
 
         report: called with the share that is done, from 0 to 1.
         """
-        tile, image = (y, y_stop, x, x_stop), (0, lr.shape[0], 0, lr.shape[1])
-        sr = np.empty((SCALE * (y_stop - y), SCALE * (x_stop - x), 3), np.float32)
-        margin = self.architecture.upsampling_field
+        scale, tile, image = self.scale, (y, y_stop, x, x_stop), (0, lr.shape[0], 0, lr.shape[1])
+        sr = np.empty((scale * (y_stop - y), scale * (x_stop - x), 3), np.float32)
+        *stage_fields, margin = self._fields
         parts = cut(tile, *grid(y_stop - y, x_stop - x, margin, self._upsampling_pixels, least=32))
         with tf.device(self.device):
             seen = around(tile, self._fields[0], image)
             maps = [normalize_lr(_crop(lr[np.newaxis], image, seen), self.architecture)]
-            for field, stage in zip(self._fields, self._stages, strict=True):
+            for field, stage in zip(stage_fields, self._stages, strict=True):
                 before, seen = seen, around(tile, field, image)
-                maps = [_crop(each, before, seen) for each in maps]
-                maps = [*maps[:1], *stage(maps)][-2:]  # the head's, which the end of the trunk adds, and the newest
+                maps = stage([_crop(each, before, seen) for each in maps])
             for done, part in enumerate(parts):
                 if report:
                     report(0.5 + done / len(parts) / 2)  # the trunk takes about half of the time
                 wider = around(part, margin, image)
-                result, = self._upsampling([_crop(maps[-1], seen, wider)])
-                sr[SCALE * (part[0] - y):SCALE * (part[1] - y), SCALE * (part[2] - x):SCALE * (part[3] - x)] = _crop(
-                    result, wider, part, SCALE)[0]
+                result, = self._upsampling([_crop(each, seen, wider) for each in maps])
+                sr[scale * (part[0] - y):scale * (part[1] - y), scale * (part[2] - x):scale * (part[3] - x)] = _crop(
+                    result, wider, part, scale)[0]
         return sr
 
 

@@ -16,7 +16,7 @@ import model
 def torch_generator(architecture, folded=False):
     """The generator as one writes it in PyTorch, with modules named like our layers. NCHW."""
     from torch import nn
-    paper = architecture.activation == "prelu"
+    paper = architecture.name == "paper"
     blocks = [f"block_{block}" for block in range(1, architecture.n_blocks + 1)]
 
     def conv(channels, filters, size, bias=True):
@@ -25,12 +25,12 @@ def torch_generator(architecture, folded=False):
     class Generator(nn.Module):
         def __init__(self):
             super().__init__()
-            self.head_conv = conv(3, 64, architecture.head_size)
+            self.head_conv = conv(3, 64, 9 if paper else 3)
             for name in (*(f"{block}_{{}}_{number}" for block in blocks for number in (1, 2)), "trunk_{}_1"):
                 self.add_module(name.format("conv"), conv(64, 64, 3, bias=folded))
                 self.add_module(name.format("bn"), nn.Identity() if folded else nn.BatchNorm2d(64, model.BN_EPSILON))
             self.upsample_1_conv, self.upsample_2_conv = conv(64, 256, 3), conv(64, 256, 3)
-            self.tail_conv = conv(64, 3, architecture.tail_size)
+            self.tail_conv = conv(64, 3, 9 if paper else 1)
             for name in ("head", *blocks, "upsample_1", "upsample_2"):
                 self.add_module(f"{name}_act", nn.PReLU(64) if paper else nn.ReLU())
             self.shuffle = nn.PixelShuffle(2)

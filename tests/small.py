@@ -5,16 +5,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import keras
+
 import data
-import layers
 import main
 import model
 
 
-def discriminator(x, architecture, bn_epsilon):
-    x = layers.conv(x, 8, 3, "conv_1", architecture, strides=4, use_bias=False)
-    x = layers.leaky_relu(layers.batch_norm(x, "bn_1", architecture, bn_epsilon), "act_1")
-    return layers.layers.Flatten(name="flatten")(x)
+def discriminator(hr, kit):
+    x = kit.leaky_relu(kit.conv_norm(hr, 8, 3, "conv_1", strides=4), "act_1")
+    return kit.logits(keras.layers.Flatten(name="flatten")(x))
 
 
 PAPER = dataclasses.replace(model.PAPER, n_blocks=1, discriminator=discriminator)

@@ -29,11 +29,6 @@ def randomize(network, seed=0):
     return network
 
 
-@pytest.fixture(scope="module", params=["paper", "tensorlayer"])
-def generator(request):
-    return randomize(model.get_G(model.ARCHITECTURES[request.param]))
-
-
 def picture(height, width, seed=1):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
@@ -125,10 +120,10 @@ def test_tensorlayer_networks_equal_those_of_tensorlayer():
     np.testing.assert_allclose(ours(hr), theirs(hr), atol=2e-5)
 
 
-@pytest.mark.parametrize("size", [1, 9])
-def test_half_resolution_tail_equals_the_convolution_at_full_resolution(size):
-    tail = layers.SubpixelConv(3, size, model.PAPER, "tail")
-    x = np.random.default_rng(0).normal(size=(2, 9, 12, 256)).astype("float32")
+@pytest.mark.parametrize("size, factor", [(1, 2), (3, 2), (9, 2), (1, 3), (5, 3), (9, 3)])
+def test_low_resolution_tail_equals_the_convolution_at_full_resolution(size, factor):
+    tail = layers.SubpixelConv(3, size, factor, "glorot_uniform", "tail")
+    x = np.random.default_rng(0).normal(size=(2, 9, 12, 16 * factor ** 2)).astype("float32")
     tail(x)
     tail.bias.assign([0.1, -0.2, 0.3])
     with tf.GradientTape() as tape:
@@ -137,7 +132,7 @@ def test_half_resolution_tail_equals_the_convolution_at_full_resolution(size):
     gradient = tape.gradient(loss, tail.kernel.value)
     kernel = tf.Variable(tail.kernel.value)
     with tf.GradientTape() as tape:
-        plain = tf.nn.conv2d(tf.nn.depth_to_space(x, 2), kernel, 1, "SAME") + tf.constant([0.1, -0.2, 0.3])
+        plain = tf.nn.conv2d(tf.nn.depth_to_space(x, factor), kernel, 1, "SAME") + tf.constant([0.1, -0.2, 0.3])
         loss = tf.reduce_sum(plain ** 2)
     np.testing.assert_allclose(y, plain, atol=1e-4)
     np.testing.assert_allclose(gradient, tape.gradient(loss, kernel), rtol=1e-3, atol=1e-2)
@@ -163,7 +158,7 @@ def test_prelu_before_the_shuffle_is_keras_prelu_behind_it():
 
 
 @pytest.mark.parametrize("ours, theirs", [
-    (layers._relu, tf.nn.relu), (layers._leaky_relu, lambda x: tf.nn.leaky_relu(x, 0.2))])
+    (layers.relu, tf.nn.relu), (layers.leaky_relu, lambda x: tf.nn.leaky_relu(x, 0.2))])
 def test_activations_and_their_gradients_are_tensorflows(ours, theirs):
     x, upstream = (tf.random.stateless_normal((2, 5, 4, 8), (1, seed)) for seed in (2, 3))
     results = []
@@ -185,9 +180,27 @@ def test_folded_generator_equals_the_unfolded(architecture, bn_epsilon):
     np.testing.assert_allclose(folded.network()(lr), generator(lr), atol=1e-4)
 
 
-def test_shapes_of_weights_are_those_of_the_network(generator):
-    shapes = model.weight_shapes(generator.architecture)
-    assert shapes == {weight.path: tuple(weight.shape) for weight in generator.weights}
+@pytest.mark.parametrize("scale", [2, 3, 4, 8])
+def test_upsampling_of_each_scale_equals_pytorchs(scale):
+    torch = pytest.importorskip("torch")
+    from torch.nn import functional
+
+    generator = randomize(model.get_G(n_blocks=1, scale=scale))
+    trunk = np.random.default_rng(0).normal(0, 0.3, (1, 6, 7, 64)).astype("float32")
+    sr = keras.Model(generator.get_layer("trunk_sum").output, generator.output)(trunk)
+
+    def conv(x, kernel, bias):
+        return functional.conv2d(x, torch.tensor(kernel.transpose(3, 2, 0, 1)), torch.tensor(bias), padding="same")
+
+    x = torch.tensor(trunk.transpose(0, 3, 1, 2))
+    for step, factor in enumerate([3] if scale == 3 else [2] * {2: 1, 4: 2, 8: 3}[scale], start=1):
+        weights = generator.get_layer(f"upsample_{step}_conv").get_weights()
+        theirs = (np.moveaxis(w.reshape(*w.shape[:-1], factor ** 2, 64), -2, -1).reshape(w.shape) for w in weights)
+        x = functional.pixel_shuffle(conv(x, *theirs), factor)  # whose channels have their sub-pixels side by side
+        x = functional.prelu(x, torch.tensor(generator.get_layer(f"upsample_{step}_act").get_weights()[0]))
+    expected = conv(x, *generator.get_layer("tail_conv").get_weights()).tanh().numpy().transpose(0, 2, 3, 1)
+    assert sr.shape == (1, 6 * scale, 7 * scale, 3)
+    np.testing.assert_allclose(sr, expected, atol=2e-5)
 
 
 def test_a_blend_is_between_its_networks():
@@ -198,8 +211,10 @@ def test_a_blend_is_between_its_networks():
     middle = model.blend(a, b, 0.5).arrays
     for name in ("block_1_conv_2/kernel", "block_1_act/alpha", "tail_conv/bias"):
         np.testing.assert_allclose(middle[name], (a.arrays[name] + b.arrays[name]) / 2, rtol=1e-6)
-    with pytest.raises(UserError, match="paper with 1 blocks and tensorlayer with 1"):
+    with pytest.raises(UserError, match="paper with 1 blocks at scale 4 and tensorlayer with 1 "):
         model.blend(a, model.fold_network(model.get_G(model.TENSORLAYER, n_blocks=1)), 0.5)
+    with pytest.raises(UserError, match="at scale 4 and paper with 1 blocks at scale 2; set"):
+        model.blend(a, model.fold_network(model.get_G(n_blocks=1, scale=2)), 0.5)
 
 
 def test_losses_are_those_of_the_article():
@@ -215,16 +230,6 @@ def test_losses_are_those_of_the_article():
         -np.log(sigmoid(logits_hr)).mean() - np.log(1 - sigmoid(logits_sr)).mean(), rel=1e-5)
 
 
-def test_a_narrower_margin_would_show(generator):
-    """The fields are no wider than needed: one pixel less, and a pixel at a tile's edge misses what it sees."""
-    lr = np.zeros((1, 100, 100, 3), "float32")
-    x = tf.Variable(lr + 0.5)
-    with tf.GradientTape() as tape:
-        sr = generator(x)[0, 200, 200, 0]
-    rows = np.flatnonzero(np.abs(tape.gradient(sr, x)).sum((0, 2, 3)))
-    assert 50 - rows.min() == generator.architecture.field
-
-
 @pytest.mark.parametrize("form", ["training", "inference", "portable"])
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 @pytest.mark.parametrize("slope", [0.25, 1.5])
@@ -238,12 +243,10 @@ def test_prelu_computes_in_the_type_of_its_policy(policy, form, slope):
     np.testing.assert_allclose(tf.cast(y, tf.float32), np.where(x > 0, x, slope * x), rtol=2e-2)
 
 
-def test_fields_and_blocks_follow_from_the_architecture():
-    assert (model.PAPER.trunk_field, model.PAPER.upsampling_field) == (37, 3)
-    assert (model.TENSORLAYER.trunk_field, model.TENSORLAYER.upsampling_field) == (34, 2)
-    generator = model.get_G(model.TENSORLAYER, n_blocks=2, bn_epsilon=1e-3)
-    assert generator.architecture == dataclasses.replace(model.TENSORLAYER, n_blocks=2)
-    assert generator.architecture.trunk_field == 6 and generator.bn_epsilon == 1e-3
+def test_a_network_knows_what_it_was_built_with():
+    generator = model.get_G(model.TENSORLAYER, n_blocks=2, bn_epsilon=1e-3, scale=2)
+    assert generator.architecture == dataclasses.replace(model.TENSORLAYER, n_blocks=2, scale=2)
+    assert generator.bn_epsilon == 1e-3
     assert {layer.epsilon for layer in generator.layers if isinstance(layer, layers.BatchNorm)} == {1e-3}
 
 

@@ -1,27 +1,81 @@
 """Whole images in tiles against the network on all of the image at once."""
 import numpy as np
 import pytest
+import tensorflow as tf
+from keras import layers
 from test_model import picture, randomize, upscale_whole
 
 import model
-from engine import upscaling
+import weights
+from engine import graph, upscaling
 from engine.upscaling import Upscaler, cut, grid
 
 
-@pytest.fixture(scope="module", params=["paper", "tensorlayer"])
-def generator(request):
-    return randomize(model.get_G(model.ARCHITECTURES[request.param], n_blocks=5))
-
-
-@pytest.mark.parametrize("size", [(1, 1), (7, 190), (131, 133)])
-def test_tiles_give_the_picture_of_the_whole(generator, size):
-    lr = picture(*size)
-    upscaler = Upscaler(generator, memory_mb=4)
-    assert len(upscaler.tiles(*size)) == {(1, 1): 1, (7, 190): 1, (131, 133): 9}[size]
-    tiled = upscaler(lr).astype(int)
+def equals_the_whole(generator, lr, **arguments):
+    tiled = Upscaler(generator, **arguments)(lr).astype(int)
     whole = model.quantize(upscale_whole(generator, lr)).numpy().astype(int)
-    assert tiled.shape == (4 * size[0], 4 * size[1], 3)
-    assert np.abs(tiled - whole).max() <= 1
+    assert tiled.shape == whole.shape
+    return np.abs(tiled - whole).max() <= 1
+
+
+@pytest.mark.parametrize("architecture", [model.PAPER, model.TENSORLAYER], ids=str)
+def test_tiles_give_the_picture_of_the_whole(architecture):
+    generator = randomize(model.get_G(architecture, n_blocks=5))
+    for size, n_tiles in (((1, 1), 1), ((7, 190), 1), ((131, 133), 9)):
+        assert len(Upscaler(generator, memory_mb=4).tiles(*size)) == n_tiles
+        assert equals_the_whole(generator, picture(*size), memory_mb=4)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4, 8])
+def test_tiles_of_each_scale_are_no_wider_than_the_picture_of_the_whole_needs(scale):
+    generator = randomize(model.get_G(n_blocks=1, scale=scale))
+    upscaler = Upscaler(generator, memory_mb=1)
+    assert upscaler.scale == scale and len(upscaler.tiles(40, 70)) > 1
+    assert equals_the_whole(generator, picture(40, 70), memory_mb=1)
+    x = tf.Variable(np.full((1, 25, 25, 3), 0.5, "float32"))
+    with tf.GradientTape() as tape:
+        sr = generator(x)[0, 12 * scale, 12 * scale, 0]
+    seen = np.flatnonzero(np.abs(tape.gradient(sr, x)).sum((0, 2, 3)))
+    assert 12 - seen.min() == graph.fields(graph.parts(upscaler.network))[0] == 10
+
+
+def narrow_generator(lr, architecture, kit):
+    """32 channels, dense connections, an upsampling by nearest neighbour and a tail of Keras's own."""
+    x = head = kit.relu(kit.conv(lr, 32, 5, "head_conv"), "head_act")
+    for block in range(1, architecture.n_blocks + 1):
+        y = kit.prelu(kit.conv_norm(x, 32, 3, f"block_{block}_conv"), f"block_{block}_act", channels=32)
+        x = kit.add(x, y, f"block_{block}_sum")
+    x = layers.Concatenate(name="trunk", dtype=kit.dtype)([x, head])
+    x = layers.UpSampling2D(architecture.scale, name="upsample", dtype=kit.dtype)(x)
+    x = kit.conv(x, 3, 7, "tail_conv")
+    return layers.Activation("tanh", name="sr", dtype="float32")(x), ["block_3_sum", "trunk"]
+
+
+def test_a_network_of_another_shape_takes_a_builder_and_an_entry(tmp_path, monkeypatch):
+    narrow = model.Architecture("narrow", narrow_generator, model.PAPER.discriminator, (-1, 1), n_blocks=8)
+    monkeypatch.setitem(model.ARCHITECTURES, "narrow", narrow)
+    for n_blocks, scale in ((8, 4), (4, 3)):
+        generator = randomize(model.get_G(narrow, n_blocks=n_blocks, scale=scale))
+        weights.save_network(tmp_path / "g.npz", generator)
+        loaded = weights.load_generator(tmp_path / "g.npz")
+        assert loaded.architecture == generator.architecture
+        folded = weights.load_folded(tmp_path / "g.npz")
+        lr = picture(70, 75)
+        np.testing.assert_array_equal(upscale_whole(loaded, lr), upscale_whole(generator, lr))
+        assert len(Upscaler(folded, memory_mb=1).tiles(70, 75)) > 1
+        assert (Upscaler(folded, memory_mb=1)(lr) == Upscaler(generator, memory_mb=1)(lr)).all()
+        assert equals_the_whole(generator, lr, memory_mb=1)
+        assert graph.fields(graph.parts(folded.network()))[0] == 2 + n_blocks + 1
+
+
+def test_layers_that_see_all_of_an_image_are_not_cut(monkeypatch):
+    def generator(lr, architecture, kit):
+        x = kit.conv(lr, 3, 3, "conv")
+        return layers.Multiply()([x, layers.GlobalAveragePooling2D(keepdims=True, name="mean")(x)]), []
+
+    architecture = model.Architecture("global", generator, None, (0, 1), scale=1)
+    with pytest.raises(ValueError, match="mean, GlobalAveragePooling2D"):
+        Upscaler(model.fold_network(model.get_G(architecture)))
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
@@ -38,9 +92,7 @@ def test_half_precision_gives_nearly_the_same_picture(policy):
 def test_slopes_above_one_are_upscaled_right():
     generator = randomize(model.get_G(n_blocks=1))
     generator.get_layer("upsample_2_act").alpha.assign(np.linspace(-1, 3, 64))
-    lr = picture(9, 12)
-    whole = model.quantize(upscale_whole(generator, lr)).numpy().astype(int)
-    assert np.abs(Upscaler(generator)(lr) - whole).max() <= 1
+    assert equals_the_whole(generator, picture(9, 12))
 
 
 def test_a_size_that_is_upscaled_often_is_compiled_to_the_same_picture(monkeypatch):
@@ -56,9 +108,7 @@ def test_a_size_that_is_upscaled_often_is_compiled_to_the_same_picture(monkeypat
 @pytest.mark.parametrize("n_blocks", [1, 2, 3])
 def test_few_blocks_make_fewer_stages(n_blocks):
     generator = randomize(model.get_G(n_blocks=n_blocks))
-    lr = picture(70, 140)
-    whole = model.quantize(upscale_whole(generator, lr)).numpy().astype(int)
-    assert np.abs(Upscaler(generator, memory_mb=2)(lr) - whole).max() <= 1
+    assert equals_the_whole(generator, picture(70, 140), memory_mb=2)
 
 
 def test_an_untrained_network_of_its_folded_weights_is_the_same():

@@ -33,9 +33,10 @@ def equal(a, b):
         np.testing.assert_array_equal(weight, other)
 
 
-@pytest.mark.parametrize("architecture", model.ARCHITECTURES.values(), ids=model.ARCHITECTURES)
-def test_a_saved_generator_comes_back_with_its_facts(architecture, tmp_path):
-    generator = small_generator(architecture, bn_epsilon=1e-3)
+@pytest.mark.parametrize("architecture, scale", [(model.PAPER, 4), (model.PAPER, 2), (model.PAPER, 3), (model.PAPER, 8),
+                                                 (model.TENSORLAYER, 3), (model.PYTORCH, 4)])
+def test_a_saved_generator_comes_back_with_its_facts(architecture, scale, tmp_path):
+    generator = small_generator(architecture, bn_epsilon=1e-3, scale=scale)
     weights.save_network(tmp_path / "g.npz", generator)
     arrays = load_arrays(tmp_path / "g.npz")
     np.savez(tmp_path / "reversed.npz", **dict(reversed(arrays.items())))
@@ -46,12 +47,30 @@ def test_a_saved_generator_comes_back_with_its_facts(architecture, tmp_path):
         assert loaded.bn_epsilon == 1e-3 and loaded.get_layer("block_1_bn_1").epsilon == 1e-3
 
 
-def test_files_without_an_epsilon_mean_1e_5(tmp_path):
+def test_files_of_earlier_versions_mean_1e_5_and_scale_4(tmp_path):
     weights.save_network(tmp_path / "g.npz", small_generator())
     arrays = load_arrays(tmp_path / "g.npz")
-    assert arrays.pop("bn_epsilon") == 1e-5
+    assert arrays.pop("bn_epsilon") == 1e-5 and arrays.pop("scale") == 4
     save_arrays(tmp_path / "g.npz", arrays)
-    assert weights.load_generator(tmp_path / "g.npz").bn_epsilon == 1e-5
+    loaded = weights.load_generator(tmp_path / "g.npz")
+    assert loaded.bn_epsilon == 1e-5 and loaded.architecture.scale == 4
+
+
+def test_weights_in_float16_are_computed_in_float32(tmp_path):
+    generator = small_generator()
+    weights.save_network(tmp_path / "g.npz", generator)
+    arrays = load_arrays(tmp_path / "g.npz")
+    half = {name: array.astype("float16") if array.ndim else array for name, array in arrays.items()}
+    save_arrays(tmp_path / "g.npz", half)
+    for weight in weights.load_generator(tmp_path / "g.npz").weights:
+        np.testing.assert_array_equal(weight, half[weight.path].astype("float32"))
+    save_arrays(tmp_path / "g.npz", {name: array.astype("float32") if array.ndim else array
+                                     for name, array in half.items()})
+    expected = weights.load_folded(tmp_path / "g.npz").arrays
+    save_arrays(tmp_path / "g.npz", half)
+    for name, array in weights.load_folded(tmp_path / "g.npz").arrays.items():
+        assert array.dtype == "float32"
+        np.testing.assert_array_equal(array, expected[name])
 
 
 def test_a_saved_discriminator_comes_back_with_its_facts(tmp_path):
@@ -380,6 +399,7 @@ def change(arrays, name, value):
     (lambda a: change(a, "head_conv/bias", np.zeros(64, "int32")), "head_conv/bias as int32"),
     (lambda a: change(a, "head_conv/bias", np.full(64, np.nan, "float32")), "not a finite number"),
     (lambda a: change(a, "architecture", np.array("edsr")), "architecture edsr; known are paper and tensorlayer"),
+    (lambda a: change(a, "scale", np.array(5)), "is for the scale 5; known are 2 and 3 and 4 and 8"),
     (lambda a: change(a, "bn_epsilon", np.array("big")), "bn_epsilon"),
     (lambda a: change(a, "bn_epsilon", np.array([1e-5, 1e-3])), "bn_epsilon"),
     (lambda a: change(a, "bn_epsilon", np.array(np.nan)), "bn_epsilon"),
