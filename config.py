@@ -182,7 +182,7 @@ def _kind_and_rule(key):
     if not rule:
         kind = type(default.usual if isinstance(default, Varies) else default)
         return kind, Bounds(0) if kind in (int, float) else None
-    return type(rule.at_least) if isinstance(rule, Bounds) else str, rule
+    return type(rule[0]) if isinstance(rule, tuple) else str, rule
 
 
 def _walk(section: dict, prefix: str = "") -> Iterator[tuple[dict, str, str]]:
@@ -265,8 +265,8 @@ def _checked(key, value, cfg):
     elif rule:
         choices = [str(choice) for choice in (cfg[rule] if isinstance(rule, str) else rule)]
         if str(value) not in choices:
-            nearest = difflib.get_close_matches(str(value), choices, n=1, cutoff=0)[0]
-            raise UserError(f"{key} is one of {', '.join(choices)}, not {value!r}; the nearest is {nearest}.")
+            nearest = kind is str and f"; the nearest is {difflib.get_close_matches(value, choices, n=1, cutoff=0)[0]}"
+            raise UserError(f"{key} is one of {', '.join(choices)}, not {value!r}{nearest or ''}.")
     return value
 
 
