@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 from easydict import EasyDict
 
+import degradations
 from config import is_div2k
 from files import download, images, pairing, tiff
 from files.pairing import Pair
@@ -112,37 +113,37 @@ def _configured_pairs(part, name):
 # -- pairs
 
 
-def read_pair(hr_path: Path, lr_path: Path | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """HR, cropped to multiples of 4, and its LR, both uint8 RGB (H, W, 3).
+def read_pair(hr_path: Path, lr_path: Path | None, scale: int) -> tuple[np.ndarray, np.ndarray]:
+    """HR, cropped to multiples of `scale`, and its LR, both uint8 RGB (H, W, 3).
 
-    LR that has no file is made by antialiased bicubic. Raises UserError if a file can't be read or sizes do not match.
+    LR that has no file is made from HR. Raises UserError if a file can't be read or sizes do not match.
     """
     image = images.read_image(hr_path)
-    hr = images.crop_to_scale(image)
-    height, width = hr.shape[0] // utils.SCALE, hr.shape[1] // utils.SCALE
+    hr = degradations.crop_to_scale(image, scale)
+    height, width = hr.shape[0] // scale, hr.shape[1] // scale
     if not (height and width):
-        raise UserError(f"{hr_path} is smaller than {utils.SCALE}x{utils.SCALE} pixels; take it out of the folder.")
+        raise UserError(f"{hr_path} is smaller than {scale}x{scale} pixels; take it out of the folder.")
     if not lr_path:
-        return hr, images.resize(hr, height, width)
+        return hr, degradations.shrink(hr, scale)
     lr = images.read_image(lr_path)
-    rounded_up = tuple(math.ceil(side / utils.SCALE) for side in image.shape[:2])  # as MATLAB's imresize does
+    rounded_up = tuple(math.ceil(side / scale) for side in image.shape[:2])  # as MATLAB's imresize does
     if lr.shape[:2] not in ((height, width), rounded_up):
         raise UserError(
-            f"{lr_path} is {lr.shape[1]}x{lr.shape[0]}, not a quarter of {hr_path} ({width}x{height}); "
+            f"{lr_path} is {lr.shape[1]}x{lr.shape[0]}, not 1/{scale} of {hr_path} ({width}x{height}); "
             "make it again or take it out of the folder.")
     return hr, lr[:height, :width]
 
 
-def read_pairs(pairs: Sequence[Pair]) -> Iterator[tuple[Path, np.ndarray, np.ndarray]]:
+def read_pairs(pairs: Sequence[Pair], scale: int) -> Iterator[tuple[Path, np.ndarray, np.ndarray]]:
     """Yield HR path, HR and LR of each pair that can be measured; prints why one can't.
 
     Raises UserError if none can.
     """
-    smallest = 2 * utils.SCALE + 11  # SSIM's window, inside the border that is cut off
+    smallest = 2 * scale + 11  # SSIM's window, inside the border that is cut off
     found = False
     for hr_path, lr_path in pairs:
         try:
-            hr, lr = read_pair(hr_path, lr_path)
+            hr, lr = read_pair(hr_path, lr_path, scale)
             if min(hr.shape[:2]) < smallest:
                 raise UserError(f"{hr_path} is too small to be measured, which takes {smallest} pixels; take it out of "
                                 "VALID.hr_img_path.")
@@ -159,109 +160,126 @@ def read_pairs(pairs: Sequence[Pair]) -> Iterator[tuple[Path, np.ndarray, np.nda
 
 
 @dataclasses.dataclass(frozen=True)
-class Photo:
-    """A decoded photo in the cache: HR bytes (height x width x 3), both multiples of 4, then LR bytes."""
+class CachedPhoto:
+    """A decoded photo: a file of HR bytes (height x width x 3), both multiples of `scale`, then LR bytes."""
 
     path: Path
     height: int
     width: int
+    scale: int
 
     @property
     def n_bytes(self) -> int:
-        return self.height * self.width * 3 * (utils.SCALE ** 2 + 1) // utils.SCALE ** 2
+        return self.height * self.width * 3 * (self.scale ** 2 + 1) // self.scale ** 2
 
-    def crop(self, y: int, x: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """LR (size, size, 3) at row y and column x of the LR, and its HR (4 size, 4 size, 3), both uint8.
+    def crop_hr(self, y: int, x: int, size: int) -> np.ndarray:
+        """HR (size, size, 3), uint8, from row y and column x. Raises UserError if the file is gone or was cut short."""
+        return self._crop(0, self.width, y, x, size)
 
-        Raises UserError if the file is gone or was cut short.
-        """
+    def crop_lr(self, y: int, x: int, size: int) -> np.ndarray:
+        """LR (size, size, 3), uint8, from row y and column x of LR. Raises UserError as `crop_hr` does."""
+        return self._crop(self.height * self.width * 3, self.width // self.scale, y, x, size)
+
+    def _crop(self, start, width, y, x, size):
         # Read row by row, not mapped: not every file system can map a file, and one cut short while mapped kills the
         # process. The file is opened for each crop, as those of a large dataset would be too many to keep open.
+        pixels = bytearray()
         try:
             with open(self.path, "rb", buffering=0) as file:
-                hr = self._read(file, 0, self.width, utils.SCALE * y, utils.SCALE * x, utils.SCALE * size)
-                lr = self._read(file, self.height * self.width * 3, self.width // utils.SCALE, y, x, size)
+                for row in range(y, y + size):
+                    file.seek(start + 3 * (row * width + x))
+                    pixels += file.read(3 * size)
+            return np.frombuffer(pixels, np.uint8).reshape(size, size, 3)
         except (OSError, ValueError) as error:  # ValueError: fewer bytes
             reason = getattr(error, "strerror", None) or "it is shorter than it was"
             raise UserError(f"{self.path} can't be read ({reason}); the decoded photos (TRAIN.cache_path) were deleted "
                             "or changed while in use: run the same command again to restore them.") from error
-        return lr, hr
-
-    @staticmethod
-    def _read(file, start, width, y, x, size):
-        pixels = bytearray()
-        for row in range(y, y + size):
-            file.seek(start + 3 * (row * width + x))
-            pixels += file.read(3 * size)
-        return np.frombuffer(pixels, np.uint8).reshape(size, size, 3)
 
 
-def cache_photos(pairs: Sequence[Pair], name: str, cache_path: str | Path, patch_size: int) -> list[Photo]:
+def cache_photos(pairs: Sequence[Pair], name: str, cache_path: str | Path, patch_size: int,
+                 scale: int) -> list[CachedPhoto]:
     """Decode every photo once, into raw files that crops are read from; reuses what an earlier run decoded.
 
     pairs, name: of `training_photos`; patch_size: of HR. Prints which photos are smaller than a patch or can't be
     read, in a line each, and returns the others. Raises UserError if there are none.
     """
-    pairs = {hr.absolute(): lr for hr, lr in pairs}
-    keys = {hr: _digest(*(_fingerprint(path) for path in (hr, lr) if path)) for hr, lr in pairs.items()}
+    keys = {(hr.absolute(), lr): _cache_key(hr.absolute(), lr) for hr, lr in pairs}
     folder = Path(cache_path) / _digest(name)
     known = folder.is_dir()
-    cached, n_stale = _find_cached(folder, set(keys.values()))
-
-    def decode(hr_path):
-        try:
-            hr, lr = read_pair(hr_path, pairs[hr_path])
-        except UserError as error:
-            return str(error)
-        path = folder / f"{keys[hr_path]}-{hr.shape[0]}x{hr.shape[1]}.rgb"
-        with utils.atomic_write(path) as partial, open(partial, "wb") as file:
-            file.write(hr.tobytes())
-            file.write(lr.tobytes())
-        cached[keys[hr_path]] = Photo(path, *hr.shape[:2])
-
-    missing = [path for path in pairs if keys[path] not in cached]
+    cached, n_stale = _find_cached(folder, set(keys.values()), scale)
+    missing = {key: pair for pair, key in keys.items() if key not in cached}
     errors = []
     if missing:
         utils.check_writable(Path(cache_path), "TRAIN.cache_path")
-        # More than 8 threads gain little, and each holds a photo as float32.
-        with ThreadPoolExecutor(min(8, os.cpu_count())) as pool, utils.progress("Decoding photos", len(missing)) as bar:
-            for done, error in enumerate(pool.map(decode, missing), start=1):
-                errors += [error] if error else []
-                bar.update(done)
+        decoded, errors = _decode(missing, folder, scale)
+        cached |= decoded
     if known and (len(missing) > len(errors) or n_stale):
         print(f"Photos since the last run: {len(missing) - len(errors)} new or changed, {n_stale} gone or changed.")
     if errors:
-        print(f"Left out, {len(errors)} of {len(pairs)} photos: {' '.join(errors)}")
-    photos = {path: cached[keys[path]] for path in pairs if keys[path] in cached}
-    large = {path: photo for path, photo in photos.items() if min(photo.height, photo.width) >= patch_size}
-    small = [path.name for path in photos if path not in large]
+        print(f"Left out, {len(errors)} of {len(keys)} photos: {' '.join(errors)}")
+    photos = {path: cached[key] for (path, _), key in keys.items() if key in cached}
+    small = [path.name for path, photo in photos.items() if min(photo.height, photo.width) < patch_size]
     if small:
-        print(f"Left out, {len(small)} of {len(pairs)} photos smaller than a patch of {patch_size} pixels: "
+        print(f"Left out, {len(small)} of {len(keys)} photos smaller than a patch of {patch_size} pixels: "
               f"{', '.join(small)}")
-    if not large:
-        raise UserError(f"None of the {len(pairs)} photos can be used; set TRAIN.hr_img_path to a folder of photos of "
+    if len(small) == len(photos):
+        raise UserError(f"None of the {len(keys)} photos can be used; set TRAIN.hr_img_path to a folder of photos of "
                         f"at least {patch_size} pixels.")
-    return list(large.values())
+    return [photo for photo in photos.values() if min(photo.height, photo.width) >= patch_size]
 
 
-def _find_cached(folder, keys):
-    """The photos in a cache folder by key; deletes those with other keys, whose originals are gone, and counts them."""
+def _decode(pairs, folder, scale):
+    """Decode pairs, HR and LR path by key, into the cache. Returns their photos by key, and why any is left out."""
+    photos = {}
+
+    def decode(key):
+        try:
+            hr, lr = read_pair(*pairs[key], scale)
+        except UserError as error:
+            return str(error)
+        path = folder / f"{key}-{hr.shape[0]}x{hr.shape[1]}_x{scale}.rgb"
+        with utils.atomic_write(path) as partial, open(partial, "wb") as file:
+            file.write(hr.tobytes())
+            file.write(lr.tobytes())
+        photos[key] = CachedPhoto(path, *hr.shape[:2], scale)
+
+    errors = []
+    # More than 8 threads gain little, and each holds a photo as float32.
+    with ThreadPoolExecutor(min(8, os.cpu_count())) as pool, utils.progress("Decoding photos", len(pairs)) as bar:
+        for done, error in enumerate(pool.map(decode, pairs), start=1):
+            errors += [error] if error else []
+            bar.update(done)
+    return photos, errors
+
+
+def _find_cached(folder, keys, scale):
+    """Photos in a cache folder by key; deletes those with other keys, whose originals are gone, and counts them.
+
+    Those of another scale are not touched, as a run may be using them.
+    """
     cached, n_stale = {}, 0
     for path in folder.iterdir() if folder.is_dir() else ():
-        match = re.fullmatch(r"(\w+)-(\d+)x(\d+)\.rgb", path.name)
-        photo = match and Photo(path, int(match[2]), int(match[3]))
-        if match and match[1] in keys and path.stat().st_size == photo.n_bytes:
+        match = re.fullmatch(r"(\w+)-(\d+)x(\d+)(?:_x(\d))?\.rgb", path.name)
+        photo = match and CachedPhoto(path, *map(int, match.groups(default="4")[1:]))  # 4: of an earlier version
+        if photo and photo.scale != scale:
+            continue
+        if photo and match[1] in keys and path.stat().st_size == photo.n_bytes:
             cached[match[1]] = photo
         else:
-            n_stale += bool(match)
+            n_stale += bool(photo)
             with contextlib.suppress(OSError):
-                if match or time.time() - path.stat().st_mtime > 3600:  # younger: another run may be writing it
+                if photo or time.time() - path.stat().st_mtime > 3600:  # younger: another run may be writing it
                     path.unlink()
     return cached, n_stale
 
 
+def _cache_key(hr_path, lr_path):
+    """A digest of how photos are decoded and shrunk, and of path, size and time of a photo's files."""
+    return _digest(f"{images.DECODER_VERSION} {degradations.VERSION}",
+                   *(_fingerprint(path) for path in (hr_path, lr_path) if path))
+
+
 def _fingerprint(path):
-    """Path, size and time of a file, so that a changed photo is decoded again."""
     try:
         status = path.stat()
     except OSError:  # a broken link, which reading it reports
@@ -279,13 +297,13 @@ def _digest(*parts):
 class Patches:
     """Training batches of random patches, a function of phase and step alone, so that a run can be resumed.
 
-    photos: of `cache_photos`; seed: an integer; patch_size: of HR, a multiple of 4; patches_per_image: how many patches
-    a photo gives per epoch.
+    photos: of `cache_photos`; seed: an integer; patch_size: of HR, a multiple of the scale; patches_per_image: how
+    many patches a photo gives per epoch.
     """
 
-    def __init__(self, photos: list[Photo], seed: int, batch_size: int, patch_size: int, patches_per_image: int):
+    def __init__(self, photos: list[CachedPhoto], seed: int, batch_size: int, patch_size: int, patches_per_image: int):
         self.photos, self.seed, self.batch_size = photos, seed, batch_size
-        self.patch_size, self.patches_per_image = patch_size, patches_per_image
+        self.patch_size, self.patches_per_image, self.scale = patch_size, patches_per_image, photos[0].scale
         self.error = None  # the UserError that ended `dataset`
 
     @property
@@ -297,7 +315,8 @@ class Patches:
         """The batch of a step, or share number `share` of `n_shares`, which must divide the batch size.
 
         Each item is a random crop, flipped at random and rotated by a random multiple of 90 degrees. Returns uint8
-        LR (N, patch_size / 4, patch_size / 4, 3) and HR (N, patch_size, patch_size, 3), N = batch_size / n_shares.
+        LR (N, patch_size / scale, patch_size / scale, 3) and HR (N, patch_size, patch_size, 3), N = batch_size /
+        n_shares.
         Raises UserError if the cache can't be read.
         """
         epoch, position = divmod(step, self.steps_per_epoch)
@@ -306,12 +325,12 @@ class Patches:
         rng = np.random.default_rng([self.seed, phase, epoch, position])
         items = list(zip(chosen, rng.random((self.batch_size, 2)), rng.integers(2, size=self.batch_size),
                          rng.integers(4, size=self.batch_size), strict=True))
-        size = self.patch_size // utils.SCALE
+        scale, size = self.scale, self.patch_size // self.scale
         pairs = []
         for index, (y, x), flip, turns in items[share * self.batch_size // n_shares:][:self.batch_size // n_shares]:
             photo = self.photos[index]
-            rows, columns = photo.height // utils.SCALE - size + 1, photo.width // utils.SCALE - size + 1
-            pair = photo.crop(int(y * rows), int(x * columns), size)
+            y, x = int(y * (photo.height // scale - size + 1)), int(x * (photo.width // scale - size + 1))
+            pair = photo.crop_lr(y, x, size), photo.crop_hr(scale * y, scale * x, self.patch_size)
             pairs.append([np.rot90(image[:, ::-1] if flip else image, turns) for image in pair])
         lr, hr = zip(*pairs, strict=True)
         return np.stack(lr), np.stack(hr)
@@ -333,7 +352,7 @@ class Patches:
 
         def with_shape(lr, hr):
             n, size = self.batch_size // n_shares, self.patch_size
-            lr_size = size // utils.SCALE
+            lr_size = size // self.scale
             return tf.ensure_shape(lr, (n, lr_size, lr_size, 3)), tf.ensure_shape(hr, (n, size, size, 3))
 
         numbers = tf.data.Dataset.range(start * len(shares), stop * len(shares))

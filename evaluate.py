@@ -7,6 +7,7 @@ import utils
 import numpy as np
 
 import data
+import metrics
 import results
 import weights
 from engine import devices
@@ -77,8 +78,8 @@ def score(pairs: list[tuple[Path, Path | None]], output: Path, restorers: list[d
         pictures = {"lr": lr, "bicubic": images.resize(lr, *hr.shape[:2]),
                     "lanczos": images.resize(lr, *hr.shape[:2], "lanczos3"),
                     **{method: restorer(lr) for method, restorer in of_device.items()}, "hr": hr}
-        metrics = {method: results.measure(pictures[method], hr, lr) for method in methods}
-        return {"name": names[hr_path], **metrics}, pictures
+        measured = {method: metrics.measure(pictures[method], hr, lr) for method in methods}
+        return {"name": names[hr_path], **measured}, pictures
 
     def write(result):
         row, pictures = result
@@ -90,21 +91,21 @@ def score(pairs: list[tuple[Path, Path | None]], output: Path, restorers: list[d
     rows, sizes = [], []
     with utils.progress("Image", len(pairs)) as bar:
         table = results.Table(list(names.values()), methods)
-        upscaled = map_over_devices(upscale, data.read_pairs(pairs), restorers)
+        upscaled = map_over_devices(upscale, data.read_pairs(pairs, utils.SCALE), restorers)
         for done, (row, size) in enumerate(map_ahead(write, upscaled), start=1):
             table.row(row["name"], row)
             rows.append(row)
             sizes.append(size)
             bar.update(done)
-    mean = {method: {metric: float(np.mean([row[method][metric] for row in rows])) for metric in results.METRICS}
-            for method in methods}
-    table.row("mean", mean)
+    mean = {method: metrics.mean([row[method] for row in rows]) for method in methods}
+    table.means(mean)
     results.write_metrics(output, mean, rows, suffixes)
     results.write_scored_page(output, mean, rows, sizes, suffixes)
     if n_figures:
         chosen = sorted({round(place) for place in np.linspace(0, len(rows) - 1, n_figures)})
         drawn = {method: suffix for method, suffix in suffixes.items() if method != "lanczos"}  # too close to bicubic
         results.draw_comparison(output, [rows[i] for i in chosen], drawn)
-    print(f"PSNR in dB / SSIM, on Y with 4 border pixels cut, of {utils.plural(len(rows), 'image')}; table, images"
-          f"{', comparison.png' if n_figures else ''} and index.html are in {output.absolute()}/.")
+    print(f"PSNR in dB / SSIM, on Y with {utils.SCALE} border pixels cut, of "
+          f"{utils.plural(len(rows), 'image')}; table, images{', comparison.png' if n_figures else ''} and index.html "
+          f"are in {output.absolute()}/.")
     return 0

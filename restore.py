@@ -21,6 +21,7 @@ with utils.quiet():  # imported from Python, nobody else keeps TensorFlow's note
     import data
     import model
     import results
+    from degradations import shrink
     from engine import devices, upscaling
     from files import images
     from weights import load_blended
@@ -114,7 +115,7 @@ def back_project(sr: np.ndarray, lr: np.ndarray) -> np.ndarray:
     One step of iterative back-projection (Irani and Peleg, 1991), by the bicubic that LR is made with.
     """
     lr = lr * np.float32(2 / np.iinfo(lr.dtype).max) - 1
-    return sr + images.resize(lr - images.resize(sr, *lr.shape[:2]), *sr.shape[:2])
+    return sr + images.resize(lr - shrink(sr, sr.shape[0] // lr.shape[0]), *sr.shape[:2])
 
 
 def map_ahead(function: Callable, items: Iterable, n_threads: int = 1) -> Iterator:

@@ -15,8 +15,8 @@ from PIL import Image
 
 import metrics
 from files import images
+from metrics import METRICS, SHOWN
 
-METRICS = ("psnr", "ssim", "lr_psnr")
 TITLES = {"lr": "LR", "lanczos": "Lanczos", "srresnet": "SRResNet", "srgan": "SRGAN", "pretrained": "pre-trained SRGAN",
           "pretrained-srresnet": "pre-trained SRResNet", "back_projected": "back-projected", "blend_0": "SRResNet",
           "blend_1": "SRGAN", "hr": "original"}
@@ -66,25 +66,35 @@ def short_names(names: list[str], width: int) -> dict[str, str]:
 
 
 class Table:
-    """PSNR and SSIM of each method, printed image by image in 80 columns; progress bars are kept out of its way.
+    """What METRICS say of each method, printed image by image in 80 columns; progress bars are kept out of its way.
 
-    Of more than four methods Lanczos is left to metrics.csv, and what is still too many goes on a second line.
+    Of more than four methods Lanczos is left to metrics.csv, and what is still too many goes on a second line. A cell
+    has PSNR and SSIM; the means of all other metrics follow in a row each.
     """
 
     NAME, COLUMN, N_COLUMNS = 20, 15, 4
 
     def __init__(self, names: list[str], methods: list[str]):
-        self.names = short_names([*names, "mean"], self.NAME)
+        self.names = short_names(names, self.NAME)
         if len(methods) > self.N_COLUMNS:
             methods = [method for method in methods if method != "lanczos"]
         self.methods = methods
         titles = short_names(methods, self.COLUMN - 1)
         self._print("", [titles[method] for method in methods])
 
-    def row(self, name: str, metrics: dict[str, dict[str, float]]) -> None:
-        values = [metrics[method] for method in self.methods]
-        # 100.0 dB of equal images is as wide as all others.
-        self._print(self.names[name], [f"{value['psnr']:.2f}"[:5] + f" / {value['ssim']:.4f}" for value in values])
+    def row(self, name: str, values: dict[str, dict[str, float | None]]) -> None:
+        """Print the row of an image. values: by method and metric."""
+        self._print(self.names[name], self._cells(values, SHOWN))
+
+    def means(self, values: dict[str, dict[str, float | None]]) -> None:
+        self._print("mean", self._cells(values, SHOWN))
+        for metric in METRICS:
+            if metric not in SHOWN:
+                self._print(f"mean {METRICS[metric].title}", self._cells(values, [metric]))
+
+    def _cells(self, values, shown):
+        return [" / ".join(METRICS[metric].format(values[method][metric]) for metric in shown)
+                for method in self.methods]
 
     def _print(self, name, cells):
         for start in range(0, len(cells), self.N_COLUMNS):
@@ -93,12 +103,6 @@ class Table:
 
 
 # -------------------------------------------------------------------------------------------------------- metrics
-
-
-def measure(sr: np.ndarray, hr: np.ndarray, lr: np.ndarray) -> dict[str, float]:
-    """METRICS of uint8 RGB images. lr_psnr: of RGB, between SR downsampled as LR is and LR; low where colours drift."""
-    psnr, ssim = metrics.psnr_ssim(sr, hr)
-    return {"psnr": psnr, "ssim": ssim, "lr_psnr": metrics.psnr(images.resize(sr, *lr.shape[:2]), lr)}
 
 
 def write_metrics(folder: Path, mean: dict, rows: list[dict], suffixes: dict[str, str]) -> None:
@@ -112,10 +116,11 @@ def write_metrics(folder: Path, mean: dict, rows: list[dict], suffixes: dict[str
     with utils.atomic_write(folder / "metrics.csv") as partial, open(
             partial, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         table = csv.writer(file)
-        columns = [(method, metric) for method, metrics in mean.items() for metric in metrics]
+        columns = [(method, metric) for method in mean for metric in METRICS]
         table.writerow(["name", *(f"{method}_{metric}" for method, metric in columns)])
         for row in [*rows, {"name": "mean", **mean}]:
-            table.writerow([row["name"], *(f"{row[method][metric]:.4f}" for method, metric in columns)])
+            values = (row[method][metric] for method, metric in columns)
+            table.writerow([row["name"], *("" if value is None else f"{value:.4f}" for value in values)])
 
 
 # ----------------------------------------------------------------------------------------------------- comparison
@@ -141,7 +146,7 @@ def draw_comparison(folder: Path, rows: list[dict], suffixes: dict[str, str]) ->
             detail.imshow(picture[top:top + side, left:left + side], interpolation="nearest")
             caption = row["name"] if method == "hr" else ""
             if method in row:
-                caption = f"PSNR {row[method]['psnr']:.2f} dB, SSIM {row[method]['ssim']:.4f}"
+                caption = ", ".join(METRICS[metric].describe(row[method][metric]) for metric in SHOWN)
             detail.set_xlabel(caption.encode(errors="backslashreplace").decode(), fontsize=12, parse_math=False)
             for ax in (whole, detail):
                 ax.set(xticks=[], yticks=[])
@@ -219,6 +224,9 @@ def _pillow(image):
 
 def _write_page(folder, mode, methods, entries, mean):
     results = {"mode": mode, "methods": [{"id": method, "title": title(method)} for method in methods],
+               "metrics": [{"id": name, "title": metric.title, "unit": metric.unit, "digits": metric.digits,
+                            "higher_is_better": metric.higher_is_better, "shown": name in SHOWN}
+                           for name, metric in METRICS.items()],
                "mean": mean, "images": entries}
     content = json.dumps(results, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")

@@ -196,7 +196,7 @@ class Trainer:
     @functools.cached_property
     def bicubic_psnr(self) -> float:
         """Mean PSNR of bicubic upscaling on the same images."""
-        return np.mean([metrics.psnr_ssim(images.resize(lr, *hr.shape[:2]), hr)[0] for hr, lr in self.pairs])
+        return np.mean([metrics.psnr(images.resize(lr, *hr.shape[:2]), hr, lr) for hr, lr in self.pairs])
 
     def run(self) -> None:
         """Train from the current state to the end of the last phase, saving on the way."""
@@ -311,8 +311,9 @@ class Trainer:
     def measure(self, phase):
         """Mean PSNR of the averaged weights on the first validation images; a phase may keep its best weights."""
         self.upscaler.refresh(self.averaged)
-        psnr = np.mean([metrics.psnr_ssim(self.upscaler(lr), hr)[0] for hr, lr in self.pairs])
-        self.write_events(phase, {"psnr": psnr})
+        means = metrics.mean([metrics.measure(self.upscaler(lr), hr, lr) for hr, lr in self.pairs])
+        self.write_events(phase, {name: value for name, value in means.items() if value is not None})
+        psnr = means["psnr"]
         if phase.best_file and psnr > float(self.best_psnr):
             self.best_psnr.assign(psnr)
             weights.save_network(self.folder / phase.best_file, self.averaged)
@@ -438,8 +439,8 @@ def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: Easy
         runs.compare_settings(folder, last, config, demo, arguments.weights)
     with strategy.scope(), devices.compute_in(settings.precision):
         recipe, vgg = load_loss(config, demo)
-        photos = data.cache_photos(*found, settings.cache_path, settings.hr_patch_size)
-        pairs = [(hr, lr) for _, hr, lr in data.read_pairs(pairs)]
+        photos = data.cache_photos(*found, settings.cache_path, settings.hr_patch_size, settings.scale)
+        pairs = [(hr, lr) for _, hr, lr in data.read_pairs(pairs, settings.scale)]
         keras.utils.set_random_seed(settings.seed)
         generator, *others = make_networks(settings, None if resumed else arguments.weights, origin.get("n_blocks"),
                                            origin.get("bn_epsilon", model.BN_EPSILON))

@@ -35,6 +35,7 @@ OTHER_SUFFIXES = (
     ".xpm", ".xbm")
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")  # Pillow's others run programs or hold no photos
 FORMAT_NAMES = "PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF and HEIC"
+DECODER_VERSION = 1  # raise it when files are decoded to other pixels, so that cached photos are decoded again
 
 
 # ------------------------------------------------------------------------------------------------ files and their names
@@ -349,8 +350,3 @@ def resize(image: np.ndarray, height: int, width: int, method: str = "bicubic") 
     """
     resized = tf.image.resize(image, (height, width), method=method, antialias=method != "nearest")
     return resized.numpy() if image.dtype == np.float32 else tf.saturate_cast(tf.round(resized), image.dtype).numpy()
-
-
-def crop_to_scale(image: np.ndarray) -> np.ndarray:
-    """Cut right and bottom so that both sides divide by 4."""
-    return image[:image.shape[0] // utils.SCALE * utils.SCALE, :image.shape[1] // utils.SCALE * utils.SCALE]

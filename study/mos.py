@@ -16,8 +16,9 @@ import utils
 
 from PIL import Image
 
+from degradations import crop_to_scale, shrink
 from engine.devices import list_devices
-from files.images import crop_to_scale, find_photos, list_images, read_image, resize
+from files.images import find_photos, list_images, read_image, resize
 
 # One version of one image. `file` is the picture itself, or the LR that `nearest` and `lanczos` are computed from.
 Version = namedtuple("Version", "set image method file")
@@ -271,9 +272,8 @@ def _pixels(version):
     """The picture of a Version, uint8 (H, W, 3)."""
     image = read_image(version.file)
     if version.set is None:  # a calibration photo: its LR image does not exist as a file
-        image = crop_to_scale(image)
-        lr = resize(image, image.shape[0] // utils.SCALE, image.shape[1] // utils.SCALE)
-        image = lr if version.method == "nearest" else image
+        image = crop_to_scale(image, utils.SCALE)
+        image = shrink(image, utils.SCALE) if version.method == "nearest" else image
     methods = {"nearest": "nearest", "lanczos": "lanczos3"}
     if version.method in methods:
         return resize(image, utils.SCALE * image.shape[0], utils.SCALE * image.shape[1], methods[version.method])

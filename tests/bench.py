@@ -333,7 +333,7 @@ def bench(arguments):
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         resolve(config)
         config.TRAIN.batch_size, config.TRAIN.hr_patch_size = BATCH, PATCH
-        photos = data.cache_photos(data.packaged_pairs("train"), "", "cache/", PATCH)
+        photos = data.cache_photos(data.packaged_pairs("train"), "", "cache/", PATCH, 4)
         print("\n| | here | beside it | ratio | target |\n|---|---|---|---|---|")
         generator = make_trainer(photos).generator
         per_pixel = bench_upscaling(generator, installed, arguments.quick)

@@ -19,34 +19,10 @@ from easydict import EasyDict
 from PIL import Image
 
 import data
-import metrics
+import degradations
 from files import images, pairing
 
 PATCH = 32
-
-
-def cubic(x):
-    """Keys' kernel with a = -0.5, as in MATLAB's imresize."""
-    x = np.abs(x)
-    inner, outer = 1.5 * x ** 3 - 2.5 * x ** 2 + 1, -0.5 * x ** 3 + 2.5 * x ** 2 - 4 * x + 2
-    return inner * (x <= 1) + outer * ((x > 1) & (x <= 2))
-
-
-def imresize(image, scale):
-    """MATLAB's `imresize(image, scale)`, after its source: antialiased bicubic, mirrored at the border."""
-    for axis in (0, 1):
-        n = image.shape[axis]
-        stretch = min(scale, 1)
-        centre = (np.arange(round(n * scale)) + 0.5) / scale - 0.5
-        near = np.floor(centre - 2 / stretch).astype(int)[:, np.newaxis] + np.arange(int(4 / stretch) + 2)
-        weights = cubic((centre[:, np.newaxis] - near) * stretch)
-        weights /= weights.sum(axis=1, keepdims=True)
-        near = np.concatenate([np.arange(n), np.arange(n)[::-1]])[near % (2 * n)]
-        rows = np.moveaxis(image, axis, 0).astype(np.float32)
-        image = sum(w[:, np.newaxis, np.newaxis] * rows[i] for w, i in zip(weights.T, near.T, strict=True))
-        image = np.moveaxis(image, 0, axis)
-        image = image.clip(0, 255).round() if axis else image
-    return image.astype(np.uint8)
 
 
 def save(path, pixels):
@@ -73,10 +49,10 @@ def photos(tmp_path):
     return folder
 
 
-def cache(folder, tmp_path, lr_folder="", patch=PATCH):
+def cache(folder, tmp_path, lr_folder="", patch=PATCH, scale=4):
     lr_files = images.list_images(lr_folder) if lr_folder else []
     pairs = pairing.pair_files(images.list_images(folder), folder, lr_files, lr_folder)
-    return data.cache_photos(pairs, str(folder), tmp_path / "cache", patch)
+    return data.cache_photos(pairs, str(folder), tmp_path / "cache", patch, scale)
 
 
 def patches(photos, batch_size, patches_per_image=1, seed=0):
@@ -86,43 +62,16 @@ def patches(photos, batch_size, patches_per_image=1, seed=0):
 # --------------------------------------------------------------------------------------------------------- LR and HR
 
 
-@pytest.mark.parametrize("name", ["astronaut.png", "chelsea.png", "brick.png", "rocket.jpg"])
-def test_lr_is_matlabs_imresize_of_the_photo(name):
-    hr, lr = data.read_pair(pictures.PHOTOS / name)
-    difference = np.abs(lr.astype(int) - imresize(hr, 1 / 4))
-    inner = difference[3:-3, 3:-3]
-    assert inner.max() <= 1 and (inner > 0).mean() < 1e-3  # rounding of 0.5
-    assert difference.max() < 16  # MATLAB mirrors the border, TensorFlow leaves it out
-
-
-@pytest.mark.parametrize("name", ["astronaut.png", "coffee.png"])
-def test_bicubic_down_and_up_again_scores_like_matlabs(name):
-    hr, lr = data.read_pair(pictures.PHOTOS / name)
-    ours, matlabs = images.resize(lr, *hr.shape[:2]), imresize(imresize(hr, 1 / 4), 4)
-    inner = np.abs(ours.astype(int) - matlabs)[16:-16, 16:-16]
-    assert inner.max() <= 2 and inner.mean() < 0.02
-    psnr = [metrics.psnr_ssim(back, hr)[0] for back in (ours, matlabs)]
-    assert abs(psnr[0] - psnr[1]) < 0.03
-
-
-@pytest.mark.parametrize("height, width", [(4, 4), (5, 11), (7, 100), (42, 43)])
-def test_photos_are_cropped_at_right_and_bottom_to_multiples_of_4(tmp_path, height, width):
-    pixels = np.uint8(pictures.RNG.integers(0, 256, (height, width, 3)))
-    hr, lr = data.read_pair(save(tmp_path / "a.png", pixels))
-    np.testing.assert_array_equal(hr, pixels[:height // 4 * 4, :width // 4 * 4])
-    assert lr.shape == (height // 4, width // 4, 3)
-
-
 def test_a_photo_of_less_than_4_pixels_is_an_error(tmp_path):
     for shape in ((1, 1, 3), (1, 500, 3), (3, 5, 3)):
         path = save(tmp_path / "tiny.png", np.zeros(shape, np.uint8))
         with pytest.raises(utils.UserError, match=r"tiny.png is smaller than 4x4"):
-            data.read_pair(path)
+            data.read_pair(path, None, 4)
 
 
 def test_an_lr_whose_sides_were_rounded_up_is_cropped_like_its_hr(tmp_path):
     pixels, small = (np.uint8(pictures.RNG.integers(0, 256, (*shape, 3))) for shape in ((42, 43), (11, 11)))
-    hr, lr = data.read_pair(save(tmp_path / "hr.png", pixels), save(tmp_path / "lr.png", small))
+    hr, lr = data.read_pair(save(tmp_path / "hr.png", pixels), save(tmp_path / "lr.png", small), 4)
     np.testing.assert_array_equal(hr, pixels[:40, :40])
     np.testing.assert_array_equal(lr, small[:10, :10])
 
@@ -130,8 +79,8 @@ def test_an_lr_whose_sides_were_rounded_up_is_cropped_like_its_hr(tmp_path):
 def test_an_lr_of_the_wrong_size_is_an_error_that_names_both_sizes(tmp_path):
     hr = save(tmp_path / "hr.png", np.zeros((40, 48, 3), np.uint8))
     lr = save(tmp_path / "lr.png", np.zeros((12, 10, 3), np.uint8))
-    with pytest.raises(utils.UserError, match=r"lr.png is 10x12, not a quarter of .*hr.png .12x10."):
-        data.read_pair(hr, lr)
+    with pytest.raises(utils.UserError, match=r"lr.png is 10x12, not 1/4 of .*hr.png .12x10."):
+        data.read_pair(hr, lr, 4)
 
 
 # --------------------------------------------------------------------------------------------------------- which photos
@@ -143,11 +92,11 @@ def test_lr_beside_the_hr_is_what_is_measured_and_trained_on(tmp_path, no_bar):
     save(tmp_path / "photos" / "a.png", hr)
     save(tmp_path / "photos" / "a_LR.png", lr)
     settings = config_of(VALID={"hr_img_path": str(tmp_path / "photos"), "lr_img_path": ""})
-    (_, read_hr, read_lr), = data.read_pairs(data.validation_pairs(settings))
+    (_, read_hr, read_lr), = data.read_pairs(data.validation_pairs(settings), 4)
     np.testing.assert_array_equal(read_hr, hr)
     np.testing.assert_array_equal(read_lr, lr)
     photo, = cache(tmp_path / "photos", tmp_path)
-    np.testing.assert_array_equal(photo.crop(3, 5, 20)[0], lr[3:23, 5:25])
+    np.testing.assert_array_equal(photo.crop_lr(3, 5, 20), lr[3:23, 5:25])
 
 
 def config_of(**sections):
@@ -198,7 +147,7 @@ def test_lr_and_hr_of_a_patch_show_the_same_place_in_the_same_orientation(tmp_pa
     if partner:
         save(tmp_path / "lr" / "0001x4.png", lr)
     else:  # LR is made; the index is a ramp then, which the bicubic keeps
-        lr = images.resize(hr, 30, 50)
+        lr = degradations.shrink(hr, 4)
     source = patches(cache(tmp_path / "hr", tmp_path, tmp_path / "lr" if partner else ""), 8)
     orientations, places = set(), set()
     for step in range(60):
@@ -265,7 +214,7 @@ def test_a_step_has_the_same_batch_wherever_a_run_begins(photos, tmp_path):
 def test_a_seed_means_the_same_batches_for_good(tmp_path):
     """A digest from before batches were made by `Patches`: a training of then continues with the photos of then."""
     rng = np.random.default_rng(5)
-    photos = [data.Photo(tmp_path / f"{i}.rgb", 40 + 4 * i, 44 + 8 * i) for i in range(5)]
+    photos = [data.CachedPhoto(tmp_path / f"{i}.rgb", 40 + 4 * i, 44 + 8 * i, 4) for i in range(5)]
     for photo in photos:
         photo.path.write_bytes(rng.integers(0, 256, photo.n_bytes, dtype=np.uint8).tobytes())
     source = patches(photos, 4, 3, seed=3)
@@ -327,13 +276,44 @@ def test_a_partner_that_was_changed_is_noticed(tmp_path):
         assert patches(cache(tmp_path / "hr", tmp_path, tmp_path / "lr"), 1).batch(1, 0)[0].max() == value
 
 
+@pytest.mark.parametrize("module, version", [(images, "DECODER_VERSION"), (degradations, "VERSION")])
+def test_photos_that_were_decoded_or_shrunk_in_another_way_are_decoded_again(
+        photos, tmp_path, decoded, monkeypatch, module, version):
+    cache(photos, tmp_path)
+    decoded.clear()
+    monkeypatch.setattr(module, version, 99)
+    cache(photos, tmp_path)
+    assert len(decoded) == 7 and len(list((tmp_path / "cache").rglob("*.*"))) == 7
+
+
+def test_lr_of_a_file_is_not_taken_for_lr_that_was_made(photos, tmp_path):
+    (tmp_path / "lr").mkdir()
+    for number in range(7):
+        save(tmp_path / "lr" / f"{number}x4.png", np.full((10 + number, 11, 3), 250, np.uint8))
+    for lr_folder, is_made in ((tmp_path / "lr", False), ("", True), (tmp_path / "lr", False)):
+        lr, _ = patches(cache(photos, tmp_path, lr_folder), 7).batch(1, 0)
+        assert (lr.max() < 250) == is_made
+
+
+@pytest.mark.parametrize("scale", [2, 3, 8])
+def test_photos_of_two_scales_lie_side_by_side(photos, tmp_path, decoded, scale):
+    first = cache(photos, tmp_path)
+    other = cache(photos, tmp_path, scale=scale)
+    assert len(decoded) == 14
+    assert cache(photos, tmp_path) == first and cache(photos, tmp_path, scale=scale) == other and len(decoded) == 14
+    size = 24 // scale
+    lr, hr = data.Patches(other, 0, 7, 24, 1).batch(1, 0)
+    assert lr.shape == (7, size, size, 3) and hr.shape == (7, 24, 24, 3)
+    np.testing.assert_allclose(lr.mean(axis=(1, 2)), hr.mean(axis=(1, 2)), atol=1)  # of the same photo
+
+
 def test_equal_names_in_subfolders_are_cached_apart(tmp_path):
     for value in (10, 20):
         (tmp_path / "photos" / str(value)).mkdir(parents=True)
         save(tmp_path / "photos" / str(value) / "1.png", np.full((40, 40, 3), value, np.uint8))
     pairs = [(path, None) for path in sorted((tmp_path / "photos").rglob("*.png"))]
-    found = data.cache_photos(pairs, "photos", tmp_path / "cache", PATCH)
-    assert [photo.crop(0, 0, 8)[1].max() for photo in found] == [10, 20]
+    found = data.cache_photos(pairs, "photos", tmp_path / "cache", PATCH, 4)
+    assert [photo.crop_hr(0, 0, 8).max() for photo in found] == [10, 20]
 
 
 def test_pixels_of_the_cache_are_those_of_the_files(tmp_path):
@@ -341,12 +321,10 @@ def test_pixels_of_the_cache_are_those_of_the_files(tmp_path):
     shutil.copy(pictures.PHOTOS / "coffee.png", tmp_path / "photos")
     photo, = cache(tmp_path / "photos", tmp_path)
     assert (photo.height, photo.width) == (400, 600)
-    lr, hr = photo.crop(20, 50, 40)
     coffee = skimage.io.imread(pictures.PHOTOS / "coffee.png")
-    np.testing.assert_array_equal(hr, coffee[80:240, 200:360])
-    inner = lr.astype(int) - imresize(coffee, 1 / 4)[20:60, 50:90]
-    assert np.abs(inner).max() <= 1
-    np.testing.assert_array_equal(photo.crop(60, 110, 40)[1], coffee[240:, 440:])  # the last rows and columns
+    np.testing.assert_array_equal(photo.crop_hr(81, 203, 157), coffee[81:238, 203:360])
+    np.testing.assert_array_equal(photo.crop_lr(20, 50, 40), degradations.shrink(coffee, 4)[20:60, 50:90])
+    np.testing.assert_array_equal(photo.crop_hr(240, 440, 160), coffee[240:, 440:])  # the last rows and columns
 
 
 def test_every_kind_of_picture_can_be_trained_on_and_what_can_not_is_left_out_by_name(tmp_path, no_bar, capfd):
@@ -372,7 +350,7 @@ def test_photos_whose_partner_does_not_match_are_left_out_by_name(photos, tmp_pa
     found = cache(photos, tmp_path, tmp_path / "lr")
     out, _ = capfd.readouterr()
     assert len(found) == 6 and "1 of 7 photos have no partner" in out and "6.png" in out
-    assert f"Left out, 1 of 7 photos: {tmp_path}/lr/2x4.png is 11x13, not a quarter of {photos}/2.png (11x12)" in out
+    assert f"Left out, 1 of 7 photos: {tmp_path}/lr/2x4.png is 11x13, not 1/4 of {photos}/2.png (11x12)" in out
 
 
 def test_photos_smaller_than_a_patch_are_left_out_by_name(photos, tmp_path, no_bar, capfd):
@@ -395,7 +373,7 @@ def test_a_cached_photo_that_is_damaged_in_use_is_a_sentence_and_the_next_run_re
     with pytest.raises(utils.UserError, match=re.escape(sentence)), source.user_errors():
         list(source.dataset(1, 0, 3))  # of TensorFlow, which makes an error of its own out of it
     assert cache(photos, tmp_path) == first and decoded == ["3.png"]
-    first[3].crop(0, 0, 8)
+    first[3].crop_hr(0, 0, 8)
 
 
 def test_other_errors_of_tensorflow_are_not_taken_for_a_users(photos, tmp_path):
@@ -448,10 +426,10 @@ def test_what_can_not_be_measured_is_said_and_left_out(tmp_path, capsys):
     small = save(tmp_path / "small.png", pictures.RGB[:18])
     (tmp_path / "empty.png").touch()
     pairs = [(small, None), (tmp_path / "empty.png", None), (photo, None), (tmp_path / "nothing.png", None)]
-    (path, hr, lr), = data.read_pairs(pairs)
+    (path, hr, lr), = data.read_pairs(pairs, 4)
     assert path == photo and hr.shape == (20, 28, 3) and lr.shape == (5, 7, 3)
     err = capsys.readouterr().err.splitlines()
     assert [line.split("/")[-1].split(" ")[0] for line in err] == ["small.png", "empty.png", "nothing.png"]
     assert all(line.startswith("Left out: ") for line in err)
     with pytest.raises(utils.UserError, match="None of the validation images"):
-        list(data.read_pairs(pairs[:2]))
+        list(data.read_pairs(pairs[:2], 4))

@@ -171,7 +171,7 @@ model.ARCHITECTURES["paper"] = dataclasses.replace(model.PAPER, n_blocks=1)
 override(config, ["TRAIN.devices=2", "TRAIN.precision=float16", "TRAIN.batch_size=2", "TRAIN.hr_patch_size=32"])
 resolve(config)
 devices.choose_devices(2)
-photos = data.cache_photos(data.packaged_pairs("train"), "", "cache/", 32)
+photos = data.cache_photos(data.packaged_pairs("train"), "", "cache/", 32, 4)
 strategy = tf.distribute.MirroredStrategy(devices.list_devices())
 with strategy.scope(), devices.compute_in("float16"):
     networks = train.make_networks(config.TRAIN, None)

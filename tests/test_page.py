@@ -19,6 +19,8 @@ import results
 TEMPLATE = Path(__file__).parent.parent / "page.html"
 METHODS = {"lr": "LR", "bicubic": "bicubic", "lanczos": "Lanczos", "srresnet": "SRResNet", "srgan": "SRGAN",
            "hr": "original"}
+METRICS = [{"id": "psnr", "title": "PSNR", "unit": "dB", "digits": 2, "higher_is_better": True, "shown": True},
+           {"id": "ssim", "title": "SSIM", "unit": "", "digits": 4, "higher_is_better": True, "shown": True}]
 COLORS = {"lr": (250, 0, 0), "bicubic": (0, 250, 0), "lanczos": (0, 0, 250), "srresnet": (250, 250, 0),
           "srgan": (0, 250, 250), "hr": (250, 0, 250)}
 
@@ -42,7 +44,7 @@ def build(folder, images, methods=METHODS, mode="score"):
     mean = {method: {metric: float(np.mean([entry["metrics"][method][metric] for entry in entries]))
                      for metric in ("psnr", "ssim")} for method in entries[0].get("metrics", {})}
     titles = [{"id": method, "title": title} for method, title in methods.items()]
-    write_page(folder, {"mode": mode, "methods": titles, "mean": mean, "images": entries})
+    write_page(folder, {"mode": mode, "methods": titles, "metrics": METRICS, "mean": mean, "images": entries})
     return folder
 
 
@@ -480,6 +482,7 @@ def test_scores_of_five_methods_are_seen_at_once_and_the_note_below_is_never_cut
                "back_projected": "back-projected"}
     pictures = dict(zip(methods, plain(64, 48, list(METHODS)[1:]).values(), strict=True))
     content = read_page(build(tmp_path / "page", {"photo_0001": pictures}, methods))
+    content["metrics"].append({"id": "lr_psnr", "title": "LR-PSNR", "digits": 2, "higher_is_better": True})
     for scores in (*content["images"][0]["metrics"].values(), *content["mean"].values()):
         scores["lr_psnr"] = 42.3
     write_page(tmp_path / "page", content)
@@ -491,11 +494,11 @@ def test_scores_of_five_methods_are_seen_at_once_and_the_note_below_is_never_cut
         assert (table <= page.rectangle("#scores")[2]) == (size[0] == 1280)
 
 
-def test_equal_images_have_an_infinite_psnr_and_missing_scores_sort_last(browse, tmp_path):
+def test_undefined_scores_are_dashes_and_missing_ones_sort_last(browse, tmp_path):
     folder = build(tmp_path / "page", {name: plain(64, 48) for name in "abc"})
     content = read_page(folder)
-    content["images"][1]["metrics"]["srgan"] = {"psnr": None, "ssim": 1.0}
-    content["mean"]["srgan"]["psnr"] = None
+    content["images"][1]["metrics"]["srgan"] = {"psnr": 100, "ssim": None}
+    content["mean"]["srgan"]["ssim"] = None
     del content["images"][0]["metrics"]["srgan"], content["images"][0]["pictures"]["srgan"]
     write_page(folder, content)
     page = browse(folder)
@@ -508,10 +511,26 @@ def test_equal_images_have_an_infinite_psnr_and_missing_scores_sort_last(browse,
         page.click("thead [data-sort='srgan|psnr'] button")
         assert "".join(page.texts("tbody th")) == order
     page.click("thead [data-sort='srgan|psnr'] button")
-    assert page.texts("tbody tr:nth-child(2) td")[-2] == "∞"
+    assert page.texts("tbody tr:nth-child(2) td")[-2:] == ["100.00", "\u2013"]
+    assert page.texts("thead .mean td")[-1] == "\u2013"
     assert page.texts("tbody tr:first-child td")[-2:] == ["\u2013", "\u2013"]
     page.press("arrow_down")
-    assert page.chosen() == ["bicubic", "SRGAN"] and page.texts(".captions span")[1] == "∞ dB / 1.0000"
+    assert page.chosen() == ["bicubic", "SRGAN"] and page.texts(".captions span")[1] == "100.00 dB / \u2013"
+
+
+def test_of_a_metric_whose_low_values_are_good_the_lowest_is_the_best(browse, tmp_path):
+    content = read_page(build(tmp_path / "page", {name: plain(64, 48) for name in "abc"}))
+    content["metrics"] = [{"id": "psnr", "title": "NIQE", "unit": "", "digits": 1, "higher_is_better": False,
+                           "shown": True}]
+    write_page(tmp_path / "page", content)
+    page = browse(tmp_path / "page")
+    scores = [image["metrics"]["srgan"]["psnr"] for image in content["images"]]
+    page.click("#table")
+    page.click("thead [data-sort='srgan|psnr'] button")
+    assert page.texts("thead .heads button")[-1] == "NIQE"
+    assert page.texts("#strip span") == [f"{score:.1f}" for score in sorted(scores)]
+    best = [min(values["psnr"] for values in image["metrics"].values()) for image in content["images"]]
+    assert page.texts("tbody .best") == [f"{best['abc'.index(name)]:.1f}" for name in page.texts("tbody th")]
 
 
 def test_restored_photos_have_no_scores(browse, tmp_path):

@@ -153,7 +153,7 @@ def test_a_second_ctrl_c_leaves_at_once_and_harms_nothing(interrupted, number, c
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    return data.cache_photos(data.packaged_pairs("train"), "photos", tmp_path_factory.mktemp("cache"), 32)
+    return data.cache_photos(data.packaged_pairs("train"), "photos", tmp_path_factory.mktemp("cache"), 32, 4)
 
 
 @pytest.fixture
