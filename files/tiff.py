@@ -55,9 +55,10 @@ def read(file: BinaryIO, most_pixels: float,
         page = _first_page(tiff, file.name)
         if page.imagewidth * page.imagelength > most_pixels:
             raise Image.DecompressionBombError
-        n_colours = BANDS_BY_PILLOW.get(page.photometric, 1)
+        n_colours = _count_colours(page)
         n_extras = page.samplesperpixel - n_colours
-        alpha = next((i for i, extra in enumerate(page.extrasamples) if extra in ALPHA), None)
+        extras = page.extrasamples[-n_extras:] if n_extras > 0 else ()
+        alpha = next((i for i, extra in enumerate(extras) if extra in ALPHA), None)
         if n_extras > (alpha is not None):
             utils.say_once(f"{file.name} holds {utils.plural(n_extras, 'band')} besides its colours; "
                            "what is not alpha is left out.")
@@ -76,9 +77,17 @@ def read(file: BinaryIO, most_pixels: float,
     white = np.iinfo(planes[0].dtype).max
     if page.photometric == PHOTOMETRIC.MINISWHITE:
         planes[0] = white - planes[0]
-    if alpha is not None and page.extrasamples[alpha] == EXTRASAMPLE.ASSOCALPHA:  # colours are multiplied by alpha
+    if alpha is not None and extras[alpha] == EXTRASAMPLE.ASSOCALPHA:  # colours are multiplied by alpha
         planes[0] = np.rint(planes[0] * (white / np.maximum(planes[1], 1.0))).clip(0, white).astype(planes[0].dtype)
     return planes, page.iccprofile, page.tags.valueof(0x0112)
+
+
+def _count_colours(page):
+    """How many bands are colours. GDAL calls RGB of 16 bits or floats gray with two bands more, unless it is told."""
+    if (page.photometric == PHOTOMETRIC.MINISBLACK and page.samplesperpixel in (3, 4)
+            and not any(extra in ALPHA for extra in page.extrasamples[:2])):
+        return 3
+    return BANDS_BY_PILLOW.get(page.photometric, 1)
 
 
 def _first_page(tiff, name):

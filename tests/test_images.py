@@ -200,6 +200,34 @@ def test_only_what_a_tiff_calls_alpha_is_alpha(tmp_path, capsys, colours, alpha,
         assert capsys.readouterr().out == (said if "unspecified" in extrasamples else "")
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.uint32, np.float32, np.float64])
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+@pytest.mark.parametrize("bigtiff", [False, True])
+def test_three_or_four_bands_that_gdal_calls_gray_are_rgb(tmp_path, capsys, dtype, planar, bigtiff):
+    def to_range(pixels):
+        return (pixels / 255 if np.dtype(dtype).kind == "f" else pixels).astype(dtype)
+
+    def read(*bands, extrasamples):
+        pixels = to_range(np.dstack(bands))
+        tifffile.imwrite(path, pixels if planar == "contig" else np.moveaxis(pixels, 2, 0), photometric="minisblack",
+                         planarconfig=planar, extrasamples=extrasamples, bigtiff=bigtiff)
+        return images.read_image(path, native=True)
+
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, to_range(pictures.RGB), photometric="rgb")
+    rgb = images.read_image(path, native=True)
+    np.testing.assert_array_equal(read(pictures.RGB, extrasamples=["unspecified"] * 2), rgb)
+    assert capsys.readouterr().out == ""
+    with_alpha = read(pictures.RGB, pictures.ALPHA, extrasamples=["unspecified"] * 2 + ["unassalpha"])
+    assert with_alpha.shape[2] == 4
+    np.testing.assert_array_equal(with_alpha[:, :, :3], rgb)
+    path = tmp_path / "nir.tif"
+    np.testing.assert_array_equal(read(pictures.RGB, pictures.ALPHA, extrasamples=["unspecified"] * 3), rgb)
+    assert capsys.readouterr().out == f"{path} holds 1 band besides its colours; what is not alpha is left out.\n"
+    path = tmp_path / "bands.tif"
+    assert read(pictures.RGB, pictures.RGB, extrasamples=["unspecified"] * 5).shape[2] == 1
+
+
 @pytest.mark.parametrize("colours, alpha", [(pictures.RGB, pictures.ALPHA), (pictures.RGB16, pictures.ALPHA16)])
 def test_premultiplied_colours_are_divided_by_their_alpha(tmp_path, colours, alpha):
     white = np.iinfo(colours.dtype).max
