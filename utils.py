@@ -1,6 +1,7 @@
 """Errors, paths, atomic files, progress and a quiet screen. Imports no TensorFlow, for a quick `--help`."""
 import contextlib
 import functools
+import hashlib
 import io
 import logging
 import os
@@ -195,6 +196,14 @@ def natural_key(path: str | Path) -> tuple:
     """Sort key that puts `im2.jpg` before `im10.jpg`."""
     name = Path(path).name
     return [int(part) if part.isdecimal() else part.lower() for part in re.split(r"(\d+)", name)], name
+
+
+def shorten(name: str, most: int) -> str:
+    """A file's name in at most `most` bytes, as file systems count; one that is cut ends in a hash of the whole."""
+    encoded = os.fsencode(name)
+    if len(encoded) <= most:
+        return name
+    return f"{encoded[:most - 9].decode(errors='ignore')}_{hashlib.sha256(encoded).hexdigest()[:8]}"
 
 
 def listing(items: Iterable, most: int = 6) -> str:

@@ -1,8 +1,10 @@
 """Find, read and write images, and resize them."""
 import collections
 import contextlib
+import itertools
 import math
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterable
@@ -41,9 +43,18 @@ DECODER_VERSION = 1  # raise it when files are decoded to other pixels, so that 
 # ------------------------------------------------------------------------------------------------ files and their names
 
 
-def list_images(folder: str | Path, recursive: bool = True) -> list[Path]:
-    """Paths with an image suffix in a folder and its subfolders, naturally sorted; hidden ones are skipped.
+# Folders of thumbnails and of deleted files, as NAS, desktops and Lightroom call them; hidden ones are skipped anyway.
+SYSTEM_FOLDERS = re.compile(
+    r"@(eadir|recycle|recently-snapshot|sharesnap|synoresource|tmp)|#(recycle|snapshot)|\$recycle\.bin|recycle[rd]"
+    r"|system volume information|lost\+found|found\.\d{3}|__macosx|network trash folder|temporary items|.*\.lrdata",
+    re.IGNORECASE)
+LONGEST_NAME = 180  # bytes of a file system's 255, so that a result's suffix fits
 
+
+def list_images(folder: str | Path, recursive: bool = True) -> list[Path]:
+    """Paths with an image suffix in a folder and its subfolders, naturally sorted.
+
+    Hidden ones are skipped, and folders of systems such as `@eaDir`, in which a NAS keeps thumbnails.
     Broken links are kept, so that `read_image` can report them.
     """
     return [path for path in _list_files(folder, recursive) if path.suffix.lower() in IMAGE_SUFFIXES]
@@ -75,32 +86,39 @@ def _list_files(folder, recursive=True):
             subfolders.clear()
             continue
         seen.add(here)
-        subfolders[:] = sorted(name for name in subfolders if recursive and not name.startswith("."))
+        subfolders[:] = sorted(name for name in subfolders
+                               if recursive and not name.startswith(".") and not SYSTEM_FOLDERS.fullmatch(name))
         found += [Path(parent, name) for name in names if not name.startswith(".")]
     return sorted(found, key=lambda path: [utils.natural_key(part) for part in path.relative_to(folder).parts])
 
 
 def output_names(paths: Iterable[Path], *folders: str | Path) -> list[str]:
-    """Names for the results of images, all different: the stem, with the suffix where two share it (`a_jpg`).
+    """Names for the results of images, all different: the stem, in so few bytes that a suffix still fits.
 
-    Files below one of `folders` keep the way to them: `sub/photo` for `folder/sub/photo.jpg`.
+    Files below one of `folders` keep the way to them: `sub/photo` for `folder/sub/photo.jpg`. Of several with one name
+    each gets its folders in front as far as they differ, `a_photo` and `b_photo`, or the suffix behind, `photo_jpg`.
     """
-    paths = [Path(path) for path in paths]
-    stems = []
+    paths, groups = [Path(path) for path in paths], collections.defaultdict(list)
     for path in paths:
         folder = next((folder for folder in folders if path.is_relative_to(folder)), path.parent)
-        stems.append(path.relative_to(folder).with_suffix("").as_posix())
-    count = collections.Counter(stem.lower() for stem in stems)  # on Windows and macOS A.png is a.png
-    taken = set(count)
-    names = []
-    for path, name in zip(paths, stems, strict=True):
-        if count[name.lower()] > 1:
-            name += f"_{path.suffix[1:]}"
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        upwards = Path(os.path.abspath(folder)).parts[:0:-1]
+        groups[name.lower()].append((path, name, upwards))  # on Windows and macOS A.png is a.png
+    names, taken = {}, set()
+    for group in sorted(groups.values(), key=len):  # first those that need nothing to tell them apart
+        several = [upwards for *_, upwards in group]
+        for path, name, upwards in group:
+            others = set(several) - {upwards}
+            depth = next(n for n in itertools.count() if all(upwards[:n] != other[:n] for other in others))
+            way, slash, name = "_".join([*upwards[:depth][::-1], name]).rpartition("/")
+            if several.count(upwards) > 1:
+                name += path.suffix.replace(".", "_")
+            name = way + slash + utils.shorten(name, LONGEST_NAME)
             while name.lower() in taken:
                 name += "_"
             taken.add(name.lower())
-        names.append(name)
-    return names
+            names[path] = name
+    return [names[path] for path in paths]
 
 
 # -------------------------------------------------------------------------------------------------------------- reading

@@ -421,6 +421,19 @@ def test_images_of_a_folder_and_its_subfolders_are_listed_in_natural_order(tmp_p
         "im1.tiff", "im2.JPG", "im10.png", "link.png", "²3.png"]
 
 
+@pytest.mark.parametrize("folder", [
+    "@eaDir/a.jpg", "#recycle", "#snapshot", "@Recycle", "$RECYCLE.BIN/S-1-5-21", ".Trash-1000/files", ".thumbnails",
+    ".@__thumb", "System Volume Information", "RECYCLER", "__MACOSX", "lost+found", "2019 Previews.lrdata/a"])
+def test_thumbnails_and_deleted_files_of_systems_are_no_photos(tmp_path, folder):
+    for name in ("a.jpg", "sub/b.jpg", f"{folder}/SYNOPHOTO_THUMB_XL.jpg", f"sub/{folder}/b.jpg", "Thumbs.db",
+                 "@ home/c.jpg", "recycled bottles/d.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    names = [path.name for path in images.find_photos(tmp_path)[0]]
+    assert names == [path.name for path in images.list_images(tmp_path)] == ["c.jpg", "a.jpg", "d.jpg", "b.jpg"]
+    assert len(images.list_images(tmp_path / folder)) == 1  # where it is named
+
+
 def test_linked_folders_are_read_once_and_never_those_above(tmp_path):
     (tmp_path / "photos" / "sub").mkdir(parents=True)
     (tmp_path / "other").mkdir()
@@ -479,8 +492,32 @@ def test_a_name_alone_does_not_make_a_result(tmp_path):
 
 def test_results_mirror_the_subfolders_of_the_photos():
     paths = [Path(name) for name in ("in/a.png", "in/sub/a.png", "in/sub/a.jpg", "in/sub/b.c.png", "elsewhere/a.png")]
-    assert images.output_names(paths, "in", "elsewhere") == ["a_png", "sub/a_png", "sub/a_jpg", "sub/b.c", "a_png_"]
+    assert images.output_names(paths, "in", "elsewhere") == ["in_a", "sub/a_png", "sub/a_jpg", "sub/b.c", "elsewhere_a"]
     assert images.output_names(paths[1:2]) == ["a"]
+
+
+def test_names_of_results_tell_the_folders_of_photos_that_are_called_alike():
+    def names(*paths):
+        return images.output_names(map(Path, paths))
+
+    assert names("rome/1.jpg", "paris/1.jpg", "paris/2.jpg") == ["rome_1", "paris_1", "2"]
+    assert names("a/day/1.jpg", "b/day/1.jpg", "c/1.jpg") == ["a_day_1", "b_day_1", "c_1"]
+    assert names("a/1.jpg", "a/1.png", "b/1.jpg") == ["a_1_jpg", "a_1_png", "b_1"]
+    assert names("/x/1.jpg", "/y/x/1.jpg") == ["x_1", "y_x_1"]
+    assert names("x_1.png", "/x/1.jpg", "/y/1.jpg") == ["x_1", "x_1_", "y_1"]
+
+
+@pytest.mark.parametrize("letter", ["a", "ü", "写", "\N{GRINNING FACE}", "\udcff"])
+@pytest.mark.parametrize("length", [150, 245, 250])
+def test_names_of_results_fit_file_systems_which_count_bytes(tmp_path, letter, length):
+    stem = letter * (length // len(os.fsencode(letter)))
+    paths = [Path(stem + ending) for ending in (".jpg", "b.jpg", ".png")]
+    names = images.output_names(paths)
+    assert len(set(names)) == 3 and names == images.output_names(paths)  # the same in each run
+    for name in names:
+        assert name.startswith(letter * 20) or letter == "\udcff"  # bytes that are no text are cut out
+        (tmp_path / f"{name}_pretrained-srresnet.png").touch()
+    assert images.output_names([Path("short.jpg")]) == ["short"]
 
 
 @given(st.lists(st.tuples(st.sampled_from(["a", "A", "b", "a_png", "a.png", "a_png_"]),
