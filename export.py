@@ -31,9 +31,9 @@ slightly, as they are not corrected by back-projection, which `--mode=evaluate -
 ```python
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
-lr = np.asarray(Image.open("photo.jpg").convert("RGB"), np.float32)[np.newaxis] / 255
+lr = np.asarray(ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB"), np.float32)[np.newaxis] / 255
 session = onnxruntime.InferenceSession("srgan.onnx")
 sr, = session.run(None, {{session.get_inputs()[0].name: lr}})
 Image.fromarray(np.uint8(np.rint(255 * sr[0]))).save("photo_onnx.png")
@@ -46,9 +46,9 @@ Image.fromarray(np.uint8(np.rint(255 * sr[0]))).save("photo_onnx.png")
 ```python
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
-from PIL import Image
+from PIL import Image, ImageOps
 
-lr = np.asarray(Image.open("photo.jpg").convert("RGB"), np.float32)[np.newaxis] / 255
+lr = np.asarray(ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB"), np.float32)[np.newaxis] / 255
 interpreter = Interpreter("srgan.tflite")
 source, target = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
 interpreter.resize_tensor_input(source, lr.shape)
@@ -65,9 +65,9 @@ Image.fromarray(np.uint8(np.rint(255 * interpreter.get_tensor(target)[0]))).save
 ```python
 import numpy as np
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, ImageOps
 
-lr = np.asarray(Image.open("photo.jpg").convert("RGB"), np.float32)[np.newaxis] / 255
+lr = np.asarray(ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB"), np.float32)[np.newaxis] / 255
 network = tf.saved_model.load("srgan_saved_model")
 sr = network.serve(lr).numpy()
 Image.fromarray(np.uint8(np.rint(255 * sr[0]))).save("photo_saved_model.png")

@@ -191,7 +191,8 @@ def photos_to_restore(inputs: list[Path], output: Path, method: str) -> list[Pho
     photos = [Photo(path, folder / f"{name}_gen.png", method, shown_as=folder / name)
               for folder, paths in found.items()
               for path, name in zip(paths, images.output_names(list(paths)), strict=True)]
-    if output.suffix.lower() in images.OUTPUT_SUFFIXES and not output.is_dir():
+    if images.is_image_name(output) and not output.is_dir():
+        images.check_suffix(output)
         if len(photos) > 1:
             raise UserError(f"{output} (--output) is the name of one image, but there are {len(photos)} photos; name a "
                             "folder.")

@@ -218,7 +218,7 @@ def write_thumbnail(folder: Path, name: Path | str, image: np.ndarray) -> Path:
 def _pillow(image):
     """A Pillow image of 8 bits."""
     if image.dtype == np.uint16:
-        image = (image // 257).astype(np.uint8)
+        image = images.to_8_bits(image)
     return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
 
 

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from utils import UserError
+from utils import UserError, shorten
 
 import keras
 import numpy as np
@@ -381,7 +381,7 @@ def find_generators(given: str | None, trained: Path, scoring: bool) -> dict[str
     that one is trained, and why where trained weights are left out. Raises UserError if there are none.
     """
     if given:
-        method = Path(given).stem
+        method = shorten(Path(given).stem, 50)  # a part of the names of pictures
         return {f"{method}_weights" if method in ("lr", "hr", "bicubic", "lanczos") else method: given}
     files = {"srresnet": trained / "g_srgan_init.npz", "srgan": trained / "g_srgan.npz"}
     found = {method: path for method, path in files.items() if path.exists()}

@@ -159,13 +159,14 @@ def read_image(path: str | Path, native: bool = False) -> np.ndarray:
     if native:
         return image
     if image.dtype == np.uint16:
-        image = _to_8_bits(image)
+        image = to_8_bits(image)
     if image.shape[2] < 3:
         return np.repeat(image[:, :, :1], 3, axis=2)
     return np.ascontiguousarray(image[:, :, :3])
 
 
-def _to_8_bits(image):
+def to_8_bits(image: np.ndarray) -> np.ndarray:
+    """Round uint16 in [0, 65535] to uint8 in [0, 255]."""
     return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
@@ -287,6 +288,18 @@ LARGEST_SIDE = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383}
 OUTPUT_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 
 
+def is_image_name(path: Path) -> bool:
+    """Whether a name ends as that of an image does, of any kind."""
+    return path.suffix.lower() in (*IMAGE_SUFFIXES, *OTHER_SUFFIXES, *tiff.RAW_SUFFIXES)
+
+
+def check_suffix(path: str | Path) -> None:
+    """Raise UserError if a name does not end as those of the images that are written."""
+    if Path(path).suffix.lower() not in OUTPUT_SUFFIXES:
+        kinds = f"{', '.join(OUTPUT_SUFFIXES[:-1])} or {OUTPUT_SUFFIXES[-1]}"
+        raise UserError(f"{path} can't be written as that kind of file; name a {kinds}.")
+
+
 def check_size(path: str | Path, height: int, width: int) -> None:
     """Raise UserError if the kind of file that a name ends in can't hold an image of that size."""
     largest = LARGEST_SIDE.get(Path(path).suffix.lower())
@@ -301,6 +314,7 @@ def write_image(path: str | Path, image: np.ndarray, about: Metadata | None = No
     about: metadata to keep, that of the photo which the image was made from. Raises UserError.
     """
     suffix, about, (height, width) = Path(path).suffix.lower(), about or Metadata(), image.shape[:2]
+    check_suffix(path)
     check_size(path, height, width)
     is_gray = image.shape[2] < 3
     profile = metadata.SRGB_PROFILE if about.profiled and not is_gray else None
@@ -331,7 +345,7 @@ def _simplify(path, image, keep_alpha):
     """Reduce an image to uint8, and to colours unless alpha is kept; says what is lost."""
     lost = []
     if image.dtype == np.uint16:
-        image = _to_8_bits(image)
+        image = to_8_bits(image)
         lost.append("16 bits")
     if image.shape[2] % 2 == 0 and not keep_alpha:
         alpha = image[:, :, -1:] / np.float32(255)

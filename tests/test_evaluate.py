@@ -694,6 +694,31 @@ def test_only_a_folder_of_that_name_takes_several_photos(tmp_path):
     assert not (tmp_path / "d.png").exists()
 
 
+@pytest.mark.parametrize("suffix", [".bmp", ".avif", ".gif", ".heic", ".JFIF", ".psd"])
+def test_an_output_that_is_no_kind_of_result_is_refused_before_the_work(tmp_path, suffix):
+    Image.fromarray(pictures.RGB).save(tmp_path / "a.png")
+    output = tmp_path / f"result{suffix}"
+    with pytest.raises(utils.UserError, match=rf"result{suffix} can't be written as that .* \.png, \.jpg, .* \.tiff\."):
+        restore.photos_to_restore([tmp_path / "a.png"], output, "srgan")
+    assert not output.exists()
+    output.mkdir()
+    restore_all(tmp_path / "a.png", output)
+    assert (output / "a_gen.png").exists()
+
+
+@pytest.mark.parametrize("stem", ["b" * 250, "写真" * 41, "\N{GRINNING FACE}" * 62])
+def test_a_photo_whose_name_is_as_long_as_can_be_is_restored_and_shown(tmp_path, stem):
+    Image.fromarray(pictures.RGB).save(tmp_path / f"{stem}.png")
+    assert restore_all(tmp_path, tmp_path / "out") == 0
+    written = [path.name for path in (tmp_path / "out").rglob("*.*")]
+    assert len(written) == 4 and all(name.startswith(stem[:40]) or name == "index.html" for name in written)
+    photo, = restore.photos_to_restore([tmp_path / f"{stem}.png"], tmp_path / "out", "srgan")
+    method, = weights.find_generators(f"{stem}.npz", tmp_path, True)
+    targets = [each.target for each in restore.with_blend_stops(photo, 0.123456)[0]]
+    for target in [*targets, targets[0].with_name(f"{photo.shown_as.name}_{method}.png")]:
+        images.write_image(target, pictures.RGB)
+
+
 def test_no_result_replaces_a_photo(tmp_path):
     for name in ("a.png", "a_gen.png"):
         Image.fromarray(pictures.RGB).save(tmp_path / name)

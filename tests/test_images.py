@@ -568,6 +568,13 @@ def test_jpeg_and_webp_show_the_picture_and_say_what_they_can_not_hold(tmp_path,
     assert ("transparency" in said) == (suffix == "jpg" and channels % 2 == 0)
 
 
+@pytest.mark.parametrize("name", ["a.bmp", "a.avif", "a.GIF", "a.heic", "a.jfif", "a.psd", "a.nef", "a.txt", "a"])
+def test_kinds_of_files_that_are_not_written_are_refused_by_name(tmp_path, name):
+    with pytest.raises(utils.UserError, match=rf"{name} can't be written .* name a \.png, \.jpg, .* or \.tiff\.$"):
+        images.write_image(tmp_path / name, pictures.RGB)
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_picture_too_large_for_its_kind_of_file_is_refused_by_name(tmp_path):
     wide = np.zeros((1, 20_000, 3), np.uint8)
     with pytest.raises(utils.UserError, match=r"a\.webp can't hold 20000x1 pixels, 16383 a side at most"):

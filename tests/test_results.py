@@ -94,3 +94,11 @@ def test_nothing_in_a_name_ends_the_pages_script(tmp_path):
 def test_files_of_any_name_have_a_url(tmp_path):
     assert results.page_url(tmp_path, tmp_path / "sub" / "50% #1?.png") == "sub/50%25%20%231%3F.png"
     assert results.page_url(tmp_path, tmp_path / "\udcff.png") == "%FF.png"
+
+
+def test_pictures_of_16_bits_are_rounded_for_the_page(tmp_path):
+    for value in (0, 128, 129, 25_900, 65_407, 65_535):
+        lr = np.full((20, 30, 3), value, np.uint16)
+        entry = results.page_entry(tmp_path, tmp_path / "a", lr)
+        for name in (entry["thumb"], entry["pictures"]["bicubic"]):
+            assert (np.asarray(Image.open(tmp_path / name)) == round(value / 257)).all()
