@@ -69,8 +69,9 @@ def score(pairs: list[tuple[Path, Path | None]], output: Path, restorers: list[d
     """
     utils.check_writable(output, "--output")
     files = [hr_path for hr_path, _ in pairs]
-    names = dict(zip(files, images.output_names(files, *folders), strict=True))
     suffixes = results.picture_suffixes(list(restorers[0]))
+    ending = f"_{max(suffixes.values(), key=len)}.png"
+    names = dict(zip(files, images.output_names(files, *folders, ending=ending), strict=True))
     methods = [method for method in suffixes if method not in ("lr", "hr")]
 
     def upscale(of_device, pair):

@@ -48,7 +48,6 @@ SYSTEM_FOLDERS = re.compile(
     r"@(eadir|recycle|recently-snapshot|sharesnap|synoresource|tmp)|#(recycle|snapshot)|\$recycle\.bin|recycle[rd]"
     r"|system volume information|lost\+found|found\.\d{3}|__macosx|network trash folder|temporary items|.*\.lrdata",
     re.IGNORECASE)
-LONGEST_NAME = 180  # bytes of a file system's 255, so that a result's suffix fits
 
 
 def list_images(folder: str | Path, recursive: bool = True) -> list[Path]:
@@ -92,8 +91,8 @@ def _list_files(folder, recursive=True):
     return sorted(found, key=lambda path: [utils.natural_key(part) for part in path.relative_to(folder).parts])
 
 
-def output_names(paths: Iterable[Path], *folders: str | Path) -> list[str]:
-    """Names for the results of images, all different: the stem, in so few bytes that a suffix still fits.
+def output_names(paths: Iterable[Path], *folders: str | Path, ending: str = "_blend_0.123456.png") -> list[str]:
+    """Names for the results of images, all different: the stem, shortened where `ending` does not fit behind it.
 
     Files below one of `folders` keep the way to them: `sub/photo` for `folder/sub/photo.jpg`. Of several with one name
     each gets its folders in front as far as they differ, `a_photo` and `b_photo`, or the suffix behind, `photo_jpg`.
@@ -113,7 +112,7 @@ def output_names(paths: Iterable[Path], *folders: str | Path) -> list[str]:
             way, slash, name = "_".join([*upwards[:depth][::-1], name]).rpartition("/")
             if several.count(upwards) > 1:
                 name += path.suffix.replace(".", "_")
-            name = way + slash + utils.shorten(name, LONGEST_NAME)
+            name = way + slash + utils.shorten(name, 255 - len(os.fsencode(ending)))
             while name.lower() in taken:
                 name += "_"
             taken.add(name.lower())

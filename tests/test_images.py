@@ -516,7 +516,7 @@ def test_names_of_results_fit_file_systems_which_count_bytes(tmp_path, letter, l
     assert len(set(names)) == 3 and names == images.output_names(paths)  # the same in each run
     for name in names:
         assert name.startswith(letter * 20) or letter == "\udcff"  # bytes that are no text are cut out
-        (tmp_path / f"{name}_pretrained-srresnet.png").touch()
+        (tmp_path / f"{name}_blend_0.123456.png").touch()
     assert images.output_names([Path("short.jpg")]) == ["short"]
 
 
