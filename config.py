@@ -133,6 +133,13 @@ class Bounds(NamedTuple):
     at_least: float
     at_most: float = math.inf
 
+    def __contains__(self, value):
+        return self.at_least <= value <= self.at_most and math.isfinite(value)
+
+    def __str__(self):
+        at_most = f" and at most {self.at_most:.10g}" if self.at_most < math.inf else ""
+        return f"at least {self.at_least:.10g}{at_most}"
+
 
 # A setting is of the kind of its default: true or false, a whole number, a number or text. Here is what narrows that:
 # bounds, choices, or the section whose names are the choices. Other numbers are at least 0.
@@ -176,13 +183,14 @@ def _matching(key, patterns):
 
 
 def _kind_and_rule(key):
-    default, rule = flatten(DEFAULTS).get(key), RULES.get(_matching(key, RULES))
+    """The kind of a setting, a key of KINDS, and what narrows it."""
     if _matching(key, PATHS):
         return Path, None
-    if not rule:
-        kind = type(default.usual if isinstance(default, Varies) else default)
-        return kind, Bounds(0) if kind in (int, float) else None
-    return type(rule[0]) if isinstance(rule, tuple) else str, rule
+    if rule := RULES.get(_matching(key, RULES)):
+        return type(rule[0]), rule
+    default = flatten(DEFAULTS).get(key)
+    kind = type(default.usual if isinstance(default, Varies) else default)
+    return kind if kind in KINDS else str, Bounds(0) if kind in (int, float) else None
 
 
 def _walk(section: dict, prefix: str = "") -> Iterator[tuple[dict, str, str]]:
@@ -258,16 +266,13 @@ def _checked(key, value, cfg):
         if not (value or key in MAY_BE_EMPTY):
             raise UserError(f"{key} is empty; set it to a path, such as folder/.")
         return local_path(value, key)
+    allowed = cfg[rule] if isinstance(rule, str) else rule
+    if not allowed or value in allowed:
+        return value
     if isinstance(rule, Bounds):
-        if not (rule.at_least <= value <= rule.at_most and math.isfinite(value)):
-            at_most = f" and at most {rule.at_most:.10g}" if rule.at_most < math.inf else ""
-            raise UserError(f"{key} is {value}; it must be at least {rule.at_least:.10g}{at_most}.")
-    elif rule:
-        choices = [str(choice) for choice in (cfg[rule] if isinstance(rule, str) else rule)]
-        if str(value) not in choices:
-            nearest = kind is str and f"; the nearest is {difflib.get_close_matches(value, choices, n=1, cutoff=0)[0]}"
-            raise UserError(f"{key} is one of {', '.join(choices)}, not {value!r}{nearest or ''}.")
-    return value
+        raise UserError(f"{key} is {value}; it must be {rule}.")
+    nearest = f"; the nearest is {difflib.get_close_matches(value, allowed, n=1, cutoff=0)[0]}" if kind is str else ""
+    raise UserError(f"{key} is one of {', '.join(map(str, allowed))}, not {value!r}{nearest}.")
 
 
 def resolve(cfg: edict) -> None:

@@ -35,7 +35,7 @@ MODULES = {"mos": "study.mos", "ratings": "study.ratings", "download": "files.do
 EXAMPLES = """examples:
   python main.py --mode=evaluate --input photo.jpg  restore a photo, or several
   python main.py --mode=evaluate                    score and compare weights
-  python main.py                                    train, or resume a training
+  python main.py                                    train, or resume training
   python main.py --restart                          ... from the beginning
   python main.py --set TRAIN.hr_img_path=photos/    ... on your own photos
   python main.py --weights pretrained               ... from trained weights

@@ -1,1 +1,1 @@
-"""How networks run: whole images in tiles, GPUs and machines, the folder of a training run."""
+"""Running networks: whole images in tiles, GPUs and machines, the folder of a training run."""

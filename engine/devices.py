@@ -1,4 +1,4 @@
-"""What a run computes on: GPUs, `tf.distribute`, the cluster of several machines, and the numeric precision."""
+"""Devices and precision of a run: GPUs, `tf.distribute`, clusters of machines, the type that networks compute in."""
 import contextlib
 import json
 import os
@@ -66,7 +66,10 @@ def first_line(error: Exception) -> str:
 
 
 def make_strategy(n: int) -> tf.distribute.Strategy:
-    """The strategy for several machines, for several devices, or for one; n: TRAIN.devices. Raises UserError."""
+    """The strategy for several machines, several devices or one. Connects the machines; raises UserError.
+
+    n: devices of this machine, TRAIN.devices.
+    """
     place = cluster()
     with utils.quiet():
         choose_devices(n)
@@ -106,12 +109,12 @@ def _sum_over(strategy, number):
 
 
 def sum_over(strategy: tf.distribute.Strategy, number: int) -> int:
-    """The sum of `number` over all devices of several processes, each of which must call this; of one the number."""
+    """Sum `number` over all devices. Blocks until every process calls it; a single process gets its own number."""
     return int(_sum_over(strategy, tf.constant(number, tf.int64))) if strategy.cluster_resolver else number
 
 
 def take_from_chief(strategy: tf.distribute.Strategy, variables: list[tf.Variable]) -> None:
-    """Give variables the chief's values on all processes, each of which must call this."""
+    """Copy the chief's values of variables to all processes. Blocks until every process calls it."""
 
     @tf.function
     def take():
@@ -133,7 +136,7 @@ def silent() -> Iterator[None]:
 
 
 def precision(setting: str) -> str:
-    """The type that networks compute in: the setting, or for `auto` bfloat16 on a CPU that has it, float32 elsewhere.
+    """The type that networks compute in. `auto` is bfloat16 on a CPU that has it, float32 elsewhere.
 
     setting: TRAIN.precision, RESTORE.precision or VALID.precision.
     """
@@ -149,7 +152,7 @@ def precision(setting: str) -> str:
 
 
 def describe() -> str:
-    """What TensorFlow computes on here, for a line on the screen: `2 CPU cores`, `1 GPU (NVIDIA L4)`."""
+    """The devices in use, for a line on the screen: `2 CPU cores`, `1 GPU (NVIDIA L4)`."""
     gpus = tf.config.list_physical_devices("GPU")
     gpus = gpus[:len(tf.config.list_logical_devices("GPU"))]
     if not gpus:
@@ -167,7 +170,7 @@ def dtype_policy(setting: str) -> str:
 
 @contextlib.contextmanager
 def compute_in(setting: str) -> Iterator[None]:
-    """Let networks that are built inside compute in `precision(setting)`."""
+    """Build networks inside this context to compute in `precision(setting)`."""
     keras.config.set_dtype_policy(dtype_policy(setting))
     try:
         yield

@@ -1,4 +1,4 @@
-"""What a training shares with the runs before and beside it: its folder, its lock, its settings, signals."""
+"""The folder of a training run: its lock, what earlier runs left there, and the signals that end a run."""
 import atexit
 import contextlib
 import errno
@@ -25,7 +25,7 @@ from config import DIV2K_TRAIN_HR, flatten, is_div2k
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a training's folder for this process alone; a killed process holds it no longer. Raises UserError."""
+    """Lock the folder of a training run for this process; a killed process holds it no longer. Raises UserError."""
     lock, holder = filelock.FileLock(folder / "lock", blocking=False, fallback_to_soft=False), folder / "lock.txt"
     try:
         lock.acquire()
@@ -47,7 +47,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def holds_training(folder: Path) -> bool:
-    """Whether a training saved its state in a folder, readable or not."""
+    """Whether a training run saved its state in a folder, readable or not."""
     return any(folder.glob("state-*")) or (folder / "checkpoint").exists()  # TensorFlow's list of states
 
 
@@ -88,7 +88,12 @@ def read_last_run(folder: Path) -> dict:
 def compare_settings(folder: Path, last: dict, config: EasyDict, demo: bool, given: str | None) -> None:
     """Say which settings changed since the run that is resumed, and whose weights it trains.
 
-    given: --weights. Raises UserError for a setting that can't change.
+    folder: of the run.
+    last: its settings, from `read_last_run`.
+    config: the settings now.
+    demo: whether the run is now the demonstration.
+    given: --weights.
+    Raises UserError for a setting that can't change.
     """
     before, now = flatten(last), flatten(config)
     before.setdefault("TRAIN.precision", "float16" if before.get("TRAIN.mixed_precision") else "float32")
@@ -115,7 +120,8 @@ def compare_settings(folder: Path, last: dict, config: EasyDict, demo: bool, giv
 class Screen:
     """A stream to the screen that may close before the run ends, as when its terminal does.
 
-    on_close: called when that happens; from then on nothing is written.
+    stream: stdout or stderr.
+    on_close: called when it closes; from then on nothing is written.
     """
 
     def __init__(self, stream: TextIO, on_close: Callable[[], None]):

@@ -31,6 +31,7 @@ DIV2K = {
         "sha256": "a50a5d1c4b88de4e8d300d8fb2b904c52fe93b2b298a4899697760d7cbb6d553"},
 }
 
+MIRROR = "set config.DOWNLOAD.url to a mirror"
 TIMEOUT = 30  # seconds in which a server has to send something
 
 FLICKR25K = {"url": "https://press.liacs.nl/mirflickr/mirflickr25k.v3b/", "size": 3069184257,
@@ -64,28 +65,13 @@ def _count(folder):
 def _fetch(url, path, size, sha256):
     """Download to `path`, which appears once size and digest are right. Continues an interrupted download."""
     part = path.with_suffix(".zip.part")
-    mirror = "set config.DOWNLOAD.url to a mirror"
-    advice = f"run the same command again to continue, or {mirror}"
+    advice = f"run the same command again to continue, or {MIRROR}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
             path.replace(part)
-        have = part.stat().st_size if part.exists() else 0
-        if have < size:
-            headers = {"Range": f"bytes={have}-", "Accept-Encoding": "identity"}
-            with requests.get(url, stream=True, timeout=TIMEOUT, headers=headers) as answer:
-                answer.raise_for_status()
-                resumed = answer.status_code == 206
-                have = have if resumed else 0
-                promised = answer.headers.get("Content-Length", "an unknown number of")
-                if str(size - have) != promised:
-                    raise UserError(f"{url} sends {promised} bytes, not {size - have}: it is not the archive; "
-                                    f"{mirror}.")
-                with open(part, "ab" if resumed else "wb") as file, \
-                        utils.progress(path.name, size, have, unit_scale=True) as bar:
-                    for block in answer.iter_content(1 << 16):
-                        file.write(block)
-                        bar.update(file.tell())
+        if not part.exists() or part.stat().st_size < size:
+            _append_rest(url, part, size)
         with open(part, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except requests.RequestException as error:
@@ -97,8 +83,26 @@ def _fetch(url, path, size, sha256):
         raise UserError(f"{url} broke off after {part.stat().st_size} of {size} bytes; {advice}.")
     if digest != sha256:
         part.unlink()
-        raise UserError(f"{url} has SHA-256 {digest}, which is not the archive's, and was deleted; {mirror}.")
+        raise UserError(f"{url} has SHA-256 {digest}, which is not the archive's, and was deleted; {MIRROR}.")
     part.rename(path)
+
+
+def _append_rest(url, part, size):
+    """Download to the file `part` what it lacks, or all of it from a server that only sends whole files."""
+    have = part.stat().st_size if part.exists() else 0
+    headers = {"Range": f"bytes={have}-", "Accept-Encoding": "identity"}
+    with requests.get(url, stream=True, timeout=TIMEOUT, headers=headers) as answer:
+        answer.raise_for_status()
+        resumed = answer.status_code == 206
+        have = have if resumed else 0
+        promised = answer.headers.get("Content-Length", "an unknown number of")
+        if str(size - have) != promised:
+            raise UserError(f"{url} sends {promised} bytes, not {size - have}: it is not the archive; {MIRROR}.")
+        with (open(part, "ab" if resumed else "wb") as file,
+              utils.progress(part.stem, size, have, unit_scale=True) as bar):
+            for block in answer.iter_content(1 << 16):
+                file.write(block)
+                bar.update(file.tell())
 
 
 def _reason(error):
@@ -126,30 +130,22 @@ def _reason(error):
 
 def _unpack(path, folder):
     """Unpack the images of an archive that `folder` does not hold yet, all or none, and nothing outside of it."""
-    inner = re.escape("/".join(folder.parts[1:]))
     partial = folder.with_name(f".{folder.name}.partial")
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-            for entry in entries:
-                if stat.S_ISLNK(entry.external_attr >> 16) or not re.fullmatch(rf"{inner}/[\w-]+\.png", entry.filename):
-                    path.unlink()
-                    raise UserError(f"{path} holds {entry.filename!r}, which is no image of {folder}/; it was deleted, "
-                                    "set config.DOWNLOAD.url to a source that you trust.")
+            images = _images_of(archive, folder)
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-            with utils.progress(f"Unpacking {path.name}", len(entries)) as bar:
-                for done, entry in enumerate(entries, start=1):
-                    name = Path(entry.filename).name
+            with utils.progress(f"Unpacking {path.name}", len(images)) as bar:
+                for done, (name, entry) in enumerate(images.items(), start=1):
                     if not ((folder / name).is_file() and (folder / name).stat().st_size == entry.file_size):
                         with archive.open(entry) as source, open(partial / name, "wb") as target:
                             shutil.copyfileobj(source, target)
                     bar.update(done)
-        if folder.is_dir():
-            for file in partial.iterdir():
-                file.replace(folder / file.name)
-        else:
+        if not folder.exists():
             partial.rename(folder)
+        for file in partial.glob("*"):
+            file.replace(folder / file.name)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: encrypted
         path.unlink()
         raise UserError(f"{path} can't be unpacked ({error}); it was deleted, set config.DOWNLOAD.url to another "
@@ -159,6 +155,16 @@ def _unpack(path, folder):
                         "again.") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _images_of(archive, folder):
+    """The entries of a zip file by their names in `folder`; raises BadZipFile if there is anything else in it."""
+    inner = re.escape("/".join(folder.parts[1:]))
+    entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+    for entry in entries:
+        if stat.S_ISLNK(entry.external_attr >> 16) or not re.fullmatch(rf"{inner}/[\w-]+\.png", entry.filename):
+            raise zipfile.BadZipFile(f"it holds {entry.filename!r}, which is no image of {folder}/")
+    return {Path(entry.filename).name: entry for entry in entries}
 
 
 def flickr25k() -> Path:
