@@ -1,4 +1,5 @@
 """The command line as a user calls it."""
+import ast
 import csv
 import json
 import os
@@ -14,6 +15,7 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
+import command_line
 import main
 
 TINY = ("--set", "TRAIN.batch_size=2", "TRAIN.patches_per_image=1", "TRAIN.n_epoch_init=1", "TRAIN.n_epoch=1")
@@ -231,13 +233,14 @@ def test_a_users_mistake_is_one_sentence(prepare, arguments, words, run, tmp_pat
     ("config.TRAIN.batch_size = 8 / 0", "division by zero"),
 ])
 def test_a_config_that_python_cannot_read_is_one_sentence_with_the_line(call, tmp_path, line, words):
-    for name in ("main.py", "utils.py"):
+    for name in ("main.py", "command_line.py", "utils.py"):
         shutil.copy(ROOT / name, tmp_path)
     source = (ROOT / "config.py").read_text()
     (tmp_path / "config.py").write_text(f"{source}{line}\n")
     result = call(tmp_path, script=tmp_path / "main.py")
     assert result.returncode == 2 and len(result.stderr.splitlines()) == 1 and words in result.stderr
     assert f"config.py can't be read, line {len(source.splitlines()) + 1}: " in result.stderr
+    assert result.stderr.count("line") == 1
 
 
 @pytest.mark.parametrize("package, arguments", [("tqdm", ()), ("requests", ("--mode=download",))])
@@ -246,6 +249,33 @@ def test_a_missing_package_is_named(package, arguments, tmp_path):
     result = subprocess.run([sys.executable, "-c", script, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2
     assert result.stderr == f"The package {package} is not installed; run: pip install -r requirements.txt\n"
+
+
+def test_an_environment_that_is_not_active_is_named(tmp_path):
+    shutil.copy(ROOT / "main.py", tmp_path)
+    (tmp_path / "venv").mkdir()
+    script = "import runpy, sys; sys.modules['utils'] = None; runpy.run_path('main.py', run_name='__main__')"
+    result = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    activate = tmp_path / "venv" / ("Scripts" if os.name == "nt" else "bin") / "activate"
+    assert result.returncode == 2 and result.stderr.endswith(f"{activate}\n") and "not active" in result.stderr
+
+
+@pytest.mark.parametrize("version", [(2, 7, 18), (3, 10, 12)])
+def test_an_old_python_is_one_sentence(version):
+    script = f"import runpy, sys; sys.version_info = {version}; runpy.run_path('main.py', run_name='__main__')"
+    result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2 and result.stderr.startswith("This needs Python 3.11") and not result.stdout
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_the_oldest_python_can_read_main():
+    tree = ast.parse((ROOT / "main.py").read_text(encoding="ascii"))
+    newer = (ast.JoinedStr, ast.AnnAssign, ast.NamedExpr, ast.Match, ast.Starred, ast.AsyncFunctionDef, ast.Nonlocal)
+    assert not [node for node in ast.walk(tree) if isinstance(node, newer)]
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.Raise) and node.cause]
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.arg) and node.annotation]
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.returns]
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "print"]
 
 
 # ------------------------------------------------------------------------------------------- unusual surroundings
@@ -272,7 +302,7 @@ def test_the_end_of_whoever_reads_the_output_is_a_quiet_end(monkeypatch, capfd, 
     os.close(reader)
     monkeypatch.setattr(sys, "stdout", os.fdopen(writer, "w", buffering=1))
     mode = types.SimpleNamespace(div2k=lambda archives: print("a line"))
-    monkeypatch.setattr(main.importlib, "import_module", lambda name: mode)
+    monkeypatch.setattr(command_line.importlib, "import_module", lambda name: mode)
     assert main.main(main.parse_arguments(["--mode=download"])) == 141
     print("to nobody", flush=True)
     assert capfd.readouterr().err == ""
@@ -307,7 +337,7 @@ def test_run_in_jupyter(monkeypatch, tmp_path):
             runpy.run_path(str(ROOT / "main.py"), run_name="__main__")
         assert end.value.code == 2
     assert sys.stderr.text.count("key.json is missing") == 2
-    assert main.config.TRAIN.seed == 0  # the settings of a run end with it
+    assert command_line.config.TRAIN.seed == 0  # the settings of a run end with it
 
 
 def test_keras_settings_of_the_user_do_not_reach_us(tmp_path):

@@ -23,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import command_line
 import data
 import evaluate
 import main
@@ -58,10 +59,10 @@ def test_a_validation_folder_of_every_kind_is_scored_and_what_can_not_be_is_said
         path.rename(folder / path.name)
     Image.fromarray(pictures.RGB).save(folder / "$\\frac$ \N{GRINNING FACE}.png")
     Image.fromarray(pictures.RGB).save(folder / os.fsdecode(b"0\xff.png"))
-    monkeypatch.setattr(main.config.VALID, "hr_img_path", str(folder))
-    monkeypatch.setattr(main.config.VALID, "lr_img_path", "")
+    monkeypatch.setattr(command_line.config.VALID, "hr_img_path", str(folder))
+    monkeypatch.setattr(command_line.config.VALID, "lr_img_path", "")
     (tmp_path / "out").mkdir()
-    assert evaluate.score(data.validation_pairs(main.config), tmp_path / "out", [{"srgan": nearest}], 3) == 0
+    assert evaluate.score(data.validation_pairs(command_line.config), tmp_path / "out", [{"srgan": nearest}], 3) == 0
     small = [path for path, pixels in good.items() if min(pixels.shape[:2]) < 19]
     out, err = capfd.readouterr()
     left_out = [line for line in err.splitlines() if line.startswith("Left out: ")]
@@ -522,7 +523,7 @@ def test_the_result_is_four_times_the_input_or_the_input_is_refused(
 
 def run(*arguments):
     arguments = main.parse_arguments(["--mode=evaluate", *map(str, arguments)])
-    return evaluate.evaluate(arguments, main.configure(arguments))
+    return evaluate.evaluate(arguments, command_line.configure(arguments))
 
 
 def page_of(folder):
@@ -634,7 +635,7 @@ def test_results_beside_the_photos_are_not_measured_again(tmp_path):
         Image.fromarray(photo(20, 24)).save(tmp_path / f"{name}.png")
     arguments = main.parse_arguments(["--mode=evaluate", "--set", f"VALID.hr_img_path={tmp_path}"])
     for _ in range(2):
-        pairs = data.validation_pairs(main.configure(arguments))
+        pairs = data.validation_pairs(command_line.configure(arguments))
         assert [path.name for path, _ in pairs] == ["a.png", "b.png"]
         assert evaluate.score(pairs, tmp_path, [{"srgan": nearest}], 1) == 0
     restore_all(tmp_path / "a.png", tmp_path)

