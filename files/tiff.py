@@ -131,10 +131,10 @@ def _lab_to_srgb(pixels):
 
 
 def scale(pixels: np.ndarray, bits: int) -> np.ndarray:
-    """Scale numbers of `bits` bits from the range of their type to uint8 or uint16; the lowest signed integer is black.
+    """Numbers of `bits` bits as uint8 or uint16, white being the largest of their type; of floats 1, 255 or 65535.
 
-    Integers of 32 and 64 bits that use no more than 16 of them are taken as 16 bits, or 8 if 8 are enough: programs
-    that compute in NumPy's default integers write such files, which would turn black by the range of the type.
+    Integers keep their values where these fit into 8 or 16 bits. Negative ones are shifted up by half of the range, and
+    of wider ones the highest bits that are in use are taken.
     """
     if pixels.dtype.kind == "f":
         pixels = pixels.astype(np.promote_types(pixels.dtype, np.float32), copy=False)
@@ -144,16 +144,19 @@ def scale(pixels: np.ndarray, bits: int) -> np.ndarray:
         return np.rint((pixels * (65535.0 / white)).clip(0, 65535)).astype(np.uint16)
     if pixels.dtype.kind not in "biu":
         raise ValueError(f"a TIFF of {pixels.dtype} numbers")
-    if bits > 16 and pixels.min() >= 0 and pixels.max() <= 65535:
-        bits = 8 if pixels.max() <= 255 else 16
-    elif pixels.dtype.kind == "i":
-        pixels = (pixels ^ np.iinfo(pixels.dtype).min).astype(f"u{pixels.itemsize}")
+    low, high = int(pixels.min()), int(pixels.max())
+    if bits > 16:  # NumPy's default integers are wide, whatever they hold
+        used = max(high, ~low).bit_length() + (low < 0)
+        bits = 8 if used <= 8 else max(16, used)
+    pixels = pixels.astype(f"u{pixels.itemsize}")
+    if low < 0:
+        pixels += pixels.dtype.type(1 << (bits - 1))
     if bits > 16:
         pixels, bits = pixels >> (bits - 16), 16
     dtype = np.uint8 if bits <= 8 else np.uint16
     if bits in (8, 16):
         return pixels.astype(dtype)
-    return np.rint(np.arange(2 ** bits) * (np.iinfo(dtype).max / (2 ** bits - 1))).astype(dtype)[pixels]
+    return np.rint(np.arange(2 ** bits) * (np.iinfo(dtype).max / (2 ** bits - 1))).astype(dtype).take(pixels)
 
 
 def write(path: Path, image: np.ndarray, software: str, exif: Image.Exif, profile: bytes | None,

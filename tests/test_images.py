@@ -175,6 +175,19 @@ def test_wide_integers_that_use_8_or_16_bits_are_scaled_by_these(tmp_path, dtype
     np.testing.assert_array_equal(ours, pixels)
 
 
+@pytest.mark.parametrize("dtype, low, high, expected", [
+    ("int16", 0, 10_000, (0, 10_000)), ("int8", 0, 100, (0, 100)), ("uint16", 0, 231, (0, 231)),  # values stay values
+    ("int16", -1000, 3000, (31_768, 35_768)), ("int32", -1000, 3000, (31_768, 35_768)), ("int64", -9, 99, (119, 227)),
+    ("int32", 0, 32_000, (0, 32_000)), ("uint32", 0, 100_000, (0, 50_000)), ("int64", 0, 2 ** 40, (0, 32_768)),
+    ("int32", -100_000, 100_000, (7768, 57_768))])
+def test_integers_that_use_a_part_of_their_range_keep_values_or_highest_bits(tmp_path, dtype, low, high, expected):
+    pixels = np.linspace(low, high, 64).astype(dtype).reshape(8, 8)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="minisblack")
+    ours = images.read_image(tmp_path / "a.tif", native=True)
+    shown = expected[0] + (pixels - float(low)) * ((expected[1] - expected[0]) / (high - low))
+    assert np.abs(ours[:, :, 0] - shown).max() <= 1
+
+
 @pytest.mark.parametrize("colours, alpha, photometric", [
     (pictures.RGB, pictures.ALPHA, "rgb"), (pictures.RGB16, pictures.ALPHA16, "rgb"),
     (pictures.GRAY, pictures.ALPHA, "minisblack"), (pictures.GRAY16, pictures.ALPHA16, "minisblack")])
