@@ -11,9 +11,9 @@ import numpy as np
 from imagecodecs import CMS
 from PIL import Image, ImageCms
 
-from files.metadata import COLOUR_SPACE, EXIF, INTEROPERABILITY, SRGB_PROFILE, exif_of_tiff
+from files.metadata import COLOUR_SPACE, EXIF, GAMMA, SRGB_PROFILE, exif_of_tiff, names_adobe_rgb
 
-WHITE_POINT, PRIMARIES, GAMMA = 0x013E, 0x013F, 0xA500  # tags of EXIF, and of TIFF
+WHITE_POINT, PRIMARIES = 0x013E, 0x013F  # tags of EXIF, and of TIFF
 D65 = (0.3127, 0.329)
 SRGB = (*D65, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
 CHROMATICITIES = {  # of white, red, green and blue, by their code in ITU-T H.273, where it is not sRGB's 1
@@ -58,12 +58,11 @@ def declared_profile(image: Image.Image, info: dict[str, Any], file: BinaryIO) -
 
 def profile_of_exif(exif: Image.Exif, is_gray: bool) -> bytes | None:
     """The profile of Adobe RGB, which cameras name in EXIF only, or of the primaries and gamma that stand there."""
-    shot = exif.get_ifd(EXIF)
-    space = shot.get(COLOUR_SPACE)
-    if space == 1:
-        return None
-    if space == 2 or exif.get_ifd(INTEROPERABILITY).get(1) == "R03":
+    if names_adobe_rgb(exif):
         return imagecodecs.cms_profile("gray", gamma=2.2) if is_gray else imagecodecs.cms_profile("adobergb")
+    shot = exif.get_ifd(EXIF)
+    if shot.get(COLOUR_SPACE) == 1:
+        return None
     if PRIMARIES in exif or GAMMA in shot:
         chromaticities = *exif.get(WHITE_POINT, D65), *exif.get(PRIMARIES, SRGB[2:])
         return build_profile([float(value) for value in chromaticities], _power(float(shot.get(GAMMA, 2.2))), is_gray)

@@ -134,9 +134,9 @@ limit_pixels(250)
 def read_image(path: str | Path, native: bool = False) -> np.ndarray:
     """Read a PNG, JPEG, WebP, BMP, TIFF, GIF (first frame), AVIF or HEIC file, rotated by its EXIF orientation.
 
-    Returns uint8 RGB (H, W, 3) in [0, 255]: alpha is dropped, 16 bits are rounded to 8, and colours are converted from
-    the file's profile to sRGB. With `native`, what the file holds: (H, W, C), C = 1 gray, 2 gray and alpha, 3 RGB or
-    4 RGB and alpha, uint8 or, if a PNG or TIFF has more than 8 bits, uint16 in [0, 65535].
+    Returns uint8 RGB (H, W, 3) in [0, 255]: alpha is dropped, 16 bits are rounded to 8, and colours are converted to
+    sRGB from what the file says that they are. With `native`, what the file holds: (H, W, C), C = 1 gray, 2 gray and
+    alpha, 3 RGB or 4 RGB and alpha, uint8 or, of a file of more than 8 bits, uint16 in [0, 65535].
     Raises UserError if the file can't be read.
     """
     try:

@@ -17,9 +17,8 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")  # of photos beside which earlie
 PROCESSING_SOFTWARE, ORIENTATION, EXIF, GPS, ICC_PROFILE = 0x000B, 0x0112, 0x8769, 0x8825, 0x8773
 # Description, maker, model, software, date, artist, computer, rating, copyright, and Windows' title to subject.
 KEPT = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x013C, 0x4746, 0x4749, 0x8298, *range(0x9C9B, 0x9CA0))
-# The maker's own notes point into the old file; Interoperability names Adobe RGB.
-INTEROPERABILITY = 0xA005
-DROPPED_FROM_EXIF = (0x927C, INTEROPERABILITY)
+INTEROPERABILITY, GAMMA = 0xA005, 0xA500
+DROPPED_FROM_EXIF = (0x927C, INTEROPERABILITY, GAMMA)  # the maker's notes point into the old file
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 0x011A, 0x011B, 0x0128
 COLOUR_SPACE, WIDTH, HEIGHT = 0xA001, 0xA002, 0xA003
 
@@ -48,7 +47,7 @@ class Metadata:
         if self.dpi:
             exif[X_RESOLUTION], exif[Y_RESOLUTION], exif[RESOLUTION_UNIT] = *self.dpi, 2
         if self.exif:
-            exif.get_ifd(EXIF).update({**self.exif, COLOUR_SPACE: 1, WIDTH: width, HEIGHT: height})
+            exif.get_ifd(EXIF).update({COLOUR_SPACE: 1, **self.exif, WIDTH: width, HEIGHT: height})
         if self.gps:
             exif.get_ifd(GPS).update(self.gps)
         return exif
@@ -61,11 +60,13 @@ def from_pillow(exif: Image.Exif, info: dict[str, Any], is_tiff: bool = False) -
         dpi = tuple(float(value) for value in info["dpi"]) if "dpi" in info else ()
         if len(dpi) == 2 and all(1 <= value < 100_000 for value in dpi):
             parts["dpi"] = dpi
+    # Colours that were converted are sRGB now; of others the claim stays, that they are not.
+    is_known = parts["profiled"] or names_adobe_rgb(exif)
     # Programs keep the layout of their pages in the description of a TIFF.
     directories = {"tags": lambda: {tag: _as_stored(exif[tag]) for tag in KEPT
                                     if tag in exif and not (is_tiff and tag == KEPT[0])},
                    "exif": lambda: {tag: value for tag, value in exif.get_ifd(EXIF).items()
-                                    if tag not in DROPPED_FROM_EXIF},
+                                    if tag not in DROPPED_FROM_EXIF and not (tag == COLOUR_SPACE and is_known)},
                    "gps": lambda: dict(exif.get_ifd(GPS))}
     for name, read in directories.items():
         with contextlib.suppress(Exception):  # Pillow raises any type on damaged EXIF
@@ -83,6 +84,14 @@ def from_tiff(file: BinaryIO) -> Metadata:
         unit = {2: 1, 3: 2.54}[exif.get(RESOLUTION_UNIT, 2)]  # inch, centimetre
         info["dpi"] = [unit * exif[tag] for tag in (X_RESOLUTION, Y_RESOLUTION)]
     return from_pillow(exif, info, is_tiff=True)
+
+
+def names_adobe_rgb(exif: Image.Exif) -> bool:
+    """Whether colours are Adobe RGB, which cameras say in EXIF only; False if it is damaged."""
+    with contextlib.suppress(Exception):
+        space = exif.get_ifd(EXIF).get(COLOUR_SPACE)
+        return space == 2 or (space != 1 and exif.get_ifd(INTEROPERABILITY).get(1) == "R03")
+    return False
 
 
 def exif_of_tiff(file: BinaryIO) -> Image.Exif:

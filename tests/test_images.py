@@ -662,6 +662,20 @@ def test_a_photo_without_metadata_gets_none_and_a_gray_one_no_profile_of_colours
             assert set(result.info) == {"Software"} and not result.getexif()
 
 
+@pytest.mark.parametrize("space, interoperability, profile, claim", [
+    (65535, None, None, 65535), (65535, "R03", None, 1), (2, None, None, 1), (1, None, None, 1), (None, None, None, 1),
+    (65535, None, pictures.ADOBE_RGB, 1)])
+def test_a_result_claims_to_be_srgb_only_if_it_may_be(tmp_path, space, interoperability, profile, claim):
+    exif = pictures.exif(1)
+    shot = {0x829D: 2.8, 0xA001: space, 0xA005: interoperability and {1: interoperability}}
+    exif.get_ifd(0x8769).update({tag: value for tag, value in shot.items() if value})
+    Image.fromarray(pictures.RGB).save(tmp_path / "a.jpg", exif=exif.tobytes(), icc_profile=profile)
+    images.write_image(tmp_path / "result.jpg", pictures.RGB, images.read_metadata(tmp_path / "a.jpg"))
+    with Image.open(tmp_path / "result.jpg") as result:
+        assert result.getexif().get_ifd(0x8769)[0xA001] == claim
+        assert not result.getexif().get_ifd(0xA005)
+
+
 def test_damaged_metadata_does_not_lose_the_rest(tmp_path):
     exif = pictures.exif(6)
     exif[0x010F] = "Canon"
