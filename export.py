@@ -1,5 +1,6 @@
 """Export: the generator as ONNX, TFLite and SavedModel, for use without this project."""
 import importlib.util
+import json
 import tempfile
 import warnings
 from pathlib import Path
@@ -7,8 +8,11 @@ from pathlib import Path
 import utils
 from utils import UserError
 
+import numpy as np
+
 with utils.quiet():
     import keras
+    import tensorflow as tf
 
     import layers
     import model
@@ -17,66 +21,48 @@ with utils.quiet():
 
 README = """# SRGAN, exported
 
-{scale}x super-resolution by the weights `{weights}`, batch norms folded. Each maps RGB, float32 (N, H, W, 3)
-in [0, 1], to (N, {scale} H, {scale} W, 3) in [0, 1], for any N, H and W.
+{scale}x super-resolution by the weights `{weights}`. To use it elsewhere, take `srgan.py`, `srgan.json` and one of the
+networks, such as `srgan.onnx`:
 
-With ONNX a pixel of the input takes about {kb:.0f} KB of memory, and a photo of 960x640 thus {gb:.0f} GB: cut larger
-photos into parts, each with {field} more pixels to every side, which is as far as a pixel sees. Colours may drift
-slightly, as they are not corrected by back-projection, which `--mode=evaluate --input` does by default.
-
-## `srgan.onnx`
-
-`pip install onnxruntime numpy pillow`
-
-```python
-import numpy as np
-import onnxruntime
-from PIL import Image, ImageOps
-
-lr = np.asarray(ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB"), np.float32)[np.newaxis] / 255
-session = onnxruntime.InferenceSession("srgan.onnx")
-sr, = session.run(None, {{session.get_inputs()[0].name: lr}})
-Image.fromarray(np.uint8(np.rint(255 * sr[0]))).save("photo_onnx.png")
+```
+pip install onnxruntime numpy pillow
+python srgan.py photo.jpg photo_x{scale}.png
 ```
 
-## `srgan.tflite`
-
-`pip install ai-edge-litert numpy pillow`
-
 ```python
-import numpy as np
-from ai_edge_litert.interpreter import Interpreter
-from PIL import Image, ImageOps
+from PIL import Image
+from srgan import upscale
 
-lr = np.asarray(ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB"), np.float32)[np.newaxis] / 255
-interpreter = Interpreter("srgan.tflite")
-source, target = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
-interpreter.resize_tensor_input(source, lr.shape)
-interpreter.allocate_tensors()
-interpreter.set_tensor(source, lr)
-interpreter.invoke()
-Image.fromarray(np.uint8(np.rint(255 * interpreter.get_tensor(target)[0]))).save("photo_tflite.png")
+upscale(Image.open("photo.jpg")).save("photo_x{scale}.png")
 ```
 
-## `srgan_saved_model/`
+Gray, transparency, 16 bits and the EXIF orientation are taken care of. `upscale` also takes NumPy arrays, uint8 or
+uint16, (H, W) or (H, W, 1 to 4). Photos of any size go through the network in tiles of at most 256 pixels a side, which
+take {gb:.1f} GB; `upscale(image, tile=384)` is faster and takes more. Colours may drift slightly, as they are not
+corrected by back-projection, which `--mode=evaluate --input` does by default.
 
-`pip install tensorflow numpy pillow`
+## The networks
 
-```python
-import numpy as np
-import tensorflow as tf
-from PIL import Image, ImageOps
+| | runs by |
+|---|---|
+| `srgan.onnx` | `onnxruntime` and others that know opset 18 |
+| `srgan.tflite` | `ai-edge-litert`, `tensorflow` |
+| `srgan_saved_model/` | `tensorflow`, by `tf.saved_model.load(...).serve` |
 
-lr = np.asarray(ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB"), np.float32)[np.newaxis] / 255
-network = tf.saved_model.load("srgan_saved_model")
-sr = network.serve(lr).numpy()
-Image.fromarray(np.uint8(np.rint(255 * sr[0]))).save("photo_saved_model.png")
-```
+`srgan.py` takes the first for which both the file and the package are there. Each maps RGB, float32 (N, H, W, 3) in
+[0, 1], to (N, {scale} H, {scale} W, 3) in [0, 1], for any N, H and W. A pixel of the result sees {field} pixels of the
+photo to each side: by so much tiles have to overlap, but for the edges of the photo, which the network pads itself.
+
+## Licence
+
+`srgan.py` is under the Apache License 2.0. The weights: {licence}.
 """
+PORTABLE = Path(__file__).parent / "engine" / "portable.py"
+KRASSERM = "Apache License 2.0, as those of https://github.com/krasserm/super-resolution, which they are or start from"
 
 
 def export(arguments, config) -> int:
-    """Write srgan.onnx, srgan.tflite, srgan_saved_model/ and README.md to `--output`.
+    """Write srgan.onnx, srgan.tflite, srgan_saved_model/, srgan.py that runs each, and README.md to `--output`.
 
     The generator is the one that would restore photos. Returns the exit code, 1 if a package was missing.
     """
@@ -89,11 +75,14 @@ def export(arguments, config) -> int:
     with utils.quiet():
         network = image_network(folded)
     parts = graph.parts(model.inference_generator(folded.architecture))
-    kb = 4.5 * max(part.widest() for part in parts) / 1000  # as in `Upscaler`
-    with utils.atomic_write(output / "README.md") as partial:
-        partial.write_text(README.format(
-            weights=weights.describe(path), scale=folded.architecture.scale, field=graph.fields(parts)[0], kb=kb,
-            gb=kb * 960 * 640 / 1e6))
+    is_known = path in {**weights.PRETRAINED, **weights.SHIPPED}
+    facts = {"scale": folded.architecture.scale, "field": graph.fields(parts)[0], "weights": weights.describe(path),
+             "licence": KRASSERM if is_known else "that of whoever trained them"}
+    tile_gb = 1.35 * max(part.widest() for part in parts) * 256 ** 2 / 1e9  # as measured with ONNX Runtime
+    for name, text in {"README.md": README.format(gb=tile_gb, **facts), "srgan.json": json.dumps(facts, indent=2),
+                       "srgan.py": PORTABLE.read_text(encoding="utf-8")}.items():
+        with utils.atomic_write(output / name) as partial:
+            partial.write_text(text, encoding="utf-8")
     save_folder(network, output / "srgan_saved_model")
     save_file(network, output / "srgan.tflite", "litert")
     if importlib.util.find_spec("tf2onnx"):
@@ -113,8 +102,30 @@ def image_network(folded: model.Folded) -> keras.Model:
     for layer in network.layers:
         if isinstance(layer, layers.PReLU):
             layer.form = "portable"
-    sr = network(low + (high - low) * lr)
+    x = low + (high - low) * lr
+    *_, conv, act, tail, output = network.layers
+    if isinstance(conv, keras.layers.Conv2D) and isinstance(tail, layers.SubpixelConv) and act.input is conv.output:
+        x = keras.Model(network.inputs, conv.input)(x)
+        sr = output(_in_parts(conv, act, tail)(x))
+    else:
+        sr = network(x)
     return keras.Model(lr, (sr + 1) / 2, name="srgan")
+
+
+def _in_parts(conv, act, tail):
+    """`tail(act(conv(x)))`, whose maps take most of the memory, computed for one sub-pixel after the other."""
+    n = tail.factor ** 2
+    parts = [np.split(conv.kernel, n, axis=3), np.split(conv.bias, n), np.split(tail.lower_kernel(), n, axis=2)]
+    tail_bias = np.tile(tail.bias, n)
+
+    def run(x):
+        total = 0
+        for kernel, bias, lower in zip(*parts, strict=True):
+            y = act(tf.nn.bias_add(tf.nn.conv2d(x, kernel, 1, "SAME"), bias))
+            total += tf.nn.conv2d(y, lower, 1, "SAME")
+        return tf.nn.depth_to_space(tf.nn.bias_add(total, tail_bias), tail.factor)
+
+    return keras.layers.Lambda(run, output_shape=(None, None, tail.filters))
 
 
 def save_file(network: keras.Model, path: Path, form: str) -> None:
@@ -141,4 +152,4 @@ def save_folder(network: keras.Model, path: Path) -> None:
 def _export(network, path, form):
     with utils.quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tf2onnx asks NumPy for names of old
-        network.export(path, format=form, verbose=False)
+        network.export(path, format=form, verbose=False, **{"opset_version": 18} if form == "onnx" else {})

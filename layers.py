@@ -41,7 +41,7 @@ class PReLU(layers.Layer):
             return _prelu(x, slope)
         y = tf.cast(slope, x.dtype) * x
         if self.form == "portable":
-            return tf.where(x > 0, x, y)
+            return y + (1 - slope) * tf.nn.relu(x)
         return tf.cond(tf.reduce_all(slope <= 1), lambda: tf.maximum(x, y), lambda: tf.where(x > 0, x, y))
 
 
@@ -169,7 +169,8 @@ class SubpixelConv(layers.Layer):
     def compute_output_shape(self, input_shape):
         return _enlarge(input_shape, self.factor, self.filters)
 
-    def call(self, x):
+    def lower_kernel(self):
+        """The kernel of the equal convolution, (n, n, factor^2 C, factor^2 filters)."""
         kernel, factor, half = tf.convert_to_tensor(self.kernel), self.factor, self.kernel_size[0] // 2
         reach = math.ceil(half / factor)
         n = 2 * reach + 1
@@ -179,10 +180,13 @@ class SubpixelConv(layers.Layer):
                 for start in range(reach * factor - half, reach * factor - half + factor)]
         shifted = tf.stack([tf.pad(kernel, [rows, columns, (0, 0), (0, 0)]) for rows in pads for columns in pads])
         shifted = tf.reshape(shifted, [factor ** 2, n, factor, n, factor, self.channels, self.filters])
-        lower = tf.reshape(tf.transpose(shifted, [1, 3, 2, 4, 5, 0, 6]),  # from ab, p, c, q, d, channel, filter
-                           [n, n, factor ** 2 * self.channels, factor ** 2 * self.filters])
-        y = tf.nn.conv2d(x, lower, strides=1, padding="SAME")
-        return tf.nn.depth_to_space(tf.nn.bias_add(y, tf.tile(tf.convert_to_tensor(self.bias), [factor ** 2])), factor)
+        return tf.reshape(tf.transpose(shifted, [1, 3, 2, 4, 5, 0, 6]),  # from ab, p, c, q, d, channel, filter
+                          [n, n, factor ** 2 * self.channels, factor ** 2 * self.filters])
+
+    def call(self, x):
+        y = tf.nn.conv2d(x, self.lower_kernel(), strides=1, padding="SAME")
+        bias = tf.tile(tf.convert_to_tensor(self.bias), [self.factor ** 2])
+        return tf.nn.depth_to_space(tf.nn.bias_add(y, bias), self.factor)
 
 
 def _enlarge(shape, factor, channels):

@@ -1,6 +1,5 @@
 """What is exported runs in its own runtime, by the README that comes with it, and equals what the program computes."""
 import importlib.util
-import os
 import re
 
 import utils
@@ -15,7 +14,8 @@ import export
 import main
 import model
 import weights
-from engine import upscaling
+from files import images
+from restore import Restorer
 
 
 @pytest.fixture(scope="module")
@@ -38,21 +38,101 @@ def exported(generator, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name, runtime", [("onnx", "onnxruntime"), ("tflite", "ai_edge_litert"),
-                                           ("saved_model", "tensorflow")])
-def test_the_code_of_its_readme_upscales_photos_of_two_sizes(generator, exported, monkeypatch, name, runtime):
-    if not importlib.util.find_spec(runtime):
-        pytest.skip(f"{runtime} is not installed")
-    monkeypatch.chdir(exported)
-    code, = re.findall(rf"```python\n([^`]*photo_{name}\.png[^`]*)```", (exported / "README.md").read_text())
-    photo = Image.open(pictures.PHOTOS / "chelsea.png")
-    for box in ((100, 100, 137, 124), (200, 60, 261, 140)):
-        lr = np.asarray(photo.crop(box))
-        Image.fromarray(np.rot90(lr)).save("photo.png", exif=pictures.exif(6))  # as phones write what is upright
-        exec(code.replace("photo.jpg", "photo.png"), {})  # without the loss of a JPEG
-        sr = np.asarray(Image.open(f"photo_{name}.png")).astype(int)
-        assert np.abs(sr - upscaling.Upscaler(generator)(lr)).max() <= 1
-        os.remove(f"photo_{name}.png")
+@pytest.fixture(scope="module")
+def restorer(generator):
+    """What the program itself computes."""
+    return Restorer(generator, back_project=False, precision="float32")
+
+
+@pytest.fixture
+def portable(exported, tmp_path):
+    """srgan.py as a module, beside the network of one runtime only: `portable("onnxruntime")`."""
+    networks = {"onnxruntime": "srgan.onnx", "ai_edge_litert": "srgan.tflite", "tensorflow": "srgan_saved_model"}
+
+    def load(runtime="onnxruntime"):
+        pytest.importorskip(runtime)
+        for name in ("srgan.py", "srgan.json", networks[runtime]):
+            (tmp_path / name).symlink_to(exported / name)
+        return load_module(tmp_path / "srgan.py")
+
+    return load
+
+
+def load_module(path):
+    spec = importlib.util.spec_from_file_location("srgan", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def largest_difference(a, b):
+    assert a.shape == b.shape and a.dtype == b.dtype
+    return np.abs(a.astype(int) - b).max()
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "ai_edge_litert", "tensorflow"])
+def test_its_module_restores_in_tiles_as_the_program_does(portable, restorer, runtime):
+    module = portable(runtime)
+    for box in ((100, 100, 137, 124), (200, 60, 311, 153)):  # smaller than a tile, and larger
+        lr = np.asarray(Image.open(pictures.PHOTOS / "chelsea.png").crop(box))
+        assert largest_difference(module.upscale(lr, tile=60), restorer(lr)) <= 1
+
+
+@pytest.mark.parametrize("kind", [(pictures.RGB,), (pictures.GRAY,), (pictures.GRAY, pictures.ALPHA),
+                                  (pictures.RGB, pictures.ALPHA), (pictures.GRAY.repeat(3, axis=2), pictures.ALPHA)])
+def test_gray_alpha_and_16_bits_stay(portable, restorer, kind):
+    module, lr = portable(), np.dstack(kind)
+    if len(kind) > 1:
+        lr[5:, :9, -1] = 0  # hides some colours
+    sr, expected = module.upscale(lr), restorer(lr)
+    visible = expected[:, :, -1:] > 0 if len(kind) > 1 else np.ones_like(expected, bool)
+    assert largest_difference(sr * visible, expected * visible) <= 1
+    deep = module.upscale(lr.astype(np.uint16) * 257)
+    assert deep.dtype == np.uint16 and np.abs(deep / 257 - sr)[np.broadcast_to(visible, sr.shape)].max() <= 0.6
+    picture = Image.fromarray(lr.squeeze())
+    assert module.upscale(picture).mode == picture.mode
+    assert np.array_equal(np.atleast_3d(module.upscale(picture)), sr)
+
+
+def test_no_tile_is_larger_than_asked(portable, monkeypatch):
+    module, seen = portable(), []
+    monkeypatch.setattr(module, "_network", lambda: lambda lr: seen.append(lr.shape) or lr.repeat(4, 1).repeat(4, 2))
+    lr = np.random.default_rng(0).integers(0, 256, (97, 211, 3), np.uint8)
+    assert np.array_equal(module.upscale(lr, tile=50), lr.repeat(4, 0).repeat(4, 1))
+    assert max(height for _, height, *_ in seen) <= 50 and max(width for _, _, width, _ in seen) <= 50
+    with pytest.raises(ValueError, match="tile is 20"):
+        module.upscale(lr, tile=20)
+
+
+def test_a_photo_from_the_command_line_is_upright_and_keeps_its_metadata(exported, restorer, tmp_path, call):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "Camera"
+    Image.fromarray(pictures.RGB).save(tmp_path / "photo.png", exif=exif)
+    process = call(tmp_path, "photo.png", "photo_x4.png", script=exported / "srgan.py")
+    assert process.returncode == 0, process.stderr
+    assert "photo_x4.png: 80x112" in process.stdout
+    with Image.open(tmp_path / "photo_x4.png") as sr:
+        assert largest_difference(np.asarray(sr), restorer(images.read_image(tmp_path / "photo.png"))) <= 1
+        assert sr.getexif()[0x010F] == "Camera" and 0x0112 not in sr.getexif()
+
+
+def test_the_code_of_its_readme_upscales_a_photo(exported, restorer, tmp_path, monkeypatch):
+    for name in ("srgan.py", "srgan.json", "srgan.onnx"):
+        (tmp_path / name).symlink_to(exported / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Image.fromarray(pictures.RGB).save("photo.jpg")
+    code, = re.findall(r"```python\n([^`]*)```", (exported / "README.md").read_text())
+    exec(code, {})
+    assert largest_difference(images.read_image("photo_x4.png"), restorer(images.read_image("photo.jpg"))) <= 1
+
+
+def test_what_a_pixel_sees_and_the_scale_are_the_networks(tmp_path):
+    folded = model.fold_network(model.get_G(model.TENSORLAYER, n_blocks=1, scale=3))
+    lr = np.random.default_rng(0).random((1, 9, 11, 3), np.float32)
+    sr = export.image_network(folded)(lr)
+    assert sr.shape == (1, 27, 33, 3)
+    np.testing.assert_allclose(sr, (folded.network()(2 * lr - 1) + 1) / 2, atol=1e-5)
 
 
 def test_batches_are_upscaled_too(generator, exported):
@@ -72,8 +152,8 @@ def test_batch_norms_are_folded(exported):
 
 
 def test_only_results_are_in_the_folder(exported):
-    assert {path.name for path in exported.iterdir()} - {"g.npz", "photo.png"} == {
-        "README.md", "srgan.onnx", "srgan.tflite", "srgan_saved_model"}
+    assert {path.name for path in exported.iterdir()} - {"g.npz", "__pycache__"} == {
+        "README.md", "srgan.py", "srgan.json", "srgan.onnx", "srgan.tflite", "srgan_saved_model"}
 
 
 def test_a_missing_package_is_said_and_the_rest_is_written(generator, exported, tmp_path, monkeypatch, capsys):
@@ -83,8 +163,8 @@ def test_a_missing_package_is_said_and_the_rest_is_written(generator, exported, 
     arguments = main.parse_arguments(["--mode=export", "--output", str(tmp_path), "--weights", str(exported / "g.npz")])
     assert export.export(arguments, config.config) == 1
     assert "pip install tf2onnx" in capsys.readouterr().out
-    assert "18 KB" in (tmp_path / "README.md").read_text()
-    assert {path.name for path in tmp_path.iterdir()} == {"README.md", "srgan.tflite", "srgan_saved_model"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "README.md", "srgan.py", "srgan.json", "srgan.tflite", "srgan_saved_model"}
 
 
 def test_where_nothing_can_be_written_it_is_said_at_once(exported, tmp_path):
