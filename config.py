@@ -41,6 +41,7 @@ config.TRAIN.dataset = "folder"  # folder: the photos in hr_img_path; flickr25k:
 config.TRAIN.hr_img_path = DIV2K_TRAIN_HR  # the photos to learn from; any folder of yours will do
 config.TRAIN.lr_img_path = DIV2K_TRAIN_LR  # the same photos at a quarter, 0001x4.png for 0001.png; "": made from HR
 config.TRAIN.img_path = ""  # another name for hr_img_path, as in the article: "your_image_folder/"
+config.TRAIN.degradation = "bicubic"  # how LR is made from HR: a recipe in config.DEGRADATION; photo for phone photos
 config.TRAIN.cache_path = "cache/"  # decoded photos, 3 bytes a pixel (7 GB for DIV2K), so that none is decoded twice
 config.TRAIN.patches_per_image = Varies(1, demo=8)  # crops of each photo per epoch; 16 or more for 50 photos
 config.TRAIN.hr_patch_size = 96  # as in the paper; the authors of the `tensorlayer` architecture used 384
@@ -88,12 +89,33 @@ config.LOSS.srgan_vgg22 = {  # the paper's SRGAN-VGG22
     "w_mse": 0.0, "w_vgg": 1 / 12.75 ** 2, "vgg_layer": "conv2_2", "w_adv": 1e-3}
 config.LOSS.srgan_mse = {"w_mse": 1.0, "w_vgg": 0.0, "vgg_layer": "pool4", "w_adv": 1e-3}  # the paper's SRGAN-MSE
 
+# Recipes of how LR is made from HR: steps of degradations.py in the order of application, and their parameters. Between
+# two numbers a value is drawn. A step is applied with its `probability`, always if that is not given.
+config.DEGRADATION = edict()
+config.DEGRADATION.bicubic = {}  # shrunk by antialiased bicubic alone, as in the article
+config.DEGRADATION.photo = {  # as phones and messengers leave photos; ranges of Real-ESRGAN, their lighter half
+    "clean": 0.2,  # share of patches that are shrunk alone, so that clean photos are still restored well
+    "blur": {"probability": 0.5, "sigma": [0.2, 2.8], "isotropic": 0.65},  # lenses, focus, moving hands; in HR pixels
+    "resize": {"probability": 0.7, "by": [0.5, 1.2], "methods": ["area", "bilinear", "bicubic"], "antialiased": 0.5},
+    "shrink": {"methods": ["area", "bilinear", "bicubic"], "antialiased": 0.5},  # programs differ in how they shrink
+    "noise": {"probability": 0.5, "sigma": [1, 10], "gray": 0.4},  # sensors; in levels of 255
+    "jpeg": {"probability": 0.9, "quality": [40, 95], "full_colour": 0.5}}  # last: shrinking would wash its blocks out
+# For VALID.degradation: one kind of photo each.
+config.DEGRADATION.jpeg75 = {"jpeg": {"quality": [75, 75]}}
+config.DEGRADATION.jpeg60 = {"jpeg": {"quality": [60, 60]}}
+config.DEGRADATION.jpeg40 = {"jpeg": {"quality": [40, 40]}}
+config.DEGRADATION.noise10 = {"noise": {"sigma": [10, 10]}, "jpeg": {"quality": [90, 90]}}
+config.DEGRADATION.messenger = {
+    "blur": {"sigma": [1.2, 1.2]}, "shrink": {}, "noise": {"sigma": [4, 4]}, "jpeg": {"quality": [60, 60]}}
+config.DEGRADATION.blur2 = {"blur": {"sigma": [2, 2]}, "shrink": {}, "jpeg": {"quality": [95, 95]}}
+
 config.VGG = edict()
 config.VGG.path = "vgg19.npy"  # see vgg19.npy.md; without the file Keras downloads its own copy, 80 MB, once
 
 config.VALID = edict()
 config.VALID.hr_img_path = DIV2K_VALID_HR  # what --mode=evaluate scores: DIV2K's, or your Set5/, Set14/, BSD100/
 config.VALID.lr_img_path = DIV2K_VALID_LR  # the same at a quarter; "": made from HR
+config.VALID.degradation = "bicubic"  # how LR is made from HR, as TRAIN.degradation
 config.VALID.n_quick = 5  # photos whose PSNR is measured at each save
 config.VALID.n_figures = 3  # photos shown in the comparison figure
 config.VALID.blend = 1.0  # below 1, a blend of SRResNet and SRGAN is scored too, as RESTORE.blend makes it

@@ -1,102 +1,121 @@
-"""LR as cameras and messengers make it: the steps of the recipes in `config.DEGRADATION`.
+"""From HR to LR: shrinking, and what cameras and messengers do besides, by the recipes in `config.DEGRADATION`.
 
-Every step takes an image, uint8 RGB (H, W, 3), and a NumPy random generator, and returns a new image. No step moves the
-picture: the middle of an image stays its middle, so that LR lies under its HR.
+To add a step, write a function and name it in `STEPS`; a recipe may then name it. A step takes an image, uint8 RGB
+(H, W, 3), and a random generator, and returns a new image. None moves the picture, so that LR lies under its HR.
 """
+import difflib
+import inspect
 import io
 import math
 from collections.abc import Mapping
 
+from utils import UserError
+
 import numpy as np
 import scipy.signal
-import tensorflow as tf
-from numpy.random import Generator
 from PIL import Image
 
-FILTERS = {"area": Image.Resampling.BOX, "bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+from files import images
+
+VERSION = 1  # of `shrink`; raise it when LR comes out differently, so that cached LR is made again
+
+Range = tuple[float, float]  # a value is drawn from it evenly
+Share = float  # from 0 to 1
+Methods = tuple[str, ...]  # of METHODS
+
+METHODS = {"area": Image.Resampling.BOX, "bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+LIMITS = {"sigma": (0.01, 100), "by": (0.1, 10), "quality": (1, 100)}  # of each Range
+
+
+def crop_to_scale(hr: np.ndarray, scale: int) -> np.ndarray:
+    """Cut right and bottom so that both sides divide by `scale`."""
+    return hr[:hr.shape[0] // scale * scale, :hr.shape[1] // scale * scale]
 
 
 def shrink(hr: np.ndarray, scale: int) -> np.ndarray:
-    """HR (H, W, 3), whose sides divide by `scale`, at 1/scale: bicubic, antialiased, as MATLAB's imresize."""
-    height, width = hr.shape[0] // scale, hr.shape[1] // scale
-    resized = tf.image.resize(hr, (height, width), method="bicubic", antialias=True)
-    return tf.saturate_cast(tf.round(resized), tf.uint8).numpy()
+    """LR of HR (H, W, C), whose sides divide by `scale`: antialiased bicubic, as MATLAB's imresize; float32 is kept."""
+    return images.resize(hr, hr.shape[0] // scale, hr.shape[1] // scale)
 
 
-def degrade(hr: np.ndarray, scale: int, recipe: Mapping[str, object], rng: Generator) -> np.ndarray:
-    """LR of an HR (H, W, 3) whose sides divide by `scale`, both uint8 RGB; a function of its arguments alone.
+def degrade(hr: np.ndarray, scale: int, recipe: Mapping, rng: np.random.Generator) -> np.ndarray:
+    """LR of HR (H, W, 3), whose sides divide by `scale`, by a recipe; uint8 RGB, a function of the arguments alone.
 
-    recipe: the parameters of each step by its name in STEPS, in the order of application; `clean` is the share of
-    images that `shrink` alone makes. Without a step `shrink`, a recipe begins with it.
+    recipe: parameters by step, in the order of application. A step's `probability` is 1 if it is not given. `clean` is
+    the share of images that `shrink` alone makes. A recipe that does not name the step `shrink` begins with it.
     """
-    steps = {name: parameters for name, parameters in recipe.items() if name != "clean"}
-    if rng.random() < recipe.get("clean", 0):
-        steps = {}
-    if "shrink" not in steps:
-        steps = {"shrink": {}, **steps}
-    size = hr.shape[0] // scale, hr.shape[1] // scale
-    image = hr
+    steps = {} if rng.random() < recipe.get("clean", 0) else {name: recipe[name] for name in recipe if name != "clean"}
+    image = hr if "shrink" in steps else shrink(hr, scale)
+    size = {"size": (hr.shape[0] // scale, hr.shape[1] // scale)}
     for name, parameters in steps.items():
         parameters = dict(parameters)
-        if rng.random() >= parameters.pop("probability", 1):
-            continue
-        if name != "shrink":
-            image = STEPS[name](image, rng, **parameters)
-        elif parameters:
-            image = resample(image, size, rng, **parameters)
-        else:
-            image = shrink(image, scale)
+        if rng.random() < parameters.pop("probability", 1):
+            image = STEPS[name](image, rng, **parameters, **(size if name == "shrink" else {}))
     return image
 
 
-def blur(image: np.ndarray, rng: Generator, sigma: tuple[float, float], isotropic: float = 1) -> np.ndarray:
-    """Blur by a Gaussian; sigma: the range of its width, in pixels; isotropic: the share of round ones.
+def blur(image: np.ndarray, rng: np.random.Generator, sigma: Range, isotropic: Share = 1) -> np.ndarray:
+    """Blur by a Gaussian.
 
-    The others have a width of their own along each of two axes, at any angle.
+    sigma: of its standard deviation, in pixels.
+    isotropic: share of round ones; the others have another deviation across, and any angle.
     """
-    widths = rng.uniform(*sigma, size=2)
+    along, across = rng.uniform(*sigma, size=2)
     if rng.random() < isotropic:
-        widths[1] = widths[0]
-    kernel = gaussian(*widths, rng.uniform(0, math.pi))
+        across = along
+    kernel = gaussian(along, across, rng.uniform(0, math.pi))
     reach = len(kernel) // 2
     padded = np.pad(image.astype(np.float32), ((reach, reach), (reach, reach), (0, 0)), "symmetric")
     return _to_uint8(scipy.signal.fftconvolve(padded, kernel[:, :, np.newaxis], mode="valid", axes=(0, 1)))
 
 
-def gaussian(width: float, height: float, angle: float) -> np.ndarray:
-    """The kernel of a Gaussian (N, N), its axes turned by an angle in radians; its sum is 1."""
-    reach = math.ceil(4 * max(width, height))
+def gaussian(along: float, across: float, angle: float) -> np.ndarray:
+    """A kernel (N, N) with sum 1, of these standard deviations, its long axis turned by `angle` radians."""
+    reach = math.ceil(4 * max(along, across))
     y, x = np.mgrid[-reach:reach + 1, -reach:reach + 1]
-    along, across = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
-    kernel = np.exp(-((along / width) ** 2 + (across / height) ** 2) / 2)
+    u, v = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
+    kernel = np.exp(-((u / along) ** 2 + (v / across) ** 2) / 2)
     return np.float32(kernel / kernel.sum())
 
 
-def resize(image: np.ndarray, rng: Generator, by: tuple[float, float], antialiased: float = 1) -> np.ndarray:
-    """Resize on the way by a factor in the range `by`; antialiased: as in `resample`."""
+def resize(image: np.ndarray, rng: np.random.Generator, by: Range, methods: Methods = ("bicubic",),
+           antialiased: Share = 1) -> np.ndarray:
+    """Resize on the way to LR, by a factor."""
     factor = rng.uniform(*by)
-    return resample(image, [max(1, round(side * factor)) for side in image.shape[:2]], rng, antialiased)
+    height, width = (max(1, round(side * factor)) for side in image.shape[:2])
+    return resample(image, rng, methods, antialiased, size=(height, width))
 
 
-def resample(image: np.ndarray, size: tuple[int, int], rng: Generator, antialiased: float = 1) -> np.ndarray:
-    """Resize to `size`, (H, W), by area, bilinear or bicubic; antialiased: the share that is, besides area, which is."""
-    method, is_antialiased = FILTERS[str(rng.choice(list(FILTERS)))], rng.random() < antialiased
+def resample(image: np.ndarray, rng: np.random.Generator, methods: Methods = ("bicubic",), antialiased: Share = 1, *,
+             size: tuple[int, int]) -> np.ndarray:
+    """Resize to `size`, (H, W): the step `shrink`.
+
+    methods: one is drawn of them.
+    antialiased: share that is; the others look at the nearest pixels alone, as quick programs do.
+    """
+    method = METHODS[str(rng.choice(list(methods)))]
     (height, width), picture = size, Image.fromarray(image)
-    if is_antialiased or method == FILTERS["area"]:
+    if rng.random() < antialiased or method == METHODS["area"]:
         return np.asarray(picture.resize((width, height), method))
     matrix = (image.shape[1] / width, 0, 0, 0, image.shape[0] / height, 0)
     return np.asarray(picture.transform((width, height), Image.Transform.AFFINE, matrix, method))
 
 
-def noise(image: np.ndarray, rng: Generator, sigma: tuple[float, float], gray: float = 0) -> np.ndarray:
-    """Add Gaussian noise; sigma: the range of its strength, in levels of 255; gray: the share without colour."""
-    strength = np.float32(rng.uniform(*sigma))
+def noise(image: np.ndarray, rng: np.random.Generator, sigma: Range, gray: Share = 0) -> np.ndarray:
+    """Add Gaussian noise.
+
+    sigma: of its standard deviation, in levels of 255.
+    gray: share without colour.
+    """
+    deviation = np.float32(rng.uniform(*sigma))
     channels = 1 if rng.random() < gray else 3
-    return _to_uint8(image + strength * rng.standard_normal((*image.shape[:2], channels), dtype=np.float32))
+    return _to_uint8(image + deviation * rng.standard_normal((*image.shape[:2], channels), dtype=np.float32))
 
 
-def jpeg(image: np.ndarray, rng: Generator, quality: tuple[int, int], full_colour: float = 0) -> np.ndarray:
-    """Save as JPEG and read again; quality: its range; full_colour: the share of 4:4:4, the others being 4:2:0."""
+def jpeg(image: np.ndarray, rng: np.random.Generator, quality: Range, full_colour: Share = 0) -> np.ndarray:
+    """Save as JPEG and read again.
+
+    full_colour: share of 4:4:4; the others, 4:2:0, have half the resolution in colour, as phones save them.
+    """
     level = int(rng.integers(*quality, endpoint=True))
     subsampling = "4:4:4" if rng.random() < full_colour else "4:2:0"
     file = io.BytesIO()
@@ -108,4 +127,56 @@ def _to_uint8(image):
     return np.uint8(np.clip(np.rint(image), 0, 255))
 
 
-STEPS = {"blur": blur, "resize": resize, "shrink": shrink, "noise": noise, "jpeg": jpeg}
+STEPS = {"blur": blur, "resize": resize, "shrink": resample, "noise": noise, "jpeg": jpeg}
+
+
+# -- recipes with mistakes
+
+
+def check_recipe(recipe: Mapping, title: str) -> None:
+    """Raise UserError for a step or a parameter that does not exist or has no possible value.
+
+    title: of the recipe, such as `config.DEGRADATION.photo`.
+    """
+    for name, parameters in recipe.items():
+        if name == "clean":
+            _check_value(parameters, Share, f"{title}.clean", name)
+        elif name not in STEPS:
+            raise UserError(f"{title} names {name}, which is no step; the nearest is {_nearest(name, STEPS)} (all of "
+                            "them are in degradations.py).")
+        elif not isinstance(parameters, Mapping):
+            raise UserError(f"{title}.{name} is {parameters!r}; it must be the step's parameters by name, or {{}}.")
+        else:
+            _check_step(name, parameters, f"{title}.{name}")
+
+
+def _check_step(name, parameters, title):
+    known = {parameter.name: parameter for parameter in inspect.signature(STEPS[name]).parameters.values()
+             if parameter.annotation in (Range, Share, Methods)}
+    kinds = {parameter: known[parameter].annotation for parameter in known}
+    if name != "shrink":  # every LR is as small
+        kinds["probability"] = Share
+    for parameter, value in parameters.items():
+        if parameter not in kinds:
+            raise UserError(f"{title} has no {parameter}; the nearest is {_nearest(parameter, kinds)}.")
+        _check_value(value, kinds[parameter], f"{title}.{parameter}", parameter)
+    for parameter, about in known.items():
+        if about.default is inspect.Parameter.empty and parameter not in parameters:
+            raise UserError(f"{title} lacks {parameter}; give it as in the recipe photo of config.py.")
+
+
+def _check_value(value, kind, title, parameter):
+    if kind == Methods:
+        if not (isinstance(value, list | tuple) and value and set(value) <= set(METHODS)):
+            raise UserError(f"{title} is {value!r}; it must be a list of {', '.join(METHODS)}.")
+        return
+    numbers, (low, high) = (value, LIMITS[parameter]) if kind == Range else ([value], (0, 1))
+    is_range = isinstance(numbers, list | tuple) and len(numbers) == (2 if kind == Range else 1)
+    if not is_range or not all(isinstance(number, int | float) and low <= number <= high for number in numbers) \
+            or list(numbers) != sorted(numbers):
+        what = "two numbers, lowest and highest," if kind == Range else "a number"
+        raise UserError(f"{title} is {value!r}; it must be {what} from {low} to {high}.")
+
+
+def _nearest(name, names):
+    return difflib.get_close_matches(name, list(names), n=1, cutoff=0)[0]
