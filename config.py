@@ -171,6 +171,7 @@ RULES: dict[str, Bounds | tuple | str] = {
     "TRAIN.architecture": ("paper", "tensorlayer", "pytorch"),
     "TRAIN.schedule_init": ("cosine", "constant"),
     "TRAIN.loss": "LOSS",
+    "*.degradation": "DEGRADATION",
     "*.precision": ("auto", "float32", "bfloat16", "float16"),
     "TRAIN.patches_per_image": Bounds(1),
     "TRAIN.hr_patch_size": Bounds(16),
@@ -189,7 +190,7 @@ RULES: dict[str, Bounds | tuple | str] = {
 }
 PATHS = ("*path", "MOS.sets.*", "MOS.methods.*")
 MAY_BE_EMPTY = ("TRAIN.lr_img_path", "TRAIN.img_path", "VALID.lr_img_path", "MOS.calibration_path")
-OPEN = ("LOSS.?*.?*", "MOS.sets.?*", "MOS.methods.?*")  # settings that the user names
+OPEN = ("LOSS.?*.?*", "DEGRADATION.?*.?*", "MOS.sets.?*", "MOS.methods.?*")  # settings that the user names
 RENAMED = {
     "TRAIN.mixed_precision": "TRAIN.precision (float16 instead of true, float32 instead of false)",
     "VALID.memory_mb": "RESTORE.memory_mb",
@@ -197,7 +198,8 @@ RENAMED = {
     "DEMO.*": "its name in TRAIN, which holds in the demonstration too",
     "FINE_TUNING.*": "its name in TRAIN, which holds in fine-tuning too",
 }
-KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path, such as folder/"}
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path, such as folder/",
+         list: "a number or a list, such as [40, 95]"}
 
 
 def _matching(key, patterns):
@@ -208,6 +210,8 @@ def _kind_and_rule(key):
     """The kind of a setting, a key of KINDS, and what narrows it."""
     if _matching(key, PATHS):
         return Path, None
+    if key.startswith("DEGRADATION."):  # degradations.py knows what each step takes
+        return list, None
     if rule := RULES.get(_matching(key, RULES)):
         return type(rule[0]), rule
     default = flatten(DEFAULTS).get(key)
@@ -252,6 +256,8 @@ def _parse(key, text):
     try:
         if kind is bool:
             return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+        if kind is list:
+            return json.loads(text)
         return kind(text) if kind in (int, float) else text
     except (KeyError, ValueError):
         raise _wrong_kind(key, text) from None
@@ -281,7 +287,7 @@ def _checked(key, value, cfg):
     kind, rule = _kind_and_rule(key)
     if kind is Path and isinstance(value, os.PathLike):
         value = os.fspath(value)
-    kinds = {float: (int, float), Path: str}.get(kind, kind)
+    kinds = {float: (int, float), Path: str, list: (list, tuple, int, float)}.get(kind, kind)
     if not isinstance(value, kinds) or isinstance(value, bool) != (kind is bool):
         raise _wrong_kind(key, value)
     if kind is Path:
@@ -316,9 +322,14 @@ def resolve(cfg: edict) -> None:
                         f"which is {cfg.TRAIN.scale}.")
     if cfg.TRAIN.img_path:
         cfg.TRAIN.hr_img_path = cfg.TRAIN.img_path
-    for part in (cfg.TRAIN, cfg.VALID):
-        if is_div2k(part.lr_img_path) and not is_div2k(part.hr_img_path):
+    for name in ("TRAIN", "VALID"):
+        part = cfg[name]
+        makes_lr = part.degradation != "bicubic"
+        if is_div2k(part.lr_img_path) and (makes_lr or not is_div2k(part.hr_img_path)):
             part.lr_img_path = ""  # another folder's photos have no partners in DIV2K
+        if makes_lr and part.lr_img_path:
+            raise UserError(f"{name}.degradation={part.degradation} makes LR from HR, but {name}.lr_img_path names LR; "
+                            f"leave {name}.lr_img_path empty, or {name}.degradation at bicubic.")
     if not cfg.TRAIN.decay_every:
         for part in (cfg.TRAIN, cfg.DEMO, cfg.FINE_TUNING):
             if "n_epoch" in part:

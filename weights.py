@@ -24,7 +24,8 @@ PRETRAINED = {
     "pretrained-srresnet": ("pre_generator.h5", "441d8cda6fc908a4f7c0f6f58e3fd186197eb875830539dcaaaf2249257b9adc"),
     "pretrained-discriminator": (
         "gan_discriminator.h5", "1c7f0a7df3a0d705f7aaab28904024a0af93e1dd121ca1e01a48ff7ac720b82a")}
-SHIPPED: dict[str, str] = {}  # names of weights that come with this program, and their files in models/
+SHIPPED = {  # names of weights that come with this program, and their files in models/, see docs/weights.md
+    "photo": "srgan_photo.npz", "photo-srresnet": "srresnet_photo.npz"}
 KERAS_EPSILON = 1e-3  # of batch norms in files of Keras 2, which do not say it
 
 # Whose networks of PyTorch are read: patterns of their layers' names, our names, what to add to the number in a name.
