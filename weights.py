@@ -103,7 +103,7 @@ def find_file(path: str | Path) -> Path:
 
 
 def load_generator(path: str | Path) -> keras.Model:
-    """The generator of a weights file, of "pretrained" (SRGAN) or of "pretrained-srresnet".
+    """The generator of a weights file, or of a name: "pretrained" and "photo" (SRGAN), each also with "-srresnet".
 
     Files of ours, of TensorLayer and of krasserm/super-resolution, told apart by content. Raises UserError.
     """
@@ -142,11 +142,11 @@ def load_blended(path: str | Path, blend: float = 1) -> model.Folded:
 def load_discriminator(path: str | Path, patch_size: int) -> keras.Model:
     """The discriminator in a weights file, or the one that was trained with the generator in it.
 
-    That is `d_srgan.npz` beside the generator's file, and the package's for both of its generators: SRGAN was trained
+    That is `d_srgan.npz` beside the generator's file, and the package's for all generators with a name: they descend
     from its SRResNet, and a discriminator that knows photos already keeps the first steps from weaving a mesh. Raises
     UserError if there is none for patches of `patch_size`.
     """
-    file = find_file("pretrained-discriminator" if path in PRETRAINED else path)
+    file = find_file("pretrained-discriminator" if path in {**PRETRAINED, **SHIPPED} else path)
     found = _recognise_file(file)
     if found.kind == "generator":
         beside = file.with_name("d_srgan.npz")
@@ -369,7 +369,9 @@ def _checked(arrays, name, shape):
 
 
 def describe(path: str | Path) -> str:
-    """What weights are called on the screen: a file by its path, those of the package by their network."""
+    """What weights are called on the screen: a file by its path, those with a name by their network."""
+    if path in SHIPPED:
+        return f"{'SRGAN' if path == 'photo' else 'SRResNet'} for photos, models/{SHIPPED[path]}"
     if path not in PRETRAINED:
         return str(path)
     return f"{'SRGAN' if path == 'pretrained' else 'SRResNet'} of {PRETRAINED_VERSION.replace('==', ' ')}"
