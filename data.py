@@ -9,7 +9,8 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -113,10 +114,12 @@ def _configured_pairs(part, name):
 # -- pairs
 
 
-def read_pair(hr_path: Path, lr_path: Path | None, scale: int) -> tuple[np.ndarray, np.ndarray]:
+def read_pair(hr_path: Path, lr_path: Path | None, scale: int,
+              recipe: Mapping | None = None) -> tuple[np.ndarray, np.ndarray]:
     """HR, cropped to multiples of `scale`, and its LR, both uint8 RGB (H, W, 3).
 
-    LR that has no file is made from HR. Raises UserError if a file can't be read or sizes do not match.
+    LR that has no file is made from HR, by a recipe of `config.DEGRADATION` always the same for a name. Raises
+    UserError if a file can't be read or sizes do not match.
     """
     image = images.read_image(hr_path)
     hr = degradations.crop_to_scale(image, scale)
@@ -124,7 +127,8 @@ def read_pair(hr_path: Path, lr_path: Path | None, scale: int) -> tuple[np.ndarr
     if not (height and width):
         raise UserError(f"{hr_path} is smaller than {scale}x{scale} pixels; take it out of the folder.")
     if not lr_path:
-        return hr, degradations.shrink(hr, scale)
+        rng = np.random.default_rng(zlib.crc32(os.fsencode(hr_path.stem)))
+        return hr, degradations.degrade(hr, scale, recipe or {}, rng)
     lr = images.read_image(lr_path)
     rounded_up = tuple(math.ceil(side / scale) for side in image.shape[:2])  # as MATLAB's imresize does
     if lr.shape[:2] not in ((height, width), rounded_up):
@@ -134,8 +138,9 @@ def read_pair(hr_path: Path, lr_path: Path | None, scale: int) -> tuple[np.ndarr
     return hr, lr[:height, :width]
 
 
-def read_pairs(pairs: Sequence[Pair], scale: int) -> Iterator[tuple[Path, np.ndarray, np.ndarray]]:
-    """Yield HR path, HR and LR of each pair that can be measured; prints why one can't.
+def read_pairs(pairs: Sequence[Pair], scale: int,
+               recipe: Mapping | None = None) -> Iterator[tuple[Path, np.ndarray, np.ndarray]]:
+    """Yield HR path, HR and LR of each pair that can be measured, as `read_pair` does; prints why one can't.
 
     Raises UserError if none can.
     """
@@ -143,7 +148,7 @@ def read_pairs(pairs: Sequence[Pair], scale: int) -> Iterator[tuple[Path, np.nda
     found = False
     for hr_path, lr_path in pairs:
         try:
-            hr, lr = read_pair(hr_path, lr_path, scale)
+            hr, lr = read_pair(hr_path, lr_path, scale, recipe)
             if min(hr.shape[:2]) < smallest:
                 raise UserError(f"{hr_path} is too small to be measured, which takes {smallest} pixels; take it out of "
                                 "VALID.hr_img_path.")
@@ -293,17 +298,21 @@ def _digest(*parts):
 
 # -- batches
 
+MARGIN = 16  # LR pixels that a patch to be degraded is cut from besides its own: a block of JPEG at half the colours
+
 
 class Patches:
     """Training batches of random patches, a function of phase and step alone, so that a run can be resumed.
 
     photos: of `cache_photos`; seed: an integer; patch_size: of HR, a multiple of the scale; patches_per_image: how
-    many patches a photo gives per epoch.
+    many patches a photo gives per epoch; recipe: of `config.DEGRADATION`, to make LR by; without one it is the cache's.
     """
 
-    def __init__(self, photos: list[CachedPhoto], seed: int, batch_size: int, patch_size: int, patches_per_image: int):
+    def __init__(self, photos: list[CachedPhoto], seed: int, batch_size: int, patch_size: int, patches_per_image: int,
+                 recipe: Mapping | None = None):
         self.photos, self.seed, self.batch_size = photos, seed, batch_size
         self.patch_size, self.patches_per_image, self.scale = patch_size, patches_per_image, photos[0].scale
+        self.recipe = recipe
         self.error = None  # the UserError that ended `dataset`
 
     @property
@@ -325,15 +334,27 @@ class Patches:
         rng = np.random.default_rng([self.seed, phase, epoch, position])
         items = list(zip(chosen, rng.random((self.batch_size, 2)), rng.integers(2, size=self.batch_size),
                          rng.integers(4, size=self.batch_size), strict=True))
-        scale, size = self.scale, self.patch_size // self.scale
+        first = share * self.batch_size // n_shares
         pairs = []
-        for index, (y, x), flip, turns in items[share * self.batch_size // n_shares:][:self.batch_size // n_shares]:
-            photo = self.photos[index]
-            y, x = int(y * (photo.height // scale - size + 1)), int(x * (photo.width // scale - size + 1))
-            pair = photo.crop_lr(y, x, size), photo.crop_hr(scale * y, scale * x, self.patch_size)
+        for number, (index, place, flip, turns) in list(enumerate(items))[first:first + self.batch_size // n_shares]:
+            pair = self._pair(self.photos[index], place, [self.seed, phase, epoch, position, number])
             pairs.append([np.rot90(image[:, ::-1] if flip else image, turns) for image in pair])
         lr, hr = zip(*pairs, strict=True)
         return np.stack(lr), np.stack(hr)
+
+    def _pair(self, photo, place, seed):
+        """LR and HR of a patch of a photo. place: row and column, from 0 to 1."""
+        scale, size = self.scale, self.patch_size // self.scale
+        height, width = photo.height // scale, photo.width // scale
+        side = min(size + MARGIN, height, width) if self.recipe else size
+        top, left = (int(share * (length - side + 1)) for share, length in zip(place, (height, width), strict=True))
+        hr = photo.crop_hr(scale * top, scale * left, scale * side)
+        if not self.recipe:
+            return photo.crop_lr(top, left, size), hr
+        rng = np.random.default_rng(seed)
+        lr = degradations.degrade(hr, scale, self.recipe, rng)
+        y, x = rng.integers(side - size + 1, size=2)  # so that JPEG's grid of 8x8 falls anywhere
+        return lr[y:y + size, x:x + size], hr[scale * y:scale * (y + size), scale * x:scale * (x + size)]
 
     def dataset(self, phase: int, start: int, stop: int, shares: Sequence[int] = (0,),
                 n_shares: int = 1) -> tf.data.Dataset:
@@ -356,7 +377,8 @@ class Patches:
             return tf.ensure_shape(lr, (n, lr_size, lr_size, 3)), tf.ensure_shape(hr, (n, size, size, 3))
 
         numbers = tf.data.Dataset.range(start * len(shares), stop * len(shares))
-        loaded = numbers.map(lambda number: tf.numpy_function(load, [number], [tf.uint8, tf.uint8], stateful=False))
+        loaded = numbers.map(lambda number: tf.numpy_function(load, [number], [tf.uint8, tf.uint8], stateful=False),
+                             num_parallel_calls=2 if self.recipe else 1, deterministic=True)
         options = tf.data.Options()
         options.autotune.enabled = False  # nothing to tune, and waiting for its thread to end takes up to 8 s
         return loaded.map(with_shape).prefetch(4 * len(shares)).with_options(options)

@@ -133,47 +133,50 @@ STEPS = {"blur": blur, "resize": resize, "shrink": resample, "noise": noise, "jp
 # -- recipes with mistakes
 
 
-def check_recipe(recipe: Mapping, title: str) -> None:
-    """Raise UserError for a step or a parameter that does not exist or has no possible value.
+def find_recipe(recipes: Mapping, name: str) -> Mapping:
+    """The recipe of that name in `config.DEGRADATION`.
 
-    title: of the recipe, such as `config.DEGRADATION.photo`.
+    Raises UserError for a step or a parameter that does not exist, is missing, or has no possible value.
     """
-    for name, parameters in recipe.items():
-        if name == "clean":
-            _check_value(parameters, Share, f"{title}.clean", name)
-        elif name not in STEPS:
-            raise UserError(f"{title} names {name}, which is no step; the nearest is {_nearest(name, STEPS)} (all of "
-                            "them are in degradations.py).")
+    for step, parameters in recipes[name].items():
+        title = f"config.DEGRADATION.{name}.{step}"
+        if step == "clean":
+            _check_value(parameters, Share, title)
+        elif step not in STEPS:
+            raise UserError(f"{title} is no step; the nearest is {_nearest(step, STEPS)} (all of them are in "
+                            "degradations.py).")
         elif not isinstance(parameters, Mapping):
-            raise UserError(f"{title}.{name} is {parameters!r}; it must be the step's parameters by name, or {{}}.")
+            raise UserError(f"{title} is {parameters!r}; it must be the step's parameters by name, or {{}}.")
         else:
-            _check_step(name, parameters, f"{title}.{name}")
+            _check_step(step, parameters, title)
+    return recipes[name]
 
 
-def _check_step(name, parameters, title):
-    known = {parameter.name: parameter for parameter in inspect.signature(STEPS[name]).parameters.values()
+def _check_step(step, parameters, title):
+    known = {name: parameter for name, parameter in inspect.signature(STEPS[step]).parameters.items()
              if parameter.annotation in (Range, Share, Methods)}
-    kinds = {parameter: known[parameter].annotation for parameter in known}
-    if name != "shrink":  # every LR is as small
+    kinds = {name: parameter.annotation for name, parameter in known.items()}
+    if step != "shrink":  # without it LR is as large as HR
         kinds["probability"] = Share
-    for parameter, value in parameters.items():
-        if parameter not in kinds:
-            raise UserError(f"{title} has no {parameter}; the nearest is {_nearest(parameter, kinds)}.")
-        _check_value(value, kinds[parameter], f"{title}.{parameter}", parameter)
-    for parameter, about in known.items():
-        if about.default is inspect.Parameter.empty and parameter not in parameters:
-            raise UserError(f"{title} lacks {parameter}; give it as in the recipe photo of config.py.")
+    for name, value in parameters.items():
+        if name not in kinds:
+            raise UserError(f"{title} has no {name}; the nearest is {_nearest(name, kinds)}.")
+        _check_value(value, kinds[name], f"{title}.{name}")
+    for name, parameter in known.items():
+        if parameter.default is parameter.empty and name not in parameters:
+            raise UserError(f"{title} lacks {name}; config.DEGRADATION.photo shows it.")
 
 
-def _check_value(value, kind, title, parameter):
+def _check_value(value, kind, title):
     if kind == Methods:
         if not (isinstance(value, list | tuple) and value and set(value) <= set(METHODS)):
             raise UserError(f"{title} is {value!r}; it must be a list of {', '.join(METHODS)}.")
         return
-    numbers, (low, high) = (value, LIMITS[parameter]) if kind == Range else ([value], (0, 1))
-    is_range = isinstance(numbers, list | tuple) and len(numbers) == (2 if kind == Range else 1)
-    if not is_range or not all(isinstance(number, int | float) and low <= number <= high for number in numbers) \
-            or list(numbers) != sorted(numbers):
+    low, high = LIMITS[title.rpartition(".")[2]] if kind == Range else (0, 1)
+    numbers = value if isinstance(value, list | tuple) else [value]
+    fits = len(numbers) == (2 if kind == Range else 1) and all(
+        isinstance(number, int | float) and low <= number <= high for number in numbers)
+    if not fits or numbers[0] > numbers[-1]:
         what = "two numbers, lowest and highest," if kind == Range else "a number"
         raise UserError(f"{title} is {value!r}; it must be {what} from {low} to {high}.")
 

@@ -1,5 +1,5 @@
 """Evaluation: scoring generators on validation images (article, section 3.1)."""
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import utils
@@ -7,6 +7,7 @@ import utils
 import numpy as np
 
 import data
+import degradations
 import metrics
 import results
 import weights
@@ -32,6 +33,7 @@ def evaluate(arguments, config) -> int:
             photos, shares = with_blend_stops(photos[0], options.blend)
             methods = {results.blend_name(share): (path, share, options.back_project) for share in shares}
     else:
+        recipe = degradations.find_recipe(config.DEGRADATION, valid.degradation)
         pairs = data.validation_pairs(config)
         methods = {method: (path, 1, False) for method, path in generators.items()}
         path = generators[results.main_method(list(generators))]
@@ -54,18 +56,21 @@ def evaluate(arguments, config) -> int:
     print(f"Computing on {devices.describe()} in {devices.precision(options.precision)}.")
     if arguments.input:
         return restore(photos, restorers, output)
-    return score(pairs, output, restorers, valid.n_figures, valid.hr_img_path)
+    if recipe:
+        print(f"LR is made by the recipe {valid.degradation}.")
+    return score(pairs, output, restorers, valid.n_figures, valid.hr_img_path, recipe=recipe)
 
 
 # -------------------------------------------------------------------------------------------------------- scoring
 
 
 def score(pairs: list[tuple[Path, Path | None]], output: Path, restorers: list[dict[str, Callable]],
-          n_figures: int, *folders: str) -> int:
+          n_figures: int, *folders: str, recipe: Mapping | None = None) -> int:
     """Measure every method on validation images: a table, metrics, pictures, comparison.png and index.html.
 
     pairs: as `data.validation_pairs` gives them; restorers: for each device the generators' `Restorer` by method;
-    n_figures: images in comparison.png; folders: the pictures mirror the subfolders of these. Returns the exit code.
+    n_figures: images in comparison.png; folders: the pictures mirror the subfolders of these; recipe: of
+    `config.DEGRADATION`, to make LR by. Returns the exit code.
     """
     utils.check_writable(output, "--output")
     files = [hr_path for hr_path, _ in pairs]
@@ -92,7 +97,7 @@ def score(pairs: list[tuple[Path, Path | None]], output: Path, restorers: list[d
     rows, sizes = [], []
     with utils.progress("Image", len(pairs)) as bar:
         table = results.Table(list(names.values()), methods)
-        upscaled = map_over_devices(upscale, data.read_pairs(pairs, utils.SCALE), restorers)
+        upscaled = map_over_devices(upscale, data.read_pairs(pairs, utils.SCALE, recipe), restorers)
         for done, (row, size) in enumerate(map_ahead(write, upscaled), start=1):
             table.row(row["name"], row)
             rows.append(row)

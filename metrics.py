@@ -2,15 +2,24 @@
 
 Each takes SR, HR and LR, uint8 RGB (H, W, 3), and returns a number, or None where it is not defined.
 """
+import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
+import utils
+
 import numpy as np
+import scipy.ndimage
 import tensorflow as tf
+from scipy.special import gammaln
 
 from degradations import shrink
 
 MAX_PSNR = 100.0  # dB, of equal images, so that means stay finite
+BLOCK = 96  # pixels a side of what NIQE looks at, as its model of natural photos was made
+SHAPES = np.arange(0.2, 10.001, 0.001)  # of generalized Gaussians, and their E[|x|]^2 / E[x^2]
+MOMENTS = np.exp(2 * gammaln(2 / SHAPES) - gammaln(1 / SHAPES) - gammaln(3 / SHAPES))
 
 
 def luminance(image: np.ndarray) -> np.ndarray:
@@ -44,6 +53,76 @@ def lr_psnr(sr: np.ndarray, hr: np.ndarray, lr: np.ndarray) -> float:
     return _limited_psnr(shrink(sr, hr.shape[0] // lr.shape[0]), lr)
 
 
+def niqe(sr: np.ndarray, hr: np.ndarray, lr: np.ndarray) -> float | None:
+    """How far the statistics of SR are from those of natural photos; HR is not looked at. None for a small image.
+
+    Mittal, Soundararajan, Bovik, "Making a Completely Blind Image Quality Analyzer", 2013: on Y, rounded, in blocks of
+    96x96 at two scales.
+    """
+    found = naturalness(_inner_luminance(sr, hr, lr)[:, :, 0])
+    if found is None:
+        utils.say_once(f"NIQE looks at blocks of {BLOCK}x{BLOCK} pixels; images with fewer than two have none.")
+    return found
+
+
+def naturalness(y: np.ndarray) -> float | None:
+    """NIQE of luminance (H, W), None where fewer than two of its blocks have statistics."""
+    rows, columns = (side // BLOCK for side in y.shape)
+    y = np.rint(y[:rows * BLOCK, :columns * BLOCK].astype(np.float64))
+    if rows * columns < 2:
+        return None
+    features = np.hstack([_block_features(plane, rows, columns) for plane in (y, _halve(y))])
+    complete = features[np.isfinite(features).all(axis=1)]
+    if len(complete) < 2:
+        return None
+    mean, covariance = _pristine_model()
+    difference = mean - np.nanmean(features, axis=0)
+    return float(np.sqrt(difference @ np.linalg.pinv((covariance + np.cov(complete, rowvar=False)) / 2) @ difference))
+
+
+@functools.cache
+def _pristine_model():
+    """Mean (36,) and covariance (36, 36) of the features of natural photos, LIVE's."""
+    with np.load(Path(__file__).parent / "models" / "niqe.npz") as model:
+        return model["mean"], model["covariance"]
+
+
+def _halve(plane):
+    """Half of (H, W) by antialiased bicubic, mirrored at the border as in MATLAB; TensorFlow leaves the border out."""
+    taps = np.array([-3, -9, 29, 111, 111, 29, -9, -3]) / 256
+    rows = scipy.ndimage.correlate1d(plane, taps, axis=0, origin=-1)[::2]
+    return scipy.ndimage.correlate1d(rows, taps, axis=1, origin=-1)[:, ::2]
+
+
+def _block_features(plane, rows, columns):
+    """The 18 features of each block of a plane, (rows * columns, 18), equations 1 to 8 of the paper."""
+    smooth = functools.partial(scipy.ndimage.gaussian_filter, sigma=7 / 6, radius=3, mode="nearest")
+    mean = smooth(plane)
+    plane = (plane - mean) / (np.sqrt(np.abs(smooth(plane ** 2) - mean ** 2)) + 1)
+    height, width = plane.shape[0] // rows, plane.shape[1] // columns
+    blocks = plane.reshape(rows, height, columns, width).swapaxes(1, 2).reshape(-1, height, width)
+    shape, left, right = _fit_gaussian(blocks)
+    features = [shape, (left + right) / 2]
+    for shift in ((0, 1), (1, 0), (1, 1), (1, -1)):  # products of neighbours
+        shape, left, right = _fit_gaussian(blocks * np.roll(blocks, shift, axis=(1, 2)))
+        features += [shape, (right - left) * np.exp(gammaln(2 / shape) - gammaln(1 / shape)), left, right]
+    return np.stack(features, axis=1)
+
+
+def _fit_gaussian(blocks):
+    """Shape, left and right scale of the asymmetric generalized Gaussian with the moments of each block (N, H, W)."""
+    values = blocks.reshape(len(blocks), -1)
+    squares = values ** 2
+    with np.errstate(invalid="ignore", divide="ignore"):  # flat: no values on one side
+        left, right = (np.sqrt((squares * side).sum(axis=1) / side.sum(axis=1)) for side in (values < 0, values > 0))
+        ratio = left / right
+        moments = np.abs(values).mean(axis=1) ** 2 / squares.mean(axis=1)
+        moments *= (ratio ** 3 + 1) * (ratio + 1) / (ratio ** 2 + 1) ** 2
+    shape = SHAPES[np.searchsorted((MOMENTS[1:] + MOMENTS[:-1]) / 2, moments)]  # the nearest
+    scale = np.exp((gammaln(1 / shape) - gammaln(3 / shape)) / 2)
+    return shape, left * scale, right * scale
+
+
 class Metric(NamedTuple):
     title: str
     unit: str
@@ -64,6 +143,7 @@ METRICS = {
     "psnr": Metric("PSNR", "dB", 2, True, psnr),
     "ssim": Metric("SSIM", "", 4, True, ssim),
     "lr_psnr": Metric("LR-PSNR", "dB", 2, True, lr_psnr),
+    "niqe": Metric("NIQE", "", 2, False, niqe),
 }
 SHOWN = ("psnr", "ssim")  # in captions, and of each image in the printed table; of the others that has the means
 

@@ -21,6 +21,7 @@ import tensorflow as tf
 from easydict import EasyDict
 
 import data
+import degradations
 import layers
 import metrics
 import model
@@ -73,7 +74,7 @@ class Trainer:
         self.strategy, self.is_chief = strategy, devices.is_chief(strategy)
         self.settings, self.patches, self.recipe, self.vgg = settings, patches, recipe, vgg
         self.generator, self.averaged, self.discriminator = networks
-        self.sample_patches = data.Patches(patches.photos, settings.seed, 8, settings.hr_patch_size, 1)
+        self.sample_patches = data.Patches(patches.photos, settings.seed, 8, settings.hr_patch_size, 1, patches.recipe)
         self.folder = Path(settings.checkpoint_path)
         self.signals, self.stopped_by = [], 0  # signals that asked the run to end, and the one that did
         with strategy.scope():
@@ -432,22 +433,24 @@ def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: Easy
     if resumed and "n_steps_d_first" in config.FINE_TUNING:  # the user left it as it is
         settings.n_steps_d_first = origin.get("n_steps_d_first", 0)
     settings.precision = devices.precision(settings.precision)
+    recipe, valid_recipe = (degradations.find_recipe(config.DEGRADATION, part.degradation)
+                            for part in (settings, config.VALID))
     found = data.training_photos(config)  # a wrong path is noticed first
     # Say which photos once; the demonstration has said so itself.
     pairs = data.validation_pairs(config, announce=not (demo or resumed))[:config.VALID.n_quick] if is_chief else []
     if resumed:
         runs.compare_settings(folder, last, config, demo, arguments.weights)
     with strategy.scope(), devices.compute_in(settings.precision):
-        recipe, vgg = load_loss(config, demo)
+        loss, vgg = load_loss(config, demo)
         photos = data.cache_photos(*found, settings.cache_path, settings.hr_patch_size, settings.scale)
-        pairs = [(hr, lr) for _, hr, lr in data.read_pairs(pairs, settings.scale)]
+        pairs = [(hr, lr) for _, hr, lr in data.read_pairs(pairs, settings.scale, valid_recipe)]
         keras.utils.set_random_seed(settings.seed)
         generator, *others = make_networks(settings, None if resumed else arguments.weights, origin.get("n_blocks"),
                                            origin.get("bn_epsilon", model.BN_EPSILON))
     origin = {**origin, "n_blocks": generator.architecture.n_blocks, "bn_epsilon": generator.bn_epsilon,
               "n_steps_d_first": settings.n_steps_d_first}
     patches = data.Patches(
-        photos, settings.seed, settings.batch_size, settings.hr_patch_size, settings.patches_per_image)
+        photos, settings.seed, settings.batch_size, settings.hr_patch_size, settings.patches_per_image, recipe)
     if settings.n_steps_d_first >= (n := settings.n_epoch * patches.steps_per_epoch) > 0:
         raise UserError(f"All {n} steps of phase 2 would train the new discriminator alone; raise TRAIN.n_epoch, or "
                         f"lower TRAIN.n_steps_d_first, which is {settings.n_steps_d_first}.")
@@ -455,7 +458,7 @@ def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: Easy
         n = math.ceil(50 * settings.batch_size / len(photos))
         print(f"{len(photos)} photos make epochs of only {patches.steps_per_epoch} steps, where DIV2K's have 50: to "
               f"train as long, set TRAIN.patches_per_image to about {n}.")
-    trainer = Trainer(strategy, settings, patches, (generator, *others), recipe, vgg)
+    trainer = Trainer(strategy, settings, patches, (generator, *others), loss, vgg)
     if replaced:
         samples = [Path(settings.sample_path, phase.samples).parent for phase in trainer.phases]
         utils.move_aside(folder, "training", samples)
@@ -466,7 +469,7 @@ def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: Easy
         trainer.share_state({
             **{key: value for key, value in flatten(config).items()
                if key.startswith("TRAIN.") and not key.endswith(("path", "devices", "n_steps_d_first"))},
-            "config.LOSS": recipe, "--weights": origin["bn_epsilon"],
+            "config.LOSS": loss, "config.DEGRADATION": recipe, "--weights": origin["bn_epsilon"],
             "the photos": [(photo.height, photo.width) for photo in photos]})
     if is_chief:
         with utils.atomic_write(folder / "config.json") as partial:

@@ -1,4 +1,4 @@
-"""LR as cameras and messengers make it: each step beside SciPy, Pillow, TensorFlow or a mean taken by hand."""
+"""LR is HR shrunk as MATLAB does it; what cameras and messengers do is as SciPy, Pillow or TensorFlow do it."""
 import io
 import math
 
@@ -26,6 +26,67 @@ def rng(seed=0):
 def difference(a, b, border=0):
     inside = slice(border, -border or None)
     return np.abs(a.astype(float) - b)[inside, inside]
+
+
+def cubic(x):
+    """Keys' kernel with a = -0.5, as in MATLAB's imresize."""
+    x = np.abs(x)
+    inner, outer = 1.5 * x ** 3 - 2.5 * x ** 2 + 1, -0.5 * x ** 3 + 2.5 * x ** 2 - 4 * x + 2
+    return inner * (x <= 1) + outer * ((x > 1) & (x <= 2))
+
+
+def imresize(image, scale):
+    """MATLAB's `imresize(image, scale)`, after its source: antialiased bicubic, mirrored at the border."""
+    for axis in (0, 1):
+        n = image.shape[axis]
+        stretch = min(scale, 1)
+        centre = (np.arange(round(n * scale)) + 0.5) / scale - 0.5
+        near = np.floor(centre - 2 / stretch).astype(int)[:, np.newaxis] + np.arange(int(4 / stretch) + 2)
+        weights = cubic((centre[:, np.newaxis] - near) * stretch)
+        weights /= weights.sum(axis=1, keepdims=True)
+        near = np.concatenate([np.arange(n), np.arange(n)[::-1]])[near % (2 * n)]
+        rows = np.moveaxis(image, axis, 0).astype(np.float32)
+        image = sum(w[:, np.newaxis, np.newaxis] * rows[i] for w, i in zip(weights.T, near.T, strict=True))
+        image = np.moveaxis(image, 0, axis)
+        image = image.clip(0, 255).round() if axis else image
+    return image.astype(np.uint8)
+
+
+def photo(name):
+    return np.asarray(Image.open(pictures.PHOTOS / name).convert("RGB"))
+
+
+@pytest.mark.parametrize("name, scale", [("astronaut.png", 2), ("chelsea.png", 3), ("brick.png", 4), ("rocket.jpg", 4),
+                                         ("coffee.png", 8)])
+def test_lr_is_matlabs_imresize_of_the_photo(name, scale):
+    hr = degradations.crop_to_scale(photo(name), scale)
+    lr = degradations.shrink(hr, scale)
+    difference = np.abs(lr.astype(int) - imresize(hr, 1 / scale))
+    inner = difference[3:-3, 3:-3]
+    assert inner.max() <= 1 and (inner > 0).mean() < 1e-3  # rounding of 0.5
+    assert difference.max() < 16  # MATLAB mirrors the border, TensorFlow leaves it out
+
+
+@pytest.mark.parametrize("name", ["astronaut.png", "coffee.png"])
+def test_bicubic_down_and_up_again_is_like_matlabs(name):
+    hr = photo(name)
+    ours = images.resize(degradations.shrink(hr, 4), *hr.shape[:2])
+    matlabs = imresize(imresize(hr, 1 / 4), 4)
+    inner = np.abs(ours.astype(int) - matlabs)[16:-16, 16:-16]
+    assert inner.max() <= 2 and inner.mean() < 0.02
+    errors = [np.mean((back - hr.astype(float)) ** 2) for back in (ours, matlabs)]
+    assert abs(10 * np.log10(errors[0] / errors[1])) < 0.03  # dB
+
+
+@pytest.mark.parametrize("height, width, scale", [(4, 4, 4), (5, 11, 4), (7, 100, 3), (42, 43, 2), (15, 17, 8)])
+def test_photos_are_cropped_at_right_and_bottom_to_multiples_of_the_scale(height, width, scale):
+    pixels = np.uint8(pictures.RNG.integers(0, 256, (height, width, 3)))
+    hr = degradations.crop_to_scale(pixels, scale)
+    np.testing.assert_array_equal(hr, pixels[:height // scale * scale, :width // scale * scale])
+    assert degradations.shrink(hr, scale).shape == (height // scale, width // scale, 3)
+
+
+# --------------------------------------------------------------------------------------------- steps and recipes
 
 
 @pytest.mark.parametrize("sigma", [0.2, 1.2, 2.8])
@@ -128,25 +189,25 @@ def test_lr_lies_under_its_hr(recipe):
 
 
 @pytest.mark.parametrize("recipe, message", [
-    ({"blurr": {}}, "R names blurr, which is no step; the nearest is blur"),
-    ({"blur": [1, 2]}, r"R.blur is \[1, 2\]; it must be the step's parameters"),
-    ({"blur": {}}, "R.blur lacks sigma"),
-    ({"blur": {"sgma": [1, 2]}}, "R.blur has no sgma; the nearest is sigma"),
-    ({"blur": {"sigma": 2}}, "R.blur.sigma is 2; it must be two numbers, lowest and highest, from 0.01 to 100"),
-    ({"blur": {"sigma": [0, 2]}}, "R.blur.sigma is"),
-    ({"blur": {"sigma": [2, 1]}}, "R.blur.sigma is"),
-    ({"jpeg": {"quality": [1, 101]}}, "R.jpeg.quality is"),
-    ({"jpeg": {"quality": ["a", "b"]}}, "R.jpeg.quality is"),
-    ({"noise": {"sigma": [1, 2], "probability": 50}}, "R.noise.probability is 50; it must be a number from 0 to 1"),
-    ({"shrink": {"probability": 0.5}}, "R.shrink has no probability"),
-    ({"shrink": {"size": [3, 3]}}, "R.shrink has no size"),
-    ({"shrink": {"methods": ["lanczos"]}}, "R.shrink.methods is"),
-    ({"clean": 2}, "R.clean is 2; it must be a number from 0 to 1")], ids=str)
+    ({"blurr": {}}, "blurr is no step; the nearest is blur"),
+    ({"blur": [1, 2]}, r"blur is \[1, 2\]; it must be the step's parameters"),
+    ({"blur": {}}, "blur lacks sigma"),
+    ({"blur": {"sgma": [1, 2]}}, "blur has no sgma; the nearest is sigma"),
+    ({"blur": {"sigma": 2}}, "blur.sigma is 2; it must be two numbers, lowest and highest, from 0.01 to 100"),
+    ({"blur": {"sigma": [0, 2]}}, "blur.sigma is"),
+    ({"blur": {"sigma": [2, 1]}}, "blur.sigma is"),
+    ({"jpeg": {"quality": [1, 101]}}, "jpeg.quality is"),
+    ({"jpeg": {"quality": ["a", "b"]}}, "jpeg.quality is"),
+    ({"noise": {"sigma": [1, 2], "probability": 50}}, "noise.probability is 50; it must be a number from 0 to 1"),
+    ({"shrink": {"probability": 0.5}}, "shrink has no probability"),
+    ({"shrink": {"size": [3, 3]}}, "shrink has no size"),
+    ({"shrink": {"methods": ["lanczos"]}}, "shrink.methods is"),
+    ({"clean": 2}, "clean is 2; it must be a number from 0 to 1")], ids=str)
 def test_a_recipe_with_a_mistake_is_answered_by_a_sentence(recipe, message):
-    with pytest.raises(UserError, match=message):
-        degradations.check_recipe(recipe, "R")
+    with pytest.raises(UserError, match=rf"config.DEGRADATION.mine.{message}"):
+        degradations.find_recipe({"mine": recipe}, "mine")
 
 
 def test_the_recipes_that_come_with_the_program_have_no_mistakes():
     for name, recipe in config.DEGRADATION.items():
-        degradations.check_recipe(recipe, name)
+        assert degradations.find_recipe(config.DEGRADATION, name) == recipe

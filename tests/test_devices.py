@@ -21,7 +21,7 @@ SMALL = Path(__file__).parent / "small.py"
 # 12 steps of each phase, of 9 photos.
 SETTINGS = ("TRAIN.hr_patch_size=32", "TRAIN.batch_size=4", "TRAIN.patches_per_image=5", "TRAIN.n_epoch_init=1",
             "TRAIN.n_epoch=1", "TRAIN.save_every=1", "TRAIN.loss=srgan_mse", "VALID.n_quick=1",
-            "TRAIN.deterministic=true", "TRAIN.precision=float32")
+            "TRAIN.degradation=photo", "TRAIN.deterministic=true", "TRAIN.precision=float32")
 
 
 def start(folder, *settings, place=None):

@@ -1,4 +1,6 @@
-"""The metrics are those of the literature, as scikit-image computes them."""
+"""The metrics are those of the literature, as scikit-image and others compute them."""
+import utils
+
 import numpy as np
 import pictures
 import pytest
@@ -77,15 +79,39 @@ def test_colour_counts_on_lr_alone_where_luminance_is_the_same():
 def test_an_image_equals_itself():
     hr = photo("chelsea.png")[:300, :400]
     black = np.zeros_like(hr)
-    assert metrics.measure(black, black, lr_of(black)) == {"psnr": 100, "ssim": 1, "lr_psnr": 100}
+    assert metrics.measure(black, black, lr_of(black)) == {"psnr": 100, "ssim": 1, "lr_psnr": 100, "niqe": None}
     assert metrics.psnr(hr, hr, lr_of(hr)) == 100 and metrics.ssim(hr, hr, lr_of(hr)) == 1
 
 
 def test_the_smallest_image_that_is_let_through_can_be_measured():
     hr = pictures.RGB[:20, :20]
-    assert all(np.isfinite([*metrics.measure(worse(hr, "noise"), hr, lr_of(hr)).values()]))
+    measured = metrics.measure(worse(hr, "noise"), hr, lr_of(hr))
+    assert measured.pop("niqe") is None and all(np.isfinite([*measured.values()]))
 
 
 def test_means_are_over_the_images_for_which_a_metric_is_defined():
-    rows = [{"psnr": 20.0, "ssim": None, "lr_psnr": None}, {"psnr": 30.0, "ssim": 0.5, "lr_psnr": None}]
-    assert metrics.mean(rows) == {"psnr": 25.0, "ssim": 0.5, "lr_psnr": None}
+    rows = [{"psnr": 20.0, "ssim": None, "lr_psnr": None, "niqe": None},
+            {"psnr": 30.0, "ssim": 0.5, "lr_psnr": None, "niqe": 4.0}]
+    assert metrics.mean(rows) == {"psnr": 25.0, "ssim": 0.5, "lr_psnr": None, "niqe": 4.0}
+
+
+@pytest.mark.parametrize("name, published", [
+    ("astronaut.png", 3.0205), ("chelsea.png", 2.6893), ("coffee.png", 4.0796), ("rocket.jpg", 6.7295)])
+def test_niqe_is_that_of_another_implementation(name, published):
+    """Of BasicSR, whose value of baboon of Set14 is MATLAB's within 0.0001."""
+    hr = np.asarray(Image.open(pictures.PHOTOS / name).convert("RGB"))  # without the profile that rocket.jpg has
+    lr = hr[:len(hr) // 4 * 4:4, ::4]
+    assert metrics.niqe(hr, hr, lr) == pytest.approx(published, abs=0.003)
+
+
+def test_niqe_finds_noise_and_blur_less_natural():
+    hr = photo("coffee.png")
+    natural, noisy, blurred = (metrics.niqe(sr, hr, lr_of(hr)) for sr in (hr, worse(hr, "noise"), worse(hr, "blur")))
+    assert natural + 1 < min(noisy, blurred)
+
+
+def test_niqe_of_a_small_image_is_a_dash_and_its_reason_is_said_once(capsys):
+    utils.say_once.cache_clear()
+    for hr in (photo("chelsea.png")[:103, :299], photo("chelsea.png")[:180, :180]):
+        assert metrics.METRICS["niqe"].format(metrics.niqe(hr, hr, lr_of(hr))) == "-"
+    assert capsys.readouterr().out.count("NIQE") == 1

@@ -23,7 +23,7 @@ from engine import devices
 SMALL = Path(__file__).parent / "small.py"
 SCHEDULE = ("--set", "TRAIN.hr_patch_size=16", "TRAIN.batch_size=4", "TRAIN.patches_per_image=3",
             "TRAIN.n_epoch_init=10", "TRAIN.n_epoch=40", "TRAIN.save_every=1", "TRAIN.loss=srgan_mse",
-            "VALID.n_quick=1", "TRAIN.deterministic=true", "TRAIN.precision=float32")
+            "TRAIN.degradation=photo", "VALID.n_quick=1", "TRAIN.deterministic=true", "TRAIN.precision=float32")
 
 
 def start(folder, *more):
