@@ -112,6 +112,6 @@ def test_niqe_finds_noise_and_blur_less_natural():
 
 def test_niqe_of_a_small_image_is_a_dash_and_its_reason_is_said_once(capsys):
     utils.say_once.cache_clear()
-    for hr in (photo("chelsea.png")[:103, :299], photo("chelsea.png")[:180, :180]):
+    for hr in (photo("chelsea.png")[:100, :299], photo("chelsea.png")[:180, :180]):
         assert metrics.METRICS["niqe"].format(metrics.niqe(hr, hr, lr_of(hr))) == "-"
     assert capsys.readouterr().out.count("NIQE") == 1

@@ -28,21 +28,23 @@ def test_more_methods_than_fit_beside_each_other_go_on_a_second_line(capsys):
     methods = ["bicubic", "lanczos", "srresnet", "srgan", "pretrained", "blend_0.5", "back_projected"]
     table = results.Table(["a"], methods)
     table.row("a", {method: {"psnr": 100, "ssim": 1} for method in methods})
-    table.means({method: {"psnr": 28.434, "ssim": None, "lr_psnr": 34} for method in methods})
+    table.means({method: {"psnr": 28.434, "ssim": None, "lr_psnr": 34, "niqe": 4.5} for method in methods})
     lines = capsys.readouterr().out.splitlines()
     assert [line.split() for line in lines] == [
         ["bicubic", "srresnet", "srgan", "pretrained"], ["blend_0.5", "back_projected"],
         ["a", *["100.0", "/", "1.0000"] * 4], ["100.0", "/", "1.0000"] * 2,
-        ["mean", *["28.43", "/", "-"] * 4], ["28.43", "/", "-"] * 2, ["mean", "LR-PSNR", *["34.00"] * 4], ["34.00"] * 2]
+        ["mean", *["28.43", "/", "-"] * 4], ["28.43", "/", "-"] * 2, ["mean", "LR-PSNR", *["34.00"] * 4], ["34.00"] * 2,
+        ["mean", "NIQE", *["4.50"] * 4], ["4.50"] * 2]
     assert max(map(len, lines)) <= 80
 
 
 def test_a_metric_that_is_not_defined_is_null_in_json_and_empty_in_csv(tmp_path):
-    row = {"psnr": 30.0, "ssim": None, "lr_psnr": 40.0}
+    row = {"psnr": 30.0, "ssim": None, "lr_psnr": 40.0, "niqe": 4.0}
     results.write_metrics(tmp_path, {"srgan": row}, [{"name": "a", "srgan": row}], {})
     assert json.loads((tmp_path / "metrics.json").read_text())["images"] == [{"name": "a", "srgan": row}]
     assert (tmp_path / "metrics.csv").read_text().splitlines() == [
-        "name,srgan_psnr,srgan_ssim,srgan_lr_psnr", "a,30.0000,,40.0000", "mean,30.0000,,40.0000"]
+        "name,srgan_psnr,srgan_ssim,srgan_lr_psnr,srgan_niqe", "a,30.0000,,40.0000,4.0000",
+        "mean,30.0000,,40.0000,4.0000"]
 
 
 def test_the_picture_of_the_main_method_is_the_result():
