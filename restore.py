@@ -41,7 +41,7 @@ class Restorer:
     def __init__(self, weights: str | Path | model.Folded | keras.Model = "pretrained", *, blend: float = 1,
                  back_project: bool = True, self_ensemble: bool = False, memory_mb: int = 500, precision: str = "auto",
                  device: str | None = None):
-        """weights: a file, `pretrained` (SRGAN), `pretrained-srresnet`, or a generator that is loaded already.
+        """weights: a file, a name as in `load_generator`, or a generator that is loaded already.
 
         blend: as in `load_blended`. back_project: give the result the colours and the brightness of its LR.
         self_ensemble: average over eight flips and turns. memory_mb: what the feature maps of a tile may take.
