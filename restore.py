@@ -23,7 +23,7 @@ with utils.quiet():  # imported from Python, nobody else keeps TensorFlow's note
     import results
     from degradations import shrink
     from engine import devices, upscaling
-    from files import images
+    from files import arrays, images
     from weights import load_blended
 
 BLEND_STOPS = (0, 0.25, 0.5, 0.75, 1)  # shares of SRGAN to choose from on the page of a photo
@@ -60,7 +60,7 @@ class Restorer:
         n_colours = 1 if lr.shape[2] < 3 else 3
         colours, alpha = lr[:, :, :n_colours], lr[:, :, n_colours:]
         if alpha.size:
-            colours = images.spread_colours(colours, alpha)
+            colours = arrays.spread_colours(colours, alpha)
         gray = not (colours != colours[:, :, :1]).any()
         if n_colours == 1:
             colours = np.broadcast_to(colours, (*colours.shape[:2], 3))

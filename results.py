@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 import metrics
-from files import images
+from files import arrays, images
 from metrics import METRICS, SHOWN
 
 TITLES = {"lr": "LR", "lanczos": "Lanczos", "srresnet": "SRResNet", "srgan": "SRGAN", "pretrained": "pre-trained SRGAN",
@@ -218,7 +218,7 @@ def write_thumbnail(folder: Path, name: Path | str, image: np.ndarray) -> Path:
 def _pillow(image):
     """A Pillow image of 8 bits."""
     if image.dtype == np.uint16:
-        image = images.to_8_bits(image)
+        image = arrays.to_8_bits(image)
     return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
 
 

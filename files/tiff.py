@@ -82,6 +82,15 @@ def read(file: BinaryIO, most_pixels: float,
     return planes, page.iccprofile, page.tags.valueof(0x0112)
 
 
+def size(file: BinaryIO) -> tuple[int, int]:
+    """Height and width of the picture that `read` decodes, as it is shown."""
+    file.seek(0)
+    with tifffile.TiffFile(file) as tiff:
+        page = _first_page(tiff, file.name)
+        shape = page.imagelength, page.imagewidth
+        return shape[::-1] if page.tags.valueof(0x0112, 1) > 4 else shape
+
+
 def _count_colours(page):
     """How many bands are colours. GDAL calls RGB of 16 bits or floats gray with two bands more, unless it is told."""
     if (page.photometric == PHOTOMETRIC.MINISBLACK and page.samplesperpixel in (3, 4)

@@ -88,6 +88,12 @@ def test_a_file_that_claims_a_huge_size_is_refused_before_it_is_decoded(bad, nam
     tracemalloc.stop()
 
 
+def test_the_size_of_a_picture_is_known_by_the_head_of_its_file(good, lossy, bad):
+    for path, pixels in (good | lossy).items():
+        assert images.image_size(path) == pixels.shape[:2], path
+    assert {path.stem for path in bad if images.image_size(path)} >= {"cut", "cut16"}  # and no error
+
+
 def test_a_file_without_permission_is_named():
     with tempfile.TemporaryDirectory() as folder:  # not in pytest's folder, into which no other user may look
         os.chmod(folder, 0o755)
@@ -691,29 +697,6 @@ def test_damaged_metadata_does_not_lose_the_rest(tmp_path):
 def test_a_jpeg_is_written_without_exif_that_is_too_long_for_it(tmp_path):
     images.write_image(tmp_path / "a.jpg", pictures.RGB, images.Metadata(exif={0x9286: bytes(100_000)}))
     assert metadata.is_result(tmp_path / "a.jpg")
-
-
-def test_hidden_colours_become_those_of_the_nearest_visible_pixel():
-    alpha = np.zeros((40, 50, 1), np.uint8)
-    alpha[10:20, 5:15], alpha[30, 40] = 255, 1
-    colours = np.where(alpha > 0, pictures.RNG.integers(0, 256, (40, 50, 3)), 0).astype(np.uint8)
-    spread = images.spread_colours(colours, alpha)
-    np.testing.assert_array_equal(spread[alpha[:, :, 0] > 0], colours[alpha[:, :, 0] > 0])
-    visible = np.argwhere(alpha[:, :, 0])
-    for y, x in pictures.RNG.integers(0, (40, 50), (50, 2)):
-        distance = ((visible - (y, x)) ** 2).sum(axis=1)
-        nearest_ones = visible[distance == distance.min()]
-        assert any((spread[y, x] == colours[tuple(place)]).all() for place in nearest_ones)
-    nothing = np.zeros_like(alpha)
-    np.testing.assert_array_equal(images.spread_colours(colours, nothing), colours)
-    np.testing.assert_array_equal(images.spread_colours(colours, nothing + 1), colours)
-
-
-def test_colours_spread_across_the_bands_of_a_tall_picture():
-    alpha = np.zeros((3000, 8, 1), np.uint8)
-    alpha[1020:1030] = 255
-    spread = images.spread_colours(np.where(alpha > 0, np.uint8([200, 100, 50]), np.uint8(0)), alpha)
-    assert (spread[1020 - 48:1030 + 48] == (200, 100, 50)).all()
 
 
 # ------------------------------------------------------------------------------------------------------- damage
