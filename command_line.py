@@ -111,7 +111,9 @@ def main(arguments: argparse.Namespace) -> int:
     """Run the mode of the command line. Returns the exit code: 0, 1 if some photos failed, 2 for a user's mistake."""
     try:
         settings = configure(arguments)
-        name = "ratings" if arguments.mode == "mos" and arguments.input else arguments.mode.replace("srgan", "train")
+        name = arguments.mode.replace("srgan", "train")
+        if arguments.input:
+            name = {"mos": "ratings", "evaluate": "restore"}.get(name, name)
         with quiet():  # most modes import TensorFlow
             mode = importlib.import_module(MODULES.get(name, name))
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:

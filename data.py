@@ -89,26 +89,28 @@ def training_photos(config: EasyDict) -> tuple[list[Pair], str]:
         folder = download.flickr25k()
         return [(path, None) for path in find_images(folder, "TRAIN.dataset flickr25k")], f"{folder.absolute()}\0"
     name = f"{Path(config.TRAIN.hr_img_path).absolute()}\0{config.TRAIN.lr_img_path}"
-    return _configured_pairs(config.TRAIN, "TRAIN"), name
+    return _configured_pairs(config.TRAIN, "TRAIN", config.TRAIN.scale), name
 
 
-def validation_pairs(config: EasyDict, announce: bool = True) -> list[Pair]:
-    """HR and LR files to measure on, as `config.VALID` says. Raises UserError.
+def validation_pairs(config: EasyDict, scale: int, announce: bool = True) -> list[Pair]:
+    """HR and LR files to measure a network of that scale on, as `config.VALID` says. Raises UserError.
 
     announce: say so if these are the bundled photos.
     """
     if not _falls_back(config.VALID):
-        return _configured_pairs(config.VALID, "VALID")
+        return _configured_pairs(config.VALID, "VALID", scale)
     if announce:
         print(f"{config.VALID.hr_img_path} is not there: measuring on 2 bundled photos.")
     return packaged_pairs("valid")
 
 
-def _configured_pairs(part, name):
+def _configured_pairs(part, name, scale):
     files, lr_folder, lr_files = find_images(part.hr_img_path, f"{name}.hr_img_path"), part.lr_img_path, []
-    if lr_folder and (os.path.isdir(lr_folder) or not is_div2k(lr_folder)):  # DIV2K's may be missing
+    if is_div2k(lr_folder):
+        lr_folder = str(Path(lr_folder).with_name(f"X{scale}"))
+    if lr_folder and (os.path.isdir(lr_folder) or not is_div2k(part.lr_img_path)):  # DIV2K's may be missing
         lr_files = find_images(lr_folder, f"{name}.lr_img_path", results_too=True)
-    return pairing.pair_files(files, part.hr_img_path, lr_files, lr_folder)
+    return pairing.pair_files(files, part.hr_img_path, scale, lr_files, lr_folder)
 
 
 # -- pairs

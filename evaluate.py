@@ -1,10 +1,12 @@
 """Evaluation: scoring generators on validation images (article, section 3.1)."""
-from collections.abc import Callable, Mapping
+from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 
 import utils
 
 import numpy as np
+from easydict import EasyDict
 
 import data
 import degradations
@@ -13,67 +15,48 @@ import results
 import weights
 from engine import devices
 from files import images
-from restore import Restorer, map_ahead, map_over_devices, photos_to_restore, restore, with_blend_stops
-from weights import load_blended
+from restore import Restorer, make_restorers, map_ahead, map_over_devices
 
 
-def evaluate(arguments, config) -> int:
-    """Score the generators, or restore the photos of `--input`. Returns the exit code: 1 if some photos failed."""
-    valid, options = config.VALID, config.RESTORE if arguments.input else config.VALID
+def evaluate(arguments: Namespace, config: EasyDict) -> int:
+    """Score the generators on the validation images. Returns the exit code, 0. Raises UserError."""
+    valid = config.VALID
     images.limit_pixels(config.RESTORE.max_megapixels)
     output = Path(arguments.output or Path(config.TRAIN.sample_path) / "evaluate")
-    trained = Path(config.TRAIN.checkpoint_path)
-    generators = weights.find_generators(arguments.weights, trained, scoring=not arguments.input)
-    if arguments.input:  # check the photos first: loading weights takes seconds
-        (method, path), = generators.items()
-        method = method if options.blend == 1 else results.blend_name(options.blend)
-        photos = photos_to_restore([Path(path) for path in arguments.input], output, method)
-        methods = {method: (path, options.blend, options.back_project)}
-        if options.blend < 1 and len(photos) == 1 and photos[0].shown_as:
-            photos, shares = with_blend_stops(photos[0], options.blend)
-            methods = {results.blend_name(share): (path, share, options.back_project) for share in shares}
-    else:
-        recipe = degradations.find_recipe(config.DEGRADATION, valid.degradation)
-        pairs = data.validation_pairs(config)
-        methods = {method: (path, 1, False) for method, path in generators.items()}
-        path = generators[results.main_method(list(generators))]
-        if valid.blend < 1:
-            methods[results.blend_name(valid.blend)] = (path, valid.blend, False)
-        if valid.back_project:
-            methods["back_projected"] = (path, 1, True)
+    recipe = degradations.find_recipe(config.DEGRADATION, valid.degradation)
+    paths = weights.find_generators(arguments.weights, Path(config.TRAIN.checkpoint_path), scoring=True)
     with utils.quiet():
         devices.choose_devices(config.TRAIN.devices)
-        device_names = [device.name for device in devices.list_devices()]
-    restorers: list[dict[str, Callable]] = [{} for _ in device_names]
-    for method, (path, share, back_project) in methods.items():
-        generator = load_blended(path, share)
-        for name, of_device in zip(device_names, restorers, strict=True):
-            of_device[method] = Restorer(generator, back_project=back_project, self_ensemble=options.self_ensemble,
-                                         memory_mb=config.RESTORE.memory_mb, precision=options.precision,
-                                         device=name)
-    for method, path in generators.items():
-        print(f"{method}: {weights.describe(path)}")
-    print(f"Computing on {devices.describe()} in {devices.precision(options.precision)}.")
-    if arguments.input:
-        return restore(photos, restorers, output)
+    loaded = {method: weights.load_blended(path) for method, path in paths.items()}
+    main = results.main_method(list(paths))
+    scale = loaded[main].architecture.scale
+    generators = {method: (generator, False) for method, generator in loaded.items()
+                  if generator.architecture.scale == scale}
+    if valid.blend < 1:
+        generators[results.blend_name(valid.blend)] = (weights.load_blended(paths[main], valid.blend), False)
+    if valid.back_project:
+        generators["back_projected"] = (loaded[main], True)
+    pairs = data.validation_pairs(config, scale)
+    restorers = make_restorers(generators, valid, config)
+    for method, path in paths.items():
+        other = "" if method in generators else f", left out: it is of scale {loaded[method].architecture.scale}"
+        print(f"{method}: {weights.describe(path)}{other}")
+    print(f"Computing on {devices.describe()} in {devices.precision(valid.precision)}.")
     if recipe:
         print(f"LR is made by the recipe {valid.degradation}.")
     return score(pairs, output, restorers, valid.n_figures, valid.hr_img_path, recipe=recipe)
 
 
-# -------------------------------------------------------------------------------------------------------- scoring
-
-
-def score(pairs: list[tuple[Path, Path | None]], output: Path, restorers: list[dict[str, Callable]],
+def score(pairs: list[tuple[Path, Path | None]], output: Path, restorers: list[dict[str, Restorer]],
           n_figures: int, *folders: str, recipe: Mapping | None = None) -> int:
     """Measure every method on validation images: a table, metrics, pictures, comparison.png and index.html.
 
-    pairs: as `data.validation_pairs` gives them; restorers: for each device the generators' `Restorer` by method;
-    n_figures: images in comparison.png; folders: the pictures mirror the subfolders of these; recipe: of
-    `config.DEGRADATION`, to make LR by. Returns the exit code.
+    pairs: of `data.validation_pairs`; restorers: of `make_restorers`; n_figures: images in comparison.png; folders: the
+    pictures mirror the subfolders of these; recipe: of `config.DEGRADATION`, to make LR by. Returns the exit code.
     """
     utils.check_writable(output, "--output")
     files = [hr_path for hr_path, _ in pairs]
+    scale = next(iter(restorers[0].values())).scale
     suffixes = results.picture_suffixes(list(restorers[0]))
     ending = f"_{max(suffixes.values(), key=len)}.png"
     names = dict(zip(files, images.output_names(files, *folders, ending=ending), strict=True))
@@ -97,7 +80,7 @@ def score(pairs: list[tuple[Path, Path | None]], output: Path, restorers: list[d
     rows, sizes = [], []
     with utils.progress("Image", len(pairs)) as bar:
         table = results.Table(list(names.values()), methods)
-        upscaled = map_over_devices(upscale, data.read_pairs(pairs, utils.SCALE, recipe), restorers)
+        upscaled = map_over_devices(upscale, data.read_pairs(pairs, scale, recipe), restorers)
         for done, (row, size) in enumerate(map_ahead(write, upscaled), start=1):
             table.row(row["name"], row)
             rows.append(row)
@@ -105,13 +88,13 @@ def score(pairs: list[tuple[Path, Path | None]], output: Path, restorers: list[d
             bar.update(done)
     mean = {method: metrics.mean([row[method] for row in rows]) for method in methods}
     table.means(mean)
-    results.write_metrics(output, mean, rows, suffixes)
-    results.write_scored_page(output, mean, rows, sizes, suffixes)
+    results.write_metrics(output, mean, rows, suffixes, scale)
+    results.write_scored_page(output, mean, rows, sizes, suffixes, scale)
     if n_figures:
         chosen = sorted({round(place) for place in np.linspace(0, len(rows) - 1, n_figures)})
         drawn = {method: suffix for method, suffix in suffixes.items() if method != "lanczos"}  # too close to bicubic
         results.draw_comparison(output, [rows[i] for i in chosen], drawn)
-    print(f"PSNR in dB / SSIM, on Y with {utils.SCALE} border pixels cut, of "
+    print(f"PSNR in dB / SSIM, on Y with {scale} border pixels cut, of "
           f"{utils.plural(len(rows), 'image')}; table, images{', comparison.png' if n_figures else ''} and index.html "
           f"are in {output.absolute()}/.")
     return 0

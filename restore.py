@@ -5,14 +5,16 @@ import math
 import os
 import queue
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import utils
-from utils import SCALE, UserError
+from utils import UserError
 
 import numpy as np
+from easydict import EasyDict
 
 with utils.quiet():  # imported from Python, nobody else keeps TensorFlow's notes off the screen
     import keras
@@ -21,6 +23,7 @@ with utils.quiet():  # imported from Python, nobody else keeps TensorFlow's note
     import data
     import model
     import results
+    import weights
     from degradations import shrink
     from engine import devices, upscaling
     from files import arrays, images
@@ -32,7 +35,7 @@ BICUBIC_MARGIN = 4  # LR pixels: 2 to each side that the kernel reaches down, an
 
 
 class Restorer:
-    """Upscales photos by 4, whatever their size: gray stays gray, and alpha stays alpha.
+    """Upscales photos of any size by `scale`, that of the weights: gray stays gray, and alpha stays alpha.
 
     restorer = Restorer()  # or Restorer("checkpoint/g_srgan.npz")
     sr = restorer(lr)
@@ -50,10 +53,10 @@ class Restorer:
         with utils.quiet():
             generator = load_blended(weights, blend) if isinstance(weights, str | Path) else weights
             self.upscaler = upscaling.Upscaler(generator, memory_mb, device, devices.dtype_policy(precision))
-        self.back_project, self.self_ensemble = back_project, self_ensemble
+        self.scale, self.back_project, self.self_ensemble = self.upscaler.scale, back_project, self_ensemble
 
     def __call__(self, lr: np.ndarray, report: Callable[[float], None] | None = None) -> np.ndarray:
-        """Upscale LR (H, W, C), uint8 or uint16, to SR (4 H, 4 W, C) of the same type.
+        """Upscale LR (H, W, C), uint8 or uint16, to SR (scale H, scale W, C) of the same type.
 
         C: 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha. report: called with the share that is done, from 0 to 1.
         """
@@ -64,8 +67,8 @@ class Restorer:
         gray = not (colours != colours[:, :, :1]).any()
         if n_colours == 1:
             colours = np.broadcast_to(colours, (*colours.shape[:2], 3))
-        height, width, channels = lr.shape
-        sr = np.empty((SCALE * height, SCALE * width, channels), lr.dtype)
+        scale, (height, width, channels) = self.scale, lr.shape
+        sr = np.empty((scale * height, scale * width, channels), lr.dtype)
         image = (0, height, 0, width)
         tiles = self.upscaler.tiles(height, width)
         for number, (y, y_stop, x, x_stop) in enumerate(tiles):
@@ -77,14 +80,14 @@ class Restorer:
             part = self._average(colours, seen, report_tile)
             for start, stop, *_ in upscaling.cut((y, y_stop, x, x_stop), math.ceil((y_stop - y) / BAND), 1):
                 first, last, *_ = upscaling.around((start, stop, x, x_stop), BICUBIC_MARGIN, image)
-                inside = np.s_[SCALE * (start - first):SCALE * (stop - first),
-                               SCALE * (x - left):SCALE * (x_stop - left)]
-                band = part[SCALE * (first - top):SCALE * (last - top)]
+                inside = np.s_[scale * (start - first):scale * (stop - first),
+                               scale * (x - left):scale * (x_stop - left)]
+                band = part[scale * (first - top):scale * (last - top)]
                 if gray:
                     band = band.mean(axis=2, keepdims=True)
                 if self.back_project:
                     band = back_project(band, colours[first:last, left:right, :band.shape[2]])
-                target = sr[SCALE * start:SCALE * stop, SCALE * x:SCALE * x_stop]
+                target = sr[scale * start:scale * stop, scale * x:scale * x_stop]
                 target[:, :, :n_colours] = model.quantize(band[inside], tf.as_dtype(sr.dtype))
                 if alpha.size:
                     target[:, :, n_colours:] = images.resize(alpha[first:last, left:right], *band.shape[:2])[inside]
@@ -110,7 +113,7 @@ class Restorer:
 
 
 def back_project(sr: np.ndarray, lr: np.ndarray) -> np.ndarray:
-    """SR (4 H, 4 W, C), float32 in [-1, 1], with what its downsampled self lacks of LR (H, W, C), uint8 or uint16.
+    """SR, float32 in [-1, 1], plus the upscaled difference between LR, uint8 or uint16, and SR shrunk to it.
 
     One step of iterative back-projection (Irani and Peleg, 1991), by the bicubic that LR is made with.
     """
@@ -156,11 +159,11 @@ def map_over_devices(function: Callable, items: Iterable, workers: list) -> Iter
 
 
 @dataclasses.dataclass
-class Photo:
+class RestoreJob:
     """A photo on its way from its file to that of its result.
 
-    method: by which it is upscaled. shown_as: `target` without suffixes, if index.html is to show the photo. about:
-    what its file says besides, which that of the result keeps. error: why there is no result.
+    method: by which it is upscaled. shown_as: `target` without suffixes, if index.html is to show the photo.
+    metadata: of the photo, for its result to keep. error: why there is no result.
     """
 
     path: Path
@@ -169,12 +172,46 @@ class Photo:
     shown_as: Path | None = None
     lr: np.ndarray | None = None
     sr: np.ndarray | None = None
-    about: images.Metadata | None = None
+    metadata: images.Metadata | None = None
     error: UserError | None = None
     share_done: float = 0
 
 
-def photos_to_restore(inputs: list[Path], output: Path, method: str) -> list[Photo]:
+def restore(arguments: Namespace, config: EasyDict) -> int:
+    """Restore the photos of `--input`. Returns the exit code: 1 if some of them failed. Raises UserError."""
+    options = config.RESTORE
+    images.limit_pixels(options.max_megapixels)
+    output = Path(arguments.output or Path(config.TRAIN.sample_path) / "evaluate")
+    (name, path), = weights.find_generators(
+        arguments.weights, Path(config.TRAIN.checkpoint_path), scoring=False).items()
+    method = name if options.blend == 1 else results.blend_name(options.blend)
+    jobs = photos_to_restore([Path(source) for source in arguments.input], output, method)
+    blends = {method: options.blend}
+    if options.blend < 1 and len(jobs) == 1 and jobs[0].shown_as:
+        jobs, blends = with_blend_stops(jobs[0], options.blend)
+    with utils.quiet():
+        devices.choose_devices(config.TRAIN.devices)
+    generators = {method: (load_blended(path, share), options.back_project) for method, share in blends.items()}
+    restorers = make_restorers(generators, options, config)
+    print(f"{name}: {weights.describe(path)}")
+    print(f"Computing on {devices.describe()} in {devices.precision(options.precision)}.")
+    return run_jobs(jobs, restorers, output)
+
+
+def make_restorers(generators: dict[str, tuple[model.Folded, bool]], options: EasyDict,
+                   config: EasyDict) -> list[dict[str, Restorer]]:
+    """For each device, the Restorer of each method.
+
+    generators: by method, its weights and whether to project back. options: config.RESTORE, or config.VALID to score.
+    """
+    with utils.quiet():
+        names = [device.name for device in devices.list_devices()]
+    return [{method: Restorer(generator, back_project=back_project, self_ensemble=options.self_ensemble,
+                              memory_mb=config.RESTORE.memory_mb, precision=options.precision, device=name)
+             for method, (generator, back_project) in generators.items()} for name in names]
+
+
+def photos_to_restore(inputs: list[Path], output: Path, method: str) -> list[RestoreJob]:
     """The photos that are named, and those of folders, to be restored by `method`.
 
     Results of a folder are laid out as its subfolders are. `output` is a folder, unless there is one photo and `output`
@@ -188,23 +225,28 @@ def photos_to_restore(inputs: list[Path], output: Path, method: str) -> list[Pho
         for path in data.find_images(source, "--input") if source.is_dir() else [source]:
             folder = output / (path.parent.relative_to(source) if source.is_dir() else "")
             found.setdefault(folder, {})[path] = None
-    photos = [Photo(path, folder / f"{name}_gen.png", method, shown_as=folder / name)
-              for folder, paths in found.items()
-              for path, name in zip(paths, images.output_names(list(paths)), strict=True)]
+    jobs = [RestoreJob(path, folder / f"{name}_gen.png", method, shown_as=folder / name)
+            for folder, paths in found.items()
+            for path, name in zip(paths, images.output_names(list(paths)), strict=True)]
     if images.is_image_name(output) and not output.is_dir():
         images.check_suffix(output)
-        if len(photos) > 1:
-            raise UserError(f"{output} (--output) is the name of one image, but there are {len(photos)} photos; name a "
+        if len(jobs) > 1:
+            raise UserError(f"{output} (--output) is the name of one image, but there are {len(jobs)} photos; name a "
                             "folder.")
-        photos = [Photo(photos[0].path, output, method)]
-    originals = {_file_id(photo.path) for photo in photos} - {None}
-    for photo in photos:
-        if _file_id(photo.target) in originals:
-            which, other = ("the photo itself", "file") if photo.target == output else ("one of the photos", "folder")
-            raise UserError(f"{photo.target} is {which}; name another {other} with --output.")
-    for folder in dict.fromkeys(photo.target.parent for photo in photos):
+        jobs = [RestoreJob(jobs[0].path, output, method)]
+    _check_targets(jobs, output)
+    return jobs
+
+
+def _check_targets(jobs, output):
+    """Raise UserError if a result would replace a photo or can't be written."""
+    originals = {_file_id(job.path) for job in jobs} - {None}
+    for job in jobs:
+        if _file_id(job.target) in originals:
+            which, other = ("the photo itself", "file") if job.target == output else ("one of the photos", "folder")
+            raise UserError(f"{job.target} is {which}; name another {other} with --output.")
+    for folder in dict.fromkeys(job.target.parent for job in jobs):
         utils.check_writable(folder, "--output")
-    return photos
 
 
 def _file_id(path):
@@ -216,79 +258,89 @@ def _file_id(path):
     return status.st_dev, status.st_ino
 
 
-def with_blend_stops(photo: Photo, blend: float) -> tuple[list[Photo], list[float]]:
-    """The photo once for each share of SRGAN to choose from, and these shares; the one of `blend` keeps its file."""
-    shares = sorted({*BLEND_STOPS, blend})
-    name = photo.shown_as.name
-    targets = [photo.target if share == blend else photo.target.with_name(f"{name}_{results.blend_name(share)}.png")
-               for share in shares]
-    return [dataclasses.replace(photo, target=target, method=results.blend_name(share))
-            for share, target in zip(shares, targets, strict=True)], shares
+def with_blend_stops(job: RestoreJob, blend: float) -> tuple[list[RestoreJob], dict[str, float]]:
+    """The job once for each share of SRGAN to choose from; the one of `blend` keeps its file. Also shares by method."""
+    blends = {results.blend_name(share): share for share in sorted({*BLEND_STOPS, blend})}
+    targets = {method: job.target.with_name(f"{job.shown_as.name}_{method}.png") for method in blends}
+    targets[results.blend_name(blend)] = job.target
+    return [dataclasses.replace(job, target=targets[method], method=method) for method in blends], blends
 
 
-def restore(photos: list[Photo], restorers: list[dict[str, Callable]], output: Path) -> int:
+def run_jobs(jobs: list[RestoreJob], restorers: list[dict[str, Restorer]], output: Path) -> int:
     """Restore photos and write the page that shows them; a failure does not stop the others.
 
-    restorers: of each device what maps LR and `report` to SR, as `Restorer` does, by method. While they compute, the
-    next photo is read and the last one is written: two results are in memory at most, and one more for each further
-    device. Returns the exit code, 1 if some failed.
+    restorers: of `make_restorers`. While they compute, the next photo is read and the last one is written: two results
+    are in memory at most, and one more for each further device. Returns the exit code, 1 if some failed.
     """
-    shown: dict[Path, dict] = {}  # what the page has, by photo
-    numbers = {id(photo): number for number, photo in enumerate(photos, start=1)}
+    steps = _Steps(jobs, output, next(iter(restorers[0].values())).scale)
+    with utils.progress("", len(jobs), counter=False, delay=1) as steps.bar:
+        upscaled = map_over_devices(steps.upscale, map_ahead(steps.read, jobs), restorers)
+        collections.deque(map_ahead(steps.finish, upscaled), maxlen=0)
+    n_failed = sum(job.error is not None for job in jobs)
+    if n_failed:
+        print(f"{n_failed} of {len(jobs)} failed.", file=sys.stderr)
+    if steps.shown:
+        results.write_restored_page(output, list(steps.shown.values()), steps.scale)
+    return 1 if n_failed else 0
 
-    def read(photo):
-        photo.lr = images.read_image(photo.path, native=True)
-        photo.about = images.read_metadata(photo.path)
-        images.check_size(photo.target, *(SCALE * side for side in photo.lr.shape[:2]))
 
-    def upscale(of_device, photo):
-        number = f"{numbers[id(photo)]} of {len(photos)}, " if len(photos) > 1 else ""
-        label, = results.short_names([number + photo.path.name], 40).values()
+def _step(function):
+    """Make a method a step of a job, its last argument, which it returns; a job that failed takes no further step."""
+
+    def run(self, *arguments):
+        *_, job = arguments
+        try:
+            if not job.error:
+                function(self, *arguments)
+        except UserError as error:
+            job.error = error
+        except (MemoryError, tf.errors.OpError):
+            job.error = UserError(f"{job.path} is too large for the memory here; cut it into parts.")
+        return job
+
+    return run
+
+
+class _Steps:
+    """The steps of restoring photos, which run in threads of their own."""
+
+    def __init__(self, jobs, output, scale):
+        self.jobs, self.output, self.scale = jobs, output, scale
+        self.numbers = {id(job): number for number, job in enumerate(jobs, start=1)}
+        self.shown = {}  # entries of the page, by photo
+
+    @_step
+    def read(self, job):
+        job.lr = images.read_image(job.path, native=True)
+        job.metadata = images.read_metadata(job.path)
+        images.check_size(job.target, *(self.scale * side for side in job.lr.shape[:2]))
+
+    @_step
+    def upscale(self, of_device, job):
+        number = f"{self.numbers[id(job)]} of {len(self.jobs)}, " if len(self.jobs) > 1 else ""
+        label, = results.short_names([number + job.path.name], 40).values()
 
         def report(share):
-            photo.share_done = share
-            bar.set_description_str(label, refresh=False)
-            bar.update(sum(photo.share_done for photo in photos))
+            job.share_done = share
+            self.bar.set_description_str(label, refresh=False)
+            self.bar.update(sum(job.share_done for job in self.jobs))
 
         report(0)
-        photo.sr = of_device[photo.method](photo.lr, report)
+        job.sr = of_device[job.method](job.lr, report)
 
-    def write(photo):
-        images.write_image(photo.target, photo.sr, photo.about)
-        photo.sr = None  # the bicubic for the page is as large
-        height, width = photo.lr.shape[:2]
-        if photo.shown_as:
-            if photo.path not in shown:
-                shown[photo.path] = results.page_entry(output, photo.shown_as, photo.lr)
-            shown[photo.path]["pictures"][photo.method] = results.page_url(output, photo.target)
-        print(f"{photo.path} {width}x{height} -> {photo.target} {SCALE * width}x{SCALE * height}")
+    @_step
+    def write(self, job):
+        images.write_image(job.target, job.sr, job.metadata)
+        (height, width), (sr_height, sr_width) = job.lr.shape[:2], job.sr.shape[:2]
+        job.sr = None  # the bicubic for the page is as large
+        if job.shown_as:
+            if job.path not in self.shown:
+                self.shown[job.path] = results.page_entry(self.output, job.shown_as, job.lr, self.scale)
+            self.shown[job.path]["pictures"][job.method] = results.page_url(self.output, job.target)
+        print(f"{job.path} {width}x{height} -> {job.target} {sr_width}x{sr_height}")
 
-    def step(function):
-        def run(*arguments):
-            *_, photo = arguments
-            try:
-                if not photo.error:
-                    function(*arguments)
-            except UserError as error:
-                photo.error = error
-            except (MemoryError, tf.errors.OpError):
-                photo.error = UserError(f"{photo.path} is too large for the memory here; cut it into parts.")
-            return photo
-
-        return run
-
-    def finish(photo):
-        step(write)(photo)
-        photo.share_done, photo.lr, photo.sr = 1, None, None
-        if photo.error:
-            utils.print_error(photo.error)
-
-    with utils.progress("", len(photos), counter=False, delay=1) as bar:
-        upscaled = map_over_devices(step(upscale), map_ahead(step(read), photos), restorers)
-        collections.deque(map_ahead(finish, upscaled), maxlen=0)
-    n_failed = sum(photo.error is not None for photo in photos)
-    if n_failed:
-        print(f"{n_failed} of {len(photos)} failed.", file=sys.stderr)
-    if shown:
-        results.write_restored_page(output, list(shown.values()))
-    return 1 if n_failed else 0
+    def finish(self, job):
+        self.write(job)
+        job.share_done, job.lr, job.sr = 1, None, None
+        if job.error:
+            utils.print_error(job.error)

@@ -105,13 +105,14 @@ class Table:
 # -------------------------------------------------------------------------------------------------------- metrics
 
 
-def write_metrics(folder: Path, mean: dict, rows: list[dict], suffixes: dict[str, str]) -> None:
+def write_metrics(folder: Path, mean: dict, rows: list[dict], suffixes: dict[str, str], scale: int) -> None:
     """Write metrics.json and metrics.csv.
 
-    mean, rows: metrics by method, in a row also the image's `name`; suffixes: of the pictures, which --mode=mos reads.
+    mean, rows: metrics by method, in a row also the image's `name`; suffixes: of the pictures. --mode=mos reads these
+    names, suffixes and the scale.
     """
     with utils.atomic_write(folder / "metrics.json") as partial:
-        everything = {"mean": mean, "images": rows, "suffixes": suffixes}
+        everything = {"mean": mean, "images": rows, "suffixes": suffixes, "scale": scale}
         partial.write_text(json.dumps(everything, indent=2, allow_nan=False) + "\n")
     with utils.atomic_write(folder / "metrics.csv") as partial, open(
             partial, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
@@ -172,7 +173,7 @@ def most_different_square(pictures: list[np.ndarray]) -> tuple[int, int, int]:
 
 
 def write_scored_page(folder: Path, mean: dict, rows: list[dict], sizes: list[tuple[int, int]],
-                      suffixes: dict[str, str]) -> None:
+                      suffixes: dict[str, str], scale: int) -> None:
     """Write the page that compares scored images. sizes: height and width of each; the rest as in `write_metrics`."""
     entries = [{"name": row["name"], "width": width, "height": height,
                 "thumb": page_url(folder, folder / "thumbnails" / f"{row['name']}.jpg"),
@@ -180,22 +181,22 @@ def write_scored_page(folder: Path, mean: dict, rows: list[dict], sizes: list[tu
                              for method, suffix in suffixes.items()},
                 "metrics": {method: row[method] for method in mean}}
                for row, (height, width) in zip(rows, sizes, strict=True)]
-    _write_page(folder, "score", list(suffixes), entries, mean)
+    _write_page(folder, "score", list(suffixes), entries, mean, scale)
 
 
-def write_restored_page(folder: Path, entries: list[dict]) -> None:
+def write_restored_page(folder: Path, entries: list[dict], scale: int) -> None:
     """Write the page that compares restored photos with their bicubic; entries: see `page_entry`."""
     methods = list(dict.fromkeys(method for entry in entries for method in entry["pictures"]))
-    _write_page(folder, "restore", methods, entries, {})
+    _write_page(folder, "restore", methods, entries, {}, scale)
 
 
-def page_entry(folder: Path, name: Path, lr: np.ndarray) -> dict:
+def page_entry(folder: Path, name: Path, lr: np.ndarray, scale: int) -> dict:
     """What the page in `folder` knows of a photo; writes its bicubic, `<name>_bicubic.jpg`, and its thumbnail.
 
     lr: as `images.read_image` gives it with `native`.
     """
     shown = _pillow(lr)
-    height, width = (utils.SCALE * side for side in lr.shape[:2])
+    height, width = (scale * side for side in lr.shape[:2])
     jpeg = shown.mode in ("L", "RGB") and max(height, width) <= images.LARGEST_SIDE[".jpg"]
     bicubic = name.with_name(f"{name.name}_bicubic{'.jpg' if jpeg else '.png'}")
     images.write_image(bicubic, np.atleast_3d(shown.resize((width, height), Image.Resampling.BICUBIC)))
@@ -222,8 +223,8 @@ def _pillow(image):
     return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
 
 
-def _write_page(folder, mode, methods, entries, mean):
-    results = {"mode": mode, "methods": [{"id": method, "title": title(method)} for method in methods],
+def _write_page(folder, mode, methods, entries, mean, scale):
+    results = {"mode": mode, "scale": scale, "methods": [{"id": method, "title": title(method)} for method in methods],
                "metrics": [{"id": name, "title": metric.title, "unit": metric.unit, "digits": metric.digits,
                             "higher_is_better": metric.higher_is_better, "shown": name in SHOWN}
                            for name, metric in METRICS.items()],

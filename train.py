@@ -437,7 +437,9 @@ def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: Easy
                             for part in (settings, config.VALID))
     found = data.training_photos(config)  # a wrong path is noticed first
     # Say which photos once; the demonstration has said so itself.
-    pairs = data.validation_pairs(config, announce=not (demo or resumed))[:config.VALID.n_quick] if is_chief else []
+    pairs = []
+    if is_chief:
+        pairs = data.validation_pairs(config, settings.scale, announce=not (demo or resumed))[:config.VALID.n_quick]
     if resumed:
         runs.compare_settings(folder, last, config, demo, arguments.weights)
     with strategy.scope(), devices.compute_in(settings.precision):

@@ -8,11 +8,10 @@ import utils
 
 Pair = tuple[Path, Path | None]  # an HR file and its LR file; None where LR is to be made from HR
 
-TAG = (r"(?:x\d(?:[a-z]\d?)?|\dx|srf[-_ ]?\d|[lh][rq]4?|gt(?:mod\d+)?|low(?:res)?|high(?:res)?|orig(?:inal)?"
-       r"|bic(?:ubic)?|bi|bd|dn|down(?:sampled)?4?|ds4?|sub4?|mild|difficult|wild|unknown|small)")
+TAG = (r"(?:x\d(?:[a-z]\d?)?|\dx|srf[-_ ]?\d|[lh][rq]\d?|gt(?:mod\d+)?|low(?:res)?|high(?:res)?|orig(?:inal)?"
+       r"|bic(?:ubic)?|bi|bd|dn|down(?:sampled)?\d?|ds\d?|sub\d?|mild|difficult|wild|unknown|small)")
 TAGS = re.compile(rf"[-_. ]+{TAG}+$|(?<=\w)x\d(?:[a-z]\d?)?$|^(?:[lh][rq]|gt)[-_. ]+")
 HR_TAG, LR_TAG = re.compile("h[rq]|gt"), re.compile("l[rq]|x[2-9]|[2-9]x")
-OTHER_SCALE = re.compile("x[235-9]|[235-9]x|srf.?[235-9]")
 
 
 def _read_name(path, root):
@@ -34,13 +33,16 @@ def _read_name(path, root):
     return [(*folders, name) for name in names], " ".join(tags)
 
 
-def match_names(hr_files: Sequence[Path], hr_folder: str | Path, lr_files: Sequence[Path],
-                lr_folder: str | Path) -> tuple[dict[Path, list[Path]], set[Path]]:
+def match_names(hr_files: Sequence[Path], hr_folder: str | Path, lr_files: Sequence[Path], lr_folder: str | Path,
+                scale: int) -> tuple[dict[Path, list[Path]], set[Path]]:
     """LR files of each HR file that has any, best first, and all LR files that show the photo of some HR file.
 
     Names are equal but for tags: `0001x4.png`, `0001_bicLRx4.png` or `0001.png` for `0001.png`, `a_SRF_4_LR.png` for
-    `a_SRF_4_HR.png`, `LRx4/a.png` for `HR/a.png`. An LR that fits HR files of different names belongs to none.
+    `a_SRF_4_HR.png`, `LRx4/a.png` for `HR/a.png`. An LR that fits HR files of different names belongs to none, nor
+    does one that names another scale.
     """
+    others = "23456789".replace(str(scale), "")
+    other_scale = re.compile(rf"(?:x|srf[-_ ]?|[lh][rq]|down(?:sampled)?|ds|sub)[{others}]|[{others}]x")
     owners = collections.defaultdict(list)
     for path in hr_files:
         keys, tags = _read_name(path, hr_folder)
@@ -53,17 +55,17 @@ def match_names(hr_files: Sequence[Path], hr_folder: str | Path, lr_files: Seque
             matched.add(path)
             best = min(rank for rank, _ in owners[key])
             found = [hr for rank, hr in owners[key] if rank == best]
-            if len({hr.stem for hr in found}) == 1 and not OTHER_SCALE.search(tags):
+            if len({hr.stem for hr in found}) == 1 and not other_scale.search(tags):
                 for hr in found:
                     partners[hr].append(path)
                 break
     for hr, lrs in partners.items():
-        favourites = f"{hr.stem}x{utils.SCALE}", hr.stem
+        favourites = f"{hr.stem}x{scale}", hr.stem
         lrs.sort(key=lambda lr: (*(lr.stem != name for name in favourites), not re.search("l[rq]", lr.stem, re.I)))
     return dict(partners), matched
 
 
-def pair_files(files: Sequence[Path], hr_folder: str | Path, lr_files: Sequence[Path] = (),
+def pair_files(files: Sequence[Path], hr_folder: str | Path, scale: int, lr_files: Sequence[Path] = (),
                lr_folder: str | Path = "") -> list[Pair]:
     """Pair the images of a folder with those of `lr_folder`, "" if there is none; prints which have no LR or several.
 
@@ -72,7 +74,7 @@ def pair_files(files: Sequence[Path], hr_folder: str | Path, lr_files: Sequence[
     """
     low = {path for path in files if LR_TAG.search(_read_name(path, hr_folder)[1])}
     high = [path for path in files if path not in low]
-    partners, matched = match_names(high, hr_folder, [path for path in files if path in low], hr_folder)
+    partners, matched = match_names(high, hr_folder, [path for path in files if path in low], hr_folder, scale)
     if matched:
         keys = {path: _read_name(path, hr_folder)[0] for path in files}
         series = tuple("/".join(key) + "_" for hr, lrs in partners.items() for key in {*keys[hr][1:]} & {*keys[lrs[0]]})
@@ -82,7 +84,7 @@ def pair_files(files: Sequence[Path], hr_folder: str | Path, lr_files: Sequence[
         print(f"{hr_folder} holds LR images of its photos: {n_left_out} of {len(files)} files are not used as HR.")
         files = used
     if lr_folder and Path(lr_folder) != Path(hr_folder):
-        partners |= match_names(files, hr_folder, lr_files, lr_folder)[0]
+        partners |= match_names(files, hr_folder, lr_files, lr_folder, scale)[0]
         missing = [path.name for path in files if path not in partners]
         if missing:
             print(f"{len(missing)} of {len(files)} photos have no partner in {lr_folder}, so their LR is made from "

@@ -39,8 +39,14 @@ def build(config, restart=False):
         list_devices()
     methods = dict(config.MOS.methods)
     folders = dict(config.MOS.sets) or {"evaluate": Path(config.TRAIN.sample_path) / "evaluate"}
-    sets = {name: _read_set(name, Path(folder), methods) for name, folder in folders.items()}
-    _check_sizes([version for versions in sets.values() for version in versions])
+    sets, scales = {}, {}
+    for name, folder in folders.items():
+        sets[name], scales[name] = _read_set(name, Path(folder), methods)
+    if len({*scales.values()}) > 1:
+        said = ", ".join(f"{name} of scale {scale}" for name, scale in scales.items())
+        raise utils.UserError(f"MOS.sets has results of several scales ({said}); make a study of each.")
+    scale = next(iter(scales.values()))
+    _check_sizes([version for versions in sets.values() for version in versions], scale)
     _check_methods(sets, methods)
     if config.MOS.calibration_path:
         calibration = _choose_photos(Path(config.MOS.calibration_path), config.MOS.n_calibration)
@@ -66,7 +72,7 @@ def build(config, restart=False):
     }
     if restart and path.exists():
         utils.move_aside(path, "study")
-    _write_study(path, page, key, {**pictures, **repeated, **anchors})
+    _write_study(path, page, key, {**pictures, **repeated, **anchors}, scale)
     _print_summary(path, sets, rated, repeats, calibration)
 
 
@@ -76,14 +82,15 @@ def build(config, restart=False):
 def _read_set(name, folder, methods):
     """The versions of one image set, from the folder that `--mode=evaluate` wrote and from those of other programs.
 
-    methods: {method: folder}. Returns a list of Version, image by image, methods in the order of tables and figure.
+    methods: {method: folder}. Returns a list of Version, image by image, methods in the order of tables and figure, and
+    the scale.
     Raises UserError that names what is missing.
     """
     file = folder / "metrics.json"
     try:
         metrics = json.loads(file.read_text())
         images = [image["name"] for image in metrics["images"]]
-        suffixes = dict(metrics["suffixes"])
+        suffixes, scale = dict(metrics["suffixes"]), metrics.get("scale", 4)
         lr, bicubic, hr = (suffixes.pop(kind) for kind in ("lr", "bicubic", "hr"))
         suffixes.pop("lanczos", None)  # made from the LR here
     except FileNotFoundError:
@@ -108,7 +115,7 @@ def _read_set(name, folder, methods):
     if missing:
         raise utils.UserError(f"Pictures of {name} are missing: {utils.listing(missing)}; run --mode=evaluate again, "
                               "or correct MOS.methods.")
-    return versions
+    return versions, scale
 
 
 def _other_results(folder, set_name, images):
@@ -140,8 +147,8 @@ def _other_results(folder, set_name, images):
     return found
 
 
-def _check_sizes(versions):
-    """Raise UserError that names the versions whose size is not that of their HR image (LR: a quarter of it)."""
+def _check_sizes(versions, scale):
+    """Raise UserError that names the versions whose size is not that of their HR image, or for LR a part of it."""
     sizes = {}
     for file in dict.fromkeys(v.file for v in versions):
         try:
@@ -154,7 +161,7 @@ def _check_sizes(versions):
     wrong = {}
     for v in versions:
         (width, height), (hr_width, hr_height) = sizes[v.file], hr[v.set, v.image]
-        factor = utils.SCALE if v.method in ("nearest", "lanczos") else 1
+        factor = scale if v.method in ("nearest", "lanczos") else 1
         if (factor * width, factor * height) != (hr_width, hr_height):
             wrong[v.file] = f"{v.file} ({width}x{height}, HR {hr_width}x{hr_height})"
     if wrong:
@@ -268,19 +275,19 @@ def _describe(version):
     return {"set": version.set, "image": version.image, "method": version.method}
 
 
-def _pixels(version):
+def _pixels(version, scale):
     """The picture of a Version, uint8 (H, W, 3)."""
     image = read_image(version.file)
     if version.set is None:  # a calibration photo: its LR image does not exist as a file
-        image = crop_to_scale(image, utils.SCALE)
-        image = shrink(image, utils.SCALE) if version.method == "nearest" else image
+        image = crop_to_scale(image, scale)
+        image = shrink(image, scale) if version.method == "nearest" else image
     methods = {"nearest": "nearest", "lanczos": "lanczos3"}
     if version.method in methods:
-        return resize(image, utils.SCALE * image.shape[0], utils.SCALE * image.shape[1], methods[version.method])
+        return resize(image, scale * image.shape[0], scale * image.shape[1], methods[version.method])
     return image
 
 
-def _write_study(path, page, key, pictures):
+def _write_study(path, page, key, pictures, scale):
     """Write `key.json` and `study/` to `path`, whole or not at all.
 
     Nothing may tell the method: pictures are written in the order of their random names, as a directory may list files
@@ -293,7 +300,8 @@ def _write_study(path, page, key, pictures):
         (study / "pictures").mkdir(parents=True)
         with utils.progress("Picture", len(pictures)) as bar:
             for done, name in enumerate(sorted(pictures), 1):
-                Image.fromarray(_pixels(pictures[name])).save(study / "pictures" / f"{name}.png", compress_level=0)
+                picture = Image.fromarray(_pixels(pictures[name], scale))
+                picture.save(study / "pictures" / f"{name}.png", compress_level=0)
                 bar.update(done)
         (study / "index.html").write_text(page, encoding="utf-8")
         built = int(datetime.datetime.now().timestamp())

@@ -1,4 +1,5 @@
 """Pairs that belong together, batches that are the same in every run, photos that are decoded once."""
+import copy
 import errno
 import hashlib
 import os
@@ -18,6 +19,7 @@ import tensorflow as tf
 from easydict import EasyDict
 from PIL import Image
 
+import config
 import data
 import degradations
 from config import config
@@ -52,7 +54,7 @@ def photos(tmp_path):
 
 def cache(folder, tmp_path, lr_folder="", patch=PATCH, scale=4):
     lr_files = images.list_images(lr_folder) if lr_folder else []
-    pairs = pairing.pair_files(images.list_images(folder), folder, lr_files, lr_folder)
+    pairs = pairing.pair_files(images.list_images(folder), folder, scale, lr_files, lr_folder)
     return data.cache_photos(pairs, str(folder), tmp_path / "cache", patch, scale)
 
 
@@ -93,7 +95,7 @@ def test_lr_beside_the_hr_is_what_is_measured_and_trained_on(tmp_path, no_bar):
     save(tmp_path / "photos" / "a.png", hr)
     save(tmp_path / "photos" / "a_LR.png", lr)
     settings = config_of(VALID={"hr_img_path": str(tmp_path / "photos"), "lr_img_path": ""})
-    (_, read_hr, read_lr), = data.read_pairs(data.validation_pairs(settings), 4)
+    (_, read_hr, read_lr), = data.read_pairs(data.validation_pairs(settings, 4), 4)
     np.testing.assert_array_equal(read_hr, hr)
     np.testing.assert_array_equal(read_lr, lr)
     photo, = cache(tmp_path / "photos", tmp_path)
@@ -102,7 +104,7 @@ def test_lr_beside_the_hr_is_what_is_measured_and_trained_on(tmp_path, no_bar):
 
 def config_of(**sections):
     return EasyDict({"TRAIN": {"dataset": "folder", "hr_img_path": "DIV2K/DIV2K_train_HR/", "lr_img_path": "",
-                               **sections.get("TRAIN", {})},
+                               "scale": 4, **sections.get("TRAIN", {})},
                      "VALID": {"hr_img_path": "DIV2K/DIV2K_valid_HR/", "lr_img_path": "", **sections.get("VALID", {})}})
 
 
@@ -114,13 +116,27 @@ def test_bundled_photos_stand_in_for_div2k_where_it_is_neither_there_nor_replace
     assert not data.is_demo(config_of(TRAIN={"hr_img_path": "mine/"}))
     with pytest.raises(utils.UserError, match=r"TRAIN.hr_img_path is mine/, which is not a folder"):
         data.training_photos(config_of(TRAIN={"hr_img_path": "mine/"}))
-    assert len(data.validation_pairs(settings, announce=False)) == 2 and capsys.readouterr().out == ""
-    assert len(data.validation_pairs(settings)) == 2
+    assert len(data.validation_pairs(settings, 4, announce=False)) == 2 and capsys.readouterr().out == ""
+    assert len(data.validation_pairs(settings, 4)) == 2
     assert [len(line) < 80 for line in capsys.readouterr().out.splitlines()] == [True]
     (tmp_path / "DIV2K" / "DIV2K_train_HR").mkdir(parents=True)
     assert not data.is_demo(settings)
     with pytest.raises(utils.UserError, match=r"holds no image; python main.py --mode=download fills it"):
         data.training_photos(settings)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_lr_of_div2k_is_that_of_the_scale(tmp_path, monkeypatch, scale):
+    monkeypatch.chdir(tmp_path)
+    settings = copy.deepcopy(config.config)  # names the folders of scale 4
+    settings.TRAIN.scale = scale
+    for part, number in (("train", "0001"), ("valid", "0801")):
+        for folder, tag in (("HR", ""), *((f"LR_bicubic/X{scale}", f"x{scale}") for scale in (2, 3, 4))):
+            (tmp_path / "DIV2K" / f"DIV2K_{part}_{folder}").mkdir(parents=True)
+            (tmp_path / "DIV2K" / f"DIV2K_{part}_{folder}" / f"{number}{tag}.png").touch()
+    for pairs in (data.training_photos(settings)[0], data.validation_pairs(settings, scale)):
+        (hr, lr), = pairs
+        assert lr.as_posix().endswith(f"_LR_bicubic/X{scale}/{hr.stem}x{scale}.png")
 
 
 @pytest.mark.parametrize("section", ["TRAIN", "VALID"])
@@ -132,7 +148,7 @@ def test_photos_of_subfolders_are_used_and_results_of_this_program_are_not(tmp_p
         images.write_image(tmp_path / name, pictures.RGB)
     (tmp_path / "raw.dng").touch()
     settings = config_of(**{section: {"hr_img_path": str(tmp_path)}})
-    pairs = data.training_photos(settings)[0] if section == "TRAIN" else data.validation_pairs(settings)
+    pairs = data.training_photos(settings)[0] if section == "TRAIN" else data.validation_pairs(settings, 4)
     assert {path.relative_to(tmp_path).as_posix() for path, _ in pairs} == {
         "photo.png", "sub/photo.png", "sub/deeper/photo_gen.png"}
     out = capsys.readouterr().out

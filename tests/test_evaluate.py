@@ -42,12 +42,18 @@ def tensorflow_has_started():
 
 
 def nearest(lr, report=None):
-    """Stands in for a Restorer."""
     return lr.repeat(4, axis=0).repeat(4, axis=1)
 
 
-def restore_all(source, output):
-    return restore.restore(restore.photos_to_restore([source], output, "srgan"), [{"srgan": nearest}], output)
+def stand_in(upscale=nearest):
+    """A function in place of the Restorer of one method on one device."""
+    upscale.scale = 4
+    return [{"srgan": upscale}]
+
+
+def restore_all(source, output, upscale=nearest):
+    jobs = restore.photos_to_restore([source], output, "srgan")
+    return restore.run_jobs(jobs, stand_in(upscale), output)
 
 
 def test_a_validation_folder_of_every_kind_is_scored_and_what_can_not_be_is_said(
@@ -62,7 +68,7 @@ def test_a_validation_folder_of_every_kind_is_scored_and_what_can_not_be_is_said
     monkeypatch.setattr(command_line.config.VALID, "hr_img_path", str(folder))
     monkeypatch.setattr(command_line.config.VALID, "lr_img_path", "")
     (tmp_path / "out").mkdir()
-    assert evaluate.score(data.validation_pairs(command_line.config), tmp_path / "out", [{"srgan": nearest}], 3) == 0
+    assert evaluate.score(data.validation_pairs(command_line.config, 4), tmp_path / "out", stand_in(), 3) == 0
     small = [path for path, pixels in good.items() if min(pixels.shape[:2]) < 19]
     out, err = capfd.readouterr()
     left_out = [line for line in err.splitlines() if line.startswith("Left out: ")]
@@ -322,8 +328,7 @@ def test_the_next_photo_is_read_and_the_last_one_written_while_one_is_upscaled(t
             number == 0 or written["abc"[number - 1]].wait(20)))
         return nearest(lr)
 
-    photos = restore.photos_to_restore([tmp_path], tmp_path / "out", "srgan")
-    assert restore.restore(photos, [{"srgan": upscale}], tmp_path / "out") == 0 and waited == [True] * 3
+    assert restore_all(tmp_path, tmp_path / "out", upscale) == 0 and waited == [True] * 3
 
 
 def test_the_bar_shows_which_photo_of_how_many_and_rises_within_each(tmp_path, monkeypatch):
@@ -337,8 +342,7 @@ def test_the_bar_shows_which_photo_of_how_many_and_rises_within_each(tmp_path, m
         report(0.5)
         return nearest(lr)
 
-    photos = restore.photos_to_restore([tmp_path], tmp_path / "out", "srgan")
-    assert restore.restore(photos, [{"srgan": upscale}], tmp_path / "out") == 0
+    assert restore_all(tmp_path, tmp_path / "out", upscale) == 0
     assert [call.args[0] for call in bar.set_description_str.call_args_list][::2] == [
         "1 of 3, a.png", "2 of 3, b.png", "3 of 3, c.png"]
     done = [call.args[0] for call in bar.update.call_args_list]
@@ -411,7 +415,7 @@ def test_scored_pictures_mirror_the_subfolders_too(tmp_path, no_bar):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pictures.RGB).save(tmp_path / name)
     pairs = [(path, None) for path in images.list_images(tmp_path / "photos")]
-    assert evaluate.score(pairs, tmp_path / "out", [{"srgan": nearest}], 1, tmp_path / "photos") == 0
+    assert evaluate.score(pairs, tmp_path / "out", stand_in(), 1, tmp_path / "photos") == 0
     written = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert sorted(row["name"] for row in written["images"]) == ["a", "day 1/a"]
     for name in ("a_hr.png", "day 1/a_hr.png", "day 1/a_lr.png", "day 1/a_gen.png"):
@@ -471,8 +475,7 @@ def test_a_photo_that_does_not_fit_into_memory_does_not_stop_the_others(tmp_path
             raise MemoryError
         return nearest(lr)
 
-    photos = restore.photos_to_restore([tmp_path], tmp_path / "out", "srgan")
-    assert restore.restore(photos, [{"srgan": small_only}], tmp_path / "out") == 1
+    assert restore_all(tmp_path, tmp_path / "out", small_only) == 1
     assert sorted(path.name for path in (tmp_path / "out").glob("*_gen.png")) == ["1_gen.png", "3_gen.png"]
     assert "1 of 3 failed." in capsys.readouterr().err
 
@@ -523,7 +526,7 @@ def test_the_result_is_four_times_the_input_or_the_input_is_refused(
 
 def run(*arguments):
     arguments = main.parse_arguments(["--mode=evaluate", *map(str, arguments)])
-    return evaluate.evaluate(arguments, command_line.configure(arguments))
+    return main.main(arguments)
 
 
 def page_of(folder):
@@ -624,7 +627,7 @@ def test_the_comparison_shows_images_from_all_over_the_set(scored, monkeypatch):
     monkeypatch.setattr(evaluate.results, "draw_comparison", lambda *arguments: drawn.append(arguments[1:]))
     pairs = [(path, None) for path in images.list_images(scored[0].parent / "photos")]
     for n_figures in (1, 3, 9):
-        assert evaluate.score(pairs, scored[0].parent / "again", [{"srgan": nearest}], n_figures) == 0
+        assert evaluate.score(pairs, scored[0].parent / "again", stand_in(), n_figures) == 0
     names = [path.stem for path, _ in pairs]
     assert [[row["name"] for row in rows] for rows, _ in drawn] == [names[:1], names[::2], names]
     assert list(drawn[0][1]) == ["lr", "bicubic", "srgan", "hr"]
@@ -635,9 +638,9 @@ def test_results_beside_the_photos_are_not_measured_again(tmp_path):
         Image.fromarray(photo(20, 24)).save(tmp_path / f"{name}.png")
     arguments = main.parse_arguments(["--mode=evaluate", "--set", f"VALID.hr_img_path={tmp_path}"])
     for _ in range(2):
-        pairs = data.validation_pairs(command_line.configure(arguments))
+        pairs = data.validation_pairs(command_line.configure(arguments), 4)
         assert [path.name for path, _ in pairs] == ["a.png", "b.png"]
-        assert evaluate.score(pairs, tmp_path, [{"srgan": nearest}], 1) == 0
+        assert evaluate.score(pairs, tmp_path, stand_in(), 1) == 0
     restore_all(tmp_path / "a.png", tmp_path)
     assert len(restore.photos_to_restore([tmp_path], tmp_path / "out", "srgan")) == 2
 

@@ -44,7 +44,8 @@ def build(folder, images, methods=METHODS, mode="score"):
     mean = {method: {metric: float(np.mean([entry["metrics"][method][metric] for entry in entries]))
                      for metric in ("psnr", "ssim")} for method in entries[0].get("metrics", {})}
     titles = [{"id": method, "title": title} for method, title in methods.items()]
-    write_page(folder, {"mode": mode, "methods": titles, "metrics": METRICS, "mean": mean, "images": entries})
+    write_page(folder, {"mode": mode, "scale": 4, "methods": titles, "metrics": METRICS, "mean": mean,
+                        "images": entries})
     return folder
 
 
@@ -729,7 +730,7 @@ def test_a_page_of_scores_as_evaluation_writes_it(browse, tmp_path):
             Image.fromarray(picture).save(tmp_path / f"{name}_{suffixes[method]}.png")
         results.write_thumbnail(tmp_path, name, plain(64, 48)["hr"])
     mean = {method: rows[0][method] for method in methods}
-    results.write_scored_page(tmp_path, mean, rows, [(48, 64)] * len(names), suffixes)
+    results.write_scored_page(tmp_path, mean, rows, [(48, 64)] * len(names), suffixes, 4)
     page = browse(tmp_path)
     x, y, width, _ = page.rectangle(".layer img")
     for _ in names:
@@ -748,10 +749,10 @@ def test_a_page_of_restored_photos_as_evaluation_writes_it(browse, tmp_path):
         target = tmp_path / f"{name}_gen.png"
         target.parent.mkdir(exist_ok=True)
         Image.fromarray(plain(64, 48)["srgan"]).save(target)
-        entry = results.page_entry(tmp_path, tmp_path / name, plain(64, 48)["lr"])
+        entry = results.page_entry(tmp_path, tmp_path / name, plain(64, 48)["lr"], 4)
         entry["pictures"]["pretrained"] = results.page_url(tmp_path, target)
         entries.append(entry)
-    results.write_restored_page(tmp_path, entries)
+    results.write_restored_page(tmp_path, entries, 4)
     page = browse(tmp_path)
     page.press("arrow_down")
     assert page.name() == "trip/100%" and page.chosen() == ["bicubic", "pre-trained SRGAN"]

@@ -14,9 +14,9 @@ def make_files(folder, *names):
     return sorted((folder / name for name in names), key=utils.natural_key)
 
 
-def pair_files(folder, lr_folder):
+def pair_files(folder, lr_folder, scale=4):
     files, lr_files = (sorted(path.rglob("*.*"), key=utils.natural_key) for path in (folder, lr_folder))
-    return pairing.pair_files(files, folder, lr_files, lr_folder)
+    return pairing.pair_files(files, folder, scale, lr_files, lr_folder)
 
 
 def names_of(pairs):
@@ -43,7 +43,7 @@ def test_lr_is_found_by_the_names_of_every_tool(tmp_path, hr, lr, capsys):
 
 def test_lr_without_a_folder_is_made_and_nothing_is_said(tmp_path, capsys):
     files = make_files(tmp_path, "photo.png", "photo_2.png", "a low wall.jpg", "x4.png", "all_LR.png", "LR/one.png")
-    assert pairing.pair_files(files, tmp_path) == [(path, None) for path in files]
+    assert pairing.pair_files(files, tmp_path, 4) == [(path, None) for path in files]
     assert capsys.readouterr().out == ""
 
 
@@ -68,7 +68,7 @@ def test_a_name_that_fits_two_photos_is_given_to_neither(tmp_path):
 def test_equal_names_in_subfolders_keep_their_own_lr(tmp_path):
     files = make_files(tmp_path / "hr", "a/1.png", "b/1.png", "1.png")
     make_files(tmp_path / "lr", "a/1x4.png", "1x4.png")
-    found, _ = pairing.match_names(files, tmp_path / "hr", (tmp_path / "lr").rglob("*.png"), tmp_path / "lr")
+    found, _ = pairing.match_names(files, tmp_path / "hr", (tmp_path / "lr").rglob("*.png"), tmp_path / "lr", 4)
     assert found == {tmp_path / "hr" / "a" / "1.png": [tmp_path / "lr" / "a" / "1x4.png"],
                      tmp_path / "hr" / "1.png": [tmp_path / "lr" / "1x4.png"]}
 
@@ -81,15 +81,26 @@ def test_equal_names_in_subfolders_keep_their_own_lr(tmp_path):
 def test_lr_in_subfolders_beside_the_hr_is_not_taken_for_hr(tmp_path, hr, lr, others, capsys):
     files = make_files(tmp_path, hr, lr, *others, "more/photo.png")
     pairs = [(tmp_path / hr, tmp_path / lr), (tmp_path / "more" / "photo.png", None)]
-    assert pairing.pair_files(files, tmp_path) == pairs
+    assert pairing.pair_files(files, tmp_path, 4) == pairs
     assert f"{1 + len(others)} of {len(files)} files are not used as HR" in capsys.readouterr().out
 
 
-def test_lr_is_found_in_subfolders_of_its_folder(tmp_path):
+@pytest.mark.parametrize("scale", [2, 3, 4, 8])
+def test_of_lr_of_several_scales_that_of_the_scale_is_found_in_subfolders_of_its_folder(tmp_path, scale):
     files = make_files(tmp_path / "hr", "0001.png", "0002.png")
-    make_files(tmp_path / "lr", *(f"X{scale}/000{i}x{scale}.png" for scale in (2, 3, 4) for i in (1, 2)))
-    found, _ = pairing.match_names(files, tmp_path / "hr", sorted((tmp_path / "lr").rglob("*.png")), tmp_path / "lr")
-    assert found == {path: [tmp_path / "lr" / "X4" / f"{path.stem}x4.png"] for path in files}
+    make_files(tmp_path / "lr", *(f"X{scale}/000{i}x{scale}.png" for scale in (2, 3, 4, 8) for i in (1, 2)))
+    lr_files = sorted((tmp_path / "lr").rglob("*.png"))
+    found, _ = pairing.match_names(files, tmp_path / "hr", lr_files, tmp_path / "lr", scale)
+    assert found == {path: [tmp_path / "lr" / f"X{scale}" / f"{path.stem}x{scale}.png"] for path in files}
+
+
+@pytest.mark.parametrize("lr", ["0001x2.png", "0001_LR2.png", "0001_2x.png", "0001_SRF_2_LR.png", "0001_down2.png",
+                                "0001_sub2.png"])
+def test_lr_of_another_scale_belongs_to_nothing(tmp_path, lr):
+    make_files(tmp_path / "hr", "0001.png")
+    make_files(tmp_path / "lr", lr)
+    assert names_of(pair_files(tmp_path / "hr", tmp_path / "lr", 4)) == {"0001.png": None}
+    assert names_of(pair_files(tmp_path / "hr", tmp_path / "lr", 2)) == {"0001.png": lr}
 
 
 @pytest.mark.parametrize("lr_folder", [False, True])
@@ -97,7 +108,7 @@ def test_lr_and_other_methods_results_beside_the_hr_are_not_taken_for_hr(tmp_pat
     """Set5 as many download it: image_SRF_4/ with img_001_SRF_4_HR.png, ..._LR.png and the results of ten methods."""
     files = make_files(tmp_path, *(f"img_00{i}_SRF_4_{what}.png" for i in (1, 2)
                                    for what in ("HR", "LR", "bicubic", "nearest", "SRCNN", "A+")), "other.png")
-    pairs = pairing.pair_files(files, tmp_path, files if lr_folder else [], tmp_path if lr_folder else "")
+    pairs = pairing.pair_files(files, tmp_path, 4, files if lr_folder else [], tmp_path if lr_folder else "")
     assert names_of(pairs) == {"img_001_SRF_4_HR.png": "img_001_SRF_4_LR.png",
                                "img_002_SRF_4_HR.png": "img_002_SRF_4_LR.png", "other.png": None}
     assert "holds LR images of its photos: 10 of 13 files are not used as HR" in capsys.readouterr().out

@@ -40,7 +40,7 @@ def test_more_methods_than_fit_beside_each_other_go_on_a_second_line(capsys):
 
 def test_a_metric_that_is_not_defined_is_null_in_json_and_empty_in_csv(tmp_path):
     row = {"psnr": 30.0, "ssim": None, "lr_psnr": 40.0, "niqe": 4.0}
-    results.write_metrics(tmp_path, {"srgan": row}, [{"name": "a", "srgan": row}], {})
+    results.write_metrics(tmp_path, {"srgan": row}, [{"name": "a", "srgan": row}], {}, 4)
     assert json.loads((tmp_path / "metrics.json").read_text())["images"] == [{"name": "a", "srgan": row}]
     assert (tmp_path / "metrics.csv").read_text().splitlines() == [
         "name,srgan_psnr,srgan_ssim,srgan_lr_psnr,srgan_niqe", "a,30.0000,,40.0000,4.0000",
@@ -87,7 +87,7 @@ def test_the_comparison_is_drawn_from_the_pictures_in_the_folder(tmp_path):
 def test_nothing_in_a_name_ends_the_pages_script(tmp_path):
     name = "</script><script>alert(1)</script>"
     entry = {"name": name, "width": 4, "height": 4, "thumb": "a", "pictures": {"srgan": "b"}}
-    results.write_restored_page(tmp_path, [entry])
+    results.write_restored_page(tmp_path, [entry], 4)
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     content = page.split('<script id="results" type="application/json">')[1].split("</script>")[0]
     assert json.loads(content)["images"] == [entry]
