@@ -25,8 +25,6 @@ os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever the user's keras.json say
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what goes wrong is raised as an exception anyway
 logging.getLogger("tensorflow").addFilter(lambda record: record.levelno >= logging.ERROR)  # no advice on retracing
 
-SCALE = 4  # upscaling factor, as in the article
-
 
 class UserError(Exception):
     """An error that the user can fix. The message is a sentence: which file or setting, what is wrong, what to do."""

@@ -117,8 +117,8 @@ def test_a_folder_of_every_kind_is_restored_and_what_can_not_be_is_counted(good,
 # ----------------------------------------------------------------------------------------------------- upscaling
 
 
-def small_generator(seed):
-    generator = model.get_G(n_blocks=1)
+def small_generator(seed, scale=4):
+    generator = model.get_G(n_blocks=1, scale=scale)
     rng = np.random.default_rng(seed)
     for weight in generator.weights:  # no zeros, and an error of colours to project back
         weight.assign(weight + rng.normal(0, 0.02, weight.shape))
@@ -175,6 +175,42 @@ def test_16_bits_gray_and_alpha_are_projected_back_as_rgb_is(project_back, chann
     assert np.abs(deep / 257 - sr).max() <= 0.51
     expected = project_back(np.broadcast_to(colours, (20, 24, 3)))
     np.testing.assert_array_equal(np.broadcast_to(sr[:, :, :1 if channels < 3 else 3], expected.shape), expected)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 8])
+def test_photos_are_restored_at_the_scale_of_the_weights(tmp_path, scale):
+    weights.save_network(tmp_path / "g.npz", small_generator(0, scale))
+    lr, alpha = photo(20, 27), np.full((20, 27, 1), 7, np.uint8)
+    restorer = restore.Restorer(tmp_path / "g.npz", precision="float32")
+    sr = restorer(np.dstack([lr, alpha]))
+    assert sr.shape == (20 * scale, 27 * scale, 4) and (sr[:, :, 3] == 7).all()
+    shrunk = Image.fromarray(sr[:, :, :3]).resize((27, 20), Image.Resampling.BICUBIC)
+    assert np.abs(np.asarray(shrunk).astype(float) - lr)[2:-2, 2:-2].mean() < 2
+    Image.fromarray(lr).save(tmp_path / "a.png")
+    assert run("--weights", tmp_path / "g.npz", "--output", tmp_path / "out", "--input", tmp_path / "a.png", "--set",
+               "RESTORE.precision=float32") == 0
+    np.testing.assert_array_equal(pictures.read_png(tmp_path / "out" / "a_gen.png"), sr[:, :, :3])
+    assert Image.open(tmp_path / "out" / "a_bicubic.jpg").size == (27 * scale, 20 * scale)
+    assert page_of(tmp_path / "out")["scale"] == scale
+
+
+def test_generators_are_scored_at_their_scale_and_those_of_another_are_left_out(tmp_path, capsys):
+    for name, scale in (("g_srgan_init", 4), ("g_srgan", 2)):
+        weights.save_network(tmp_path / "checkpoint" / f"{name}.npz", small_generator(0, scale))
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "lr").mkdir()
+    Image.fromarray(photo(31, 41)).save(tmp_path / "photos" / "a.png")
+    lr = photo(15, 20)[::-1]
+    Image.fromarray(lr).save(tmp_path / "lr" / "ax2.png")
+    Image.fromarray(photo(7, 10)).save(tmp_path / "lr" / "ax4.png")
+    assert run("--output", tmp_path / "out", "--set", f"TRAIN.checkpoint_path={tmp_path / 'checkpoint'}",
+               f"VALID.hr_img_path={tmp_path / 'photos'}", f"VALID.lr_img_path={tmp_path / 'lr'}") == 0
+    out = capsys.readouterr().out
+    assert "g_srgan_init.npz, left out: it is of scale 4" in out and "with 2 border pixels cut, of 1 image" in out
+    written = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert written["scale"] == 2 and list(written["mean"]) == ["bicubic", "lanczos", "srgan"]
+    np.testing.assert_array_equal(pictures.read_png(tmp_path / "out" / "a_lr.png"), lr)
+    assert Image.open(tmp_path / "out" / "a_gen.png").size == (40, 30)
 
 
 @pytest.mark.parametrize("options", [{}, {"self_ensemble": True}])
