@@ -19,7 +19,6 @@ import tensorflow as tf
 from easydict import EasyDict
 from PIL import Image
 
-import config
 import data
 import degradations
 from config import config
@@ -128,7 +127,7 @@ def test_bundled_photos_stand_in_for_div2k_where_it_is_neither_there_nor_replace
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_lr_of_div2k_is_that_of_the_scale(tmp_path, monkeypatch, scale):
     monkeypatch.chdir(tmp_path)
-    settings = copy.deepcopy(config.config)  # names the folders of scale 4
+    settings = copy.deepcopy(config)  # names the folders of scale 4
     settings.TRAIN.scale = scale
     for part, number in (("train", "0001"), ("valid", "0801")):
         for folder, tag in (("HR", ""), *((f"LR_bicubic/X{scale}", f"x{scale}") for scale in (2, 3, 4))):

@@ -101,6 +101,6 @@ def test_files_of_any_name_have_a_url(tmp_path):
 def test_pictures_of_16_bits_are_rounded_for_the_page(tmp_path):
     for value in (0, 128, 129, 25_900, 65_407, 65_535):
         lr = np.full((20, 30, 3), value, np.uint16)
-        entry = results.page_entry(tmp_path, tmp_path / "a", lr)
+        entry = results.page_entry(tmp_path, tmp_path / "a", lr, 4)
         for name in (entry["thumb"], entry["pictures"]["bicubic"]):
             assert (np.asarray(Image.open(tmp_path / name)) == round(value / 257)).all()
