@@ -51,7 +51,8 @@ config.TRAIN.batch_size = Varies(16, demo=8)  # patches per step; halve it if me
 config.TRAIN.scale = 4  # SR has this many times the rows and columns of LR: 2, 3, 4 or 8
 config.TRAIN.architecture = "paper"  # or tensorlayer, pytorch: for the weights of tensorlayer/srgan, SRGAN-PyTorch
 
-# phase 1: the generator alone, mean squared error
+# phase 1: the generator alone
+config.TRAIN.loss_init = "mse"  # a recipe in config.LOSS, without `adv`
 config.TRAIN.n_epoch_init = Varies(100, demo=16, fine_tuning=0)  # 5,000 steps on DIV2K
 config.TRAIN.learning_rate_init = Varies(1e-3, fine_tuning=1e-4)  # the original: constant 1e-4, far slower
 config.TRAIN.schedule_init = "cosine"  # cosine: falls to 0 by the end of the phase; constant: as in the original
@@ -63,7 +64,7 @@ config.TRAIN.lr_init_d = Varies(0.0, fine_tuning=1e-4)  # the discriminator's; 0
 config.TRAIN.n_steps_d_first = Varies(0, fine_tuning=600)  # the first steps train a new discriminator alone
 config.TRAIN.lr_decay = 0.1  # the learning rate is multiplied by this ...
 config.TRAIN.decay_every = 0  # ... every so many epochs; 0: once, after half of n_epoch
-config.TRAIN.loss = "original"  # one of the recipes in config.LOSS; srgan_mse needs no VGG19
+config.TRAIN.loss = "original"  # a recipe in config.LOSS; srgan_mse needs no VGG19
 
 # both phases
 config.TRAIN.beta1 = 0.9  # first moment of Adam
@@ -80,14 +81,14 @@ config.TRAIN.precision = "auto"  # auto: bfloat16 on a CPU that has it, else flo
 config.TRAIN.checkpoint_path = "checkpoint/"
 config.TRAIN.sample_path = "samples/"
 
-# Weights of the three losses of phase 2, and the VGG19 layer whose features the perceptual loss compares.
+# Recipes: the weight of each loss, by its name in losses.py; what is not named weighs 0. `vgg:conv2_2` compares the
+# features of that layer of VGG19, one of pool1 to pool5 or conv1_1 to conv5_4 (after its ReLU); several may be named.
 config.LOSS = edict()
-config.LOSS.original = {"w_mse": 1.0, "w_vgg": 2e-6, "vgg_layer": "pool4", "w_adv": 1e-3}  # tensorlayer/srgan
-config.LOSS.srgan_vgg54 = {  # the paper's best
-    "w_mse": 0.0, "w_vgg": 1 / 12.75 ** 2, "vgg_layer": "conv5_4", "w_adv": 1e-3}
-config.LOSS.srgan_vgg22 = {  # the paper's SRGAN-VGG22
-    "w_mse": 0.0, "w_vgg": 1 / 12.75 ** 2, "vgg_layer": "conv2_2", "w_adv": 1e-3}
-config.LOSS.srgan_mse = {"w_mse": 1.0, "w_vgg": 0.0, "vgg_layer": "pool4", "w_adv": 1e-3}  # the paper's SRGAN-MSE
+config.LOSS.mse = {"mse": 1.0}  # the paper's SRResNet
+config.LOSS.original = {"mse": 1.0, "vgg:pool4": 2e-6, "adv": 1e-3}  # tensorlayer/srgan
+config.LOSS.srgan_vgg54 = {"vgg:conv5_4": 1 / 12.75 ** 2, "adv": 1e-3}  # the paper's best
+config.LOSS.srgan_vgg22 = {"vgg:conv2_2": 1 / 12.75 ** 2, "adv": 1e-3}  # the paper's SRGAN-VGG22
+config.LOSS.srgan_mse = {"mse": 1.0, "adv": 1e-3}  # the paper's SRGAN-MSE
 
 # Recipes of how LR is made from HR: steps of degradations.py in the order of application, and their parameters. Between
 # two numbers a value is drawn. A step is applied with its `probability`, always if that is not given.
@@ -170,7 +171,7 @@ RULES: dict[str, Bounds | tuple | str] = {
     "TRAIN.scale": (2, 3, 4, 8),
     "TRAIN.architecture": ("paper", "tensorlayer", "pytorch"),
     "TRAIN.schedule_init": ("cosine", "constant"),
-    "TRAIN.loss": "LOSS",
+    "TRAIN.loss*": "LOSS",
     "*.degradation": "DEGRADATION",
     "*.precision": ("auto", "float32", "bfloat16", "float16"),
     "TRAIN.patches_per_image": Bounds(1),
@@ -183,7 +184,7 @@ RULES: dict[str, Bounds | tuple | str] = {
     "TRAIN.learning_rate_*": Bounds(0.0),
     "TRAIN.beta1": Bounds(0.0, 0.9999),
     "TRAIN.ema_decay": Bounds(0.0, 0.999999),
-    "LOSS.*.w_*": Bounds(0.0),
+    "LOSS.*": Bounds(0.0),
     "*.blend": Bounds(0.0, 1.0),
     "RESTORE.memory_mb": Bounds(1),
     "MOS.repeat": Bounds(0.0, 1.0),
@@ -212,6 +213,8 @@ def _kind_and_rule(key):
         return Path, None
     if key.startswith("DEGRADATION."):  # degradations.py knows what each step takes
         return list, None
+    if _matching(key, ["LOSS.*.vgg_layer"]):  # of earlier versions, see `_renamed_losses`
+        return str, None
     if rule := RULES.get(_matching(key, RULES)):
         return type(rule[0]), rule
     default = flatten(DEFAULTS).get(key)
@@ -303,11 +306,23 @@ def _checked(key, value, cfg):
     raise UserError(f"{key} is one of {', '.join(map(str, allowed))}, not {value!r}{nearest}.")
 
 
+def _renamed_losses(recipe):
+    """A recipe whose losses have their names of today; earlier versions had w_mse, w_vgg, vgg_layer and w_adv."""
+    renamed = {{"w_mse": "mse", "w_adv": "adv"}.get(name, name): weight for name, weight in recipe.items()}
+    if not {"w_vgg", "vgg_layer"} & set(renamed):
+        return renamed
+    named = next((name for name in renamed if name.startswith("vgg:")), "vgg:pool4")
+    weight = renamed.pop(named, 0.0)
+    layer, weight = renamed.pop("vgg_layer", named.removeprefix("vgg:")), renamed.pop("w_vgg", weight)
+    return {**renamed, f"vgg:{layer}": weight}
+
+
 def resolve(cfg: edict) -> None:
     """Check all settings and fill in, in place, those that follow from others. Raises UserError.
 
     `cfg.DEMO` and `cfg.FINE_TUNING` then hold the settings of TRAIN that are others there.
     """
+    cfg.LOSS.update({name: _renamed_losses(recipe) for name, recipe in cfg.LOSS.items() if isinstance(recipe, dict)})
     for section, name, key in list(_walk(cfg)):
         _check_name(key)
         value = section[name]

@@ -1,23 +1,137 @@
-"""The losses of the article (Ledig et al., https://arxiv.org/abs/1609.04802, section 2.2)."""
+"""What the networks learn by (Ledig et al., https://arxiv.org/abs/1609.04802, section 2.2).
+
+To add a loss, write a function of a `Batch` and name it in `LOSSES`; a recipe in `config.LOSS` may then weigh it.
+"""
+import dataclasses
+import difflib
+import functools
+from collections.abc import Iterable, Mapping
+
+from utils import UserError
+
 import keras
+import numpy as np
 import tensorflow as tf
 
 Tensor = keras.KerasTensor | tf.Tensor
 
+# Within a tf.distribute.Strategy Keras divides these by the number of devices, so that their sum is the batch's loss.
 _mean_squared_error = keras.losses.MeanSquaredError()
+_mean_absolute_error = keras.losses.MeanAbsoluteError()
 _cross_entropy = keras.losses.BinaryCrossentropy(from_logits=True)
 
+VGG_LAYERS = {f"pool{block}": f"block{block}_pool" for block in range(1, 6)} | {
+    f"conv{block}_{number}": f"block{block}_conv{number}"
+    for block in range(1, 6) for number in range(1, 3 if block < 3 else 5)}
 
-def content_loss(hr: Tensor, sr: Tensor) -> Tensor:
-    """Mean squared error of pixels or of feature maps, equations 4 and 5 of the article; a scalar."""
-    return _mean_squared_error(hr, sr)
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """What losses compare.
+
+    lr: (N, h, w, 3), in the range of the generator's input.
+    hr, sr: (N, H, W, 3), in [-1, 1].
+    logits_sr: (N, 1), the discriminator's answer to SR; None where a recipe has no `adv`.
+    vgg: of `get_vgg`; None where a recipe has no `vgg`.
+    """
+
+    lr: Tensor
+    hr: Tensor
+    sr: Tensor
+    logits_sr: Tensor | None = None
+    vgg: keras.Model | None = None
+
+    @functools.cached_property
+    def features(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The feature maps of HR and of SR, by layer."""
+        return self.vgg(self.hr), self.vgg(self.sr)
 
 
-def adversarial_loss(logits_sr: Tensor) -> Tensor:
-    """How far the discriminator is from taking SR for HR, equation 6 of the article; a scalar."""
-    return _cross_entropy(tf.ones_like(logits_sr), logits_sr)
+def mse_loss(batch: Batch) -> Tensor:
+    """Mean squared error of the pixels, equation 4 of the article."""
+    return _mean_squared_error(batch.hr, batch.sr)
+
+
+def l1_loss(batch: Batch) -> Tensor:
+    """Mean absolute difference of the pixels."""
+    return _mean_absolute_error(batch.hr, batch.sr)
+
+
+def adversarial_loss(batch: Batch) -> Tensor:
+    """How far the discriminator is from taking SR for HR, equation 6 of the article."""
+    return _cross_entropy(tf.ones_like(batch.logits_sr), batch.logits_sr)
+
+
+def vgg_loss(batch: Batch, layer: str) -> Tensor:
+    """Mean squared error of the feature maps of a layer of VGG19, equation 5 of the article."""
+    hr, sr = batch.features
+    return _mean_squared_error(hr[layer], sr[layer])
+
+
+def colour_loss(batch: Batch) -> Tensor:
+    """Mean absolute difference of HR and SR, each shrunk to LR: it holds colours and brightness."""
+    return _mean_absolute_error(*(shrink(image, *batch.lr.shape[1:3]) for image in (batch.hr, batch.sr)))
+
+
+LOSSES = {"mse": mse_loss, "l1": l1_loss, "adv": adversarial_loss, "colour": colour_loss, "vgg": vgg_loss}
+# As recipes name them, in the order in which they are added: sums in another order differ in the last bits.
+NAMES = [name for loss in LOSSES for name in ([f"vgg:{layer}" for layer in VGG_LAYERS] if loss == "vgg" else [loss])]
 
 
 def discriminator_loss(logits_hr: Tensor, logits_sr: Tensor) -> Tensor:
-    """How far the discriminator is from telling HR from SR, equation 2 of the article; a scalar."""
+    """How far the discriminator is from telling HR from SR, equation 2 of the article."""
     return _cross_entropy(tf.ones_like(logits_hr), logits_hr) + _cross_entropy(tf.zeros_like(logits_sr), logits_sr)
+
+
+def read_recipe(recipe: Mapping[str, float], title: str) -> dict[str, float]:
+    """The weights of a recipe's losses, without those that are 0, in the order of `NAMES`.
+
+    title: of the recipe, such as `config.LOSS.original`. Raises UserError for a loss or a layer that does not exist.
+    """
+    for name in recipe:
+        if name not in NAMES:
+            nearest = difflib.get_close_matches(name, NAMES, n=1, cutoff=0)[0]
+            raise UserError(f"{title} names {name}, which is no loss; the nearest is {nearest} (all of them are in "
+                            "losses.py, and vgg:LAYER compares a layer of VGG19).")
+    weights = {name: recipe[name] for name in NAMES if recipe.get(name)}
+    if not weights:
+        raise UserError(f"{title} weighs no loss; give one of {', '.join(NAMES[:4])} or vgg:conv2_2 a weight above 0.")
+    return weights
+
+
+def compute(recipe: Iterable[str], batch: Batch) -> dict[str, Tensor]:
+    """The losses of a recipe, a scalar each."""
+    return {name: LOSSES[loss](batch, *layer) for name in recipe for loss, *layer in [name.split(":")]}
+
+
+def vgg_layers(*recipes: Iterable[str]) -> list[str]:
+    """The layers of VGG19 that recipes name."""
+    return [layer for layer in VGG_LAYERS if any(f"vgg:{layer}" in recipe for recipe in recipes)]
+
+
+def shrink(images: Tensor, height: int, width: int) -> Tensor:
+    """Resize (N, H, W, 3) by antialiased bicubic, as LR is made, on any device and with a gradient."""
+    rows, columns = (_resize_matrix(*sizes) for sizes in ((images.shape[1], height), (images.shape[2], width)))
+    return tf.einsum("yi,nijc,xj->nyxc", rows, images, columns)
+
+
+@functools.cache
+def _resize_matrix(size, target):
+    """The matrix that resizes columns of pixels: resizing is linear, so it is what becomes of the unit matrix."""
+    with tf.init_scope():
+        return tf.image.resize(np.eye(size)[..., None], (target, size), "bicubic", antialias=True)[..., 0].numpy()
+
+
+def get_vgg(layers: Iterable[str], weights: str | None = None) -> keras.Model:
+    """Feature maps of VGG19 (article, section 2.2.1): RGB (N, H, W, 3) in [-1, 1] to the outputs of layers, by name.
+
+    layers: of `VGG_LAYERS`; `conv5_4` is taken after its ReLU. weights: as keras.applications.VGG19 takes them.
+    """
+    vgg = keras.applications.VGG19(include_top=False, weights=weights, input_shape=(None, None, 3))
+    hr = keras.Input((None, None, 3), name="hr")
+    # The weights come from Caffe: BGR, with the mean of ImageNet subtracted, in that order.
+    bgr = (hr[..., ::-1] + 1) * 127.5 - np.array([103.939, 116.779, 123.68], "float32")
+    features = keras.Model(vgg.input, {layer: vgg.get_layer(VGG_LAYERS[layer]).output for layer in layers})(bgr)
+    extractor = keras.Model(hr, features, name="vgg19")
+    extractor.trainable = False
+    return extractor

@@ -224,28 +224,3 @@ def blend(a: Folded, b: Folded, share: float) -> Folded:
                         "set it to 1.")
     arrays = {name: (1 - share) * array + share * b.arrays[name] for name, array in a.arrays.items()}
     return Folded(a.architecture, arrays)
-
-
-# ---------------------------------------------------------------------------------------------------------- VGG19
-
-
-def get_VGG(layer: str = "pool4", weights: str | None = None) -> keras.Model:
-    """Feature maps of VGG19 (article, section 2.2.1): RGB (N, H, W, 3) in [-1, 1] to the output of `layer`.
-
-    layer: `pool4`, `conv5_4` (after its ReLU) and the like. weights: as keras.applications.VGG19 takes them.
-    Raises UserError for a layer that does not exist.
-    """
-    names = {f"pool{block}": f"block{block}_pool" for block in range(1, 6)} | {
-        f"conv{block}_{number}": f"block{block}_conv{number}"
-        for block in range(1, 6) for number in range(1, 3 if block < 3 else 5)}
-    if layer not in names:
-        raise UserError(f"vgg_layer in config.LOSS is {layer!r}, which VGG19 does not have; name one of pool1 to "
-                        "pool5 or conv1_1 to conv5_4.")
-    vgg = keras.applications.VGG19(include_top=False, weights=weights, input_shape=(None, None, 3))
-    hr = keras.Input((None, None, 3), name="hr")
-    # The weights come from Caffe: BGR, with the mean of ImageNet subtracted, in that order.
-    bgr = (hr[..., ::-1] + 1) * 127.5 - np.array([103.939, 116.779, 123.68], "float32")
-    features = keras.Model(vgg.input, vgg.get_layer(names[layer]).output)(bgr)
-    extractor = keras.Model(hr, features, name="vgg19")
-    extractor.trainable = False
-    return extractor

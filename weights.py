@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from utils import UserError, shorten
 import keras
 import numpy as np
 
+import losses
 import model
 from files.weight_files import BATCH_NORM, Arrays, load_arrays, save_arrays
 from layers import BN_EPSILON, FoldedConv, norm_of
@@ -164,17 +166,15 @@ def load_discriminator(path: str | Path, patch_size: int) -> keras.Model:
     return network
 
 
-def load_vgg(layer: str, path: str | Path) -> keras.Model:
-    """`model.get_VGG(layer)` with the weights of the file `path`, or of keras.applications where there is none.
+def load_vgg(layers: Iterable[str], path: str | Path) -> keras.Model:
+    """`losses.get_vgg(layers)` with the weights of the file `path`, or of keras.applications where there is none.
 
-    Keras downloads its copy, the same numbers, once. Raises UserError for a file that is not VGG19's and for a layer
-    that does not exist, DownloadError where Keras can't download.
+    Keras downloads its copy, the same numbers, once. Raises UserError for a file that is not VGG19's, DownloadError
+    where Keras can't download.
     """
     if not Path(path).exists():
         try:
-            return model.get_VGG(layer, "imagenet")
-        except UserError:
-            raise
+            return losses.get_vgg(layers, "imagenet")
         except Exception as error:  # keras.utils.get_file raises no narrower class where the download fails
             raise DownloadError(
                 f"{path} (config.VGG.path) is not there, and Keras could not download its copy of VGG19: train without "
@@ -182,7 +182,7 @@ def load_vgg(layer: str, path: str | Path) -> keras.Model:
                 f"{error})."
             ) from error
     arrays = load_arrays(path)
-    extractor = model.get_VGG(layer)
+    extractor = losses.get_vgg(layers)
     try:
         for variable in extractor.weights:
             name = re.sub(r"^block(\d)_conv(\d)/", r"conv\1_\2/", variable.path)

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -125,6 +126,16 @@ def take_from_chief(strategy: tf.distribute.Strategy, variables: list[tf.Variabl
             variable.assign(context.all_reduce("SUM", chiefs))
 
     strategy.run(take)
+
+
+def require_same(strategy: tf.distribute.Strategy, settings: dict) -> None:
+    """Compare settings, by name, over all processes, each of which must call this. Raises UserError if they differ."""
+    checksums = {name: zlib.crc32(json.dumps(value).encode()) for name, value in settings.items()}
+    different = [name for name, number in checksums.items()
+                 if sum_over(strategy, number) != number * strategy.num_replicas_in_sync]
+    if different:
+        raise UserError(f"The processes do not train the same: {', '.join(different)} differ; give all of them the "
+                        "same config.py, --set, --weights, photos and VGG19.")
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The folder of a training run: its lock, what earlier runs left there, and the signals that end a run."""
+"""The folder of a training run: its lock, its states, what earlier runs left there; and the signals that end a run."""
 import atexit
 import contextlib
 import errno
@@ -15,12 +15,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
+import utils
 from utils import UserError
 
 import filelock
+import tensorflow as tf
 from easydict import EasyDict
 
 from config import DIV2K_TRAIN_HR, flatten, is_div2k
+from engine import devices
 
 
 @contextlib.contextmanager
@@ -115,6 +118,40 @@ def compare_settings(folder: Path, last: dict, config: EasyDict, demo: bool, giv
         print(f"--weights {given} is ignored: the run in {folder}/ is being resumed; --restart starts over from them.")
     elif origin:
         print(f"The run in {folder}/ continues the fine-tuning of {origin}.")
+
+
+class States:
+    """The states of a training on disk, of which the last two are kept. parts: what they hold, by name."""
+
+    def __init__(self, folder: Path, parts: dict):
+        self.folder, self.checkpoint = folder, tf.train.Checkpoint(**parts)
+        self.manager = tf.train.CheckpointManager(
+            self.checkpoint, tensorflow_path(folder), max_to_keep=2, checkpoint_name="state")
+
+    def save(self) -> None:
+        """Write the current state. Raises UserError where that fails; the one before it is then intact."""
+        try:
+            self.manager.save()
+        except tf.errors.OpError as error:
+            remove_partial_states(self.folder)
+            raise UserError(f"The state can't be saved in {self.folder}/ ({error.message}); the one before it is "
+                            "intact: free space, then run the same command again.") from error
+
+    def restore(self) -> bool:
+        """Restore the newest readable state. Returns True if one was restored; raises UserError if none can be read."""
+        states = sorted(self.folder.glob("state-*.index"), key=utils.natural_key, reverse=True)
+        if states or not holds_training(self.folder):
+            remove_partial_states(self.folder)
+        for state in states:
+            try:
+                self.checkpoint.restore(str(Path(self.manager.directory, state.stem))).assert_consumed()
+                return True
+            except Exception as error:  # TensorFlow raises what the damaged bytes happen to lead to
+                print(f"{state.with_suffix('')} is damaged ({devices.first_line(error)}); trying the one before it.")
+        if holds_training(self.folder):
+            raise UserError(f"None of the states in {self.folder}/ can be read; start over with --restart, which moves "
+                            "the folder aside.")
+        return False
 
 
 class Screen:

@@ -33,7 +33,7 @@ import tensorflow as tf  # noqa: E402
 from PIL import Image  # noqa: E402
 
 import data  # noqa: E402
-import model  # noqa: E402
+import losses  # noqa: E402
 import train  # noqa: E402
 import weights  # noqa: E402
 from config import config, resolve  # noqa: E402
@@ -130,11 +130,13 @@ def make_trainer(photos, architecture="paper", loss="srgan_mse", precision="floa
     keras.utils.set_random_seed(0)
     patches = data.Patches(photos, 0, BATCH, PATCH, 8)
     with devices.compute_in(precision):
-        vgg = model.get_VGG(config.LOSS[loss].vgg_layer) if config.LOSS[loss].w_vgg else None
-        networks = train.make_networks(config.TRAIN, None)
-        trainer = train.Trainer(tf.distribute.get_strategy(), config.TRAIN, patches, networks, config.LOSS[loss], vgg)
+        recipes = train.read_recipes(config)
+        layers = losses.vgg_layers(*recipes)
+        networks, _ = train.make_networks(config.TRAIN, None)
+        trainer = train.Trainer(tf.distribute.get_strategy(), config.TRAIN, patches, networks, recipes,
+                                losses.get_vgg(layers) if layers else None)
     rng = np.random.default_rng(0)
-    for weight in trainer.generator.weights:  # blocks that start as the identity would hide much from the checks
+    for weight in networks.generator.weights:  # blocks that start as the identity would hide much from the checks
         if weight.path.endswith(("gamma", "moving_variance")):
             weight.assign(rng.uniform(0.2, 0.4, weight.shape))
     for optimizer in trainer.optimizers:
@@ -142,30 +144,30 @@ def make_trainer(photos, architecture="paper", loss="srgan_mse", precision="floa
     return trainer
 
 
-def bench_step(what, step, targets, batch, installed, n_runs, make):
-    """Rows for `trainer.init_step` or `.gan_step` beside PyTorch's. The losses of the first step must be equal.
+def bench_step(what, phase, targets, batch, installed, n_runs, make):
+    """Rows for the step of a phase beside PyTorch's. The losses of the first step must be equal.
 
     make: makes the trainer for a precision. Returns the one for float32.
     """
     trainers = {precision: make(precision=precision) for precision in PRECISIONS}
-    steps = {("ours", precision): getattr(trainer, step) for precision, trainer in trainers.items()}
+    steps = {("ours", precision): trainer.phases[phase - 1].step for precision, trainer in trainers.items()}
     defaults = set()
     if "torch" in installed:
         import torch
         for precision in PRECISIONS:
             peer = peers.TorchTrainer(trainers["float32"], torch.channels_last, precision)
-            steps["PyTorch NHWC", precision] = getattr(peer, step)
+            steps["PyTorch NHWC", precision] = peer.steps[phase - 1]
         peer = peers.TorchTrainer(trainers["float32"], torch.contiguous_format, "float32")
-        steps["PyTorch NCHW", "float32"] = getattr(peer, step)
+        steps["PyTorch NCHW", "float32"] = peer.steps[phase - 1]
         defaults.add(("PyTorch NCHW", "float32"))
 
     def losses_of(step):
         return {name: float(loss) for name, loss in step(*batch).items()}  # waits for the result
 
-    losses = {key: losses_of(step) for key, step in steps.items()}
-    for (name, precision), values in losses.items():
+    first = {key: losses_of(step) for key, step in steps.items()}
+    for (name, precision), values in first.items():
         for loss, value in values.items():
-            check_same(f"{what}, the loss {loss} of {name}, {precision},", losses["ours", "float32"][loss], value,
+            check_same(f"{what}, the loss {loss} of {name}, {precision},", first["ours", "float32"][loss], value,
                        1e-3 if precision == "float32" else 3e-2)
     candidates = {key: functools.partial(losses_of, step) for key, step in steps.items()}
     compare(what, take_turns(candidates, n_runs), defaults, targets)
@@ -178,11 +180,11 @@ def bench_training(photos, installed, quick):
     size = f"batch {batch_size}, HR {PATCH}"
     for architecture, target in (("paper", "0.80"), ("tensorlayer", "0.90"))[:1 if quick else 2]:
         targets = {"float32": target, "bfloat16": "0.80"}
-        trainer = bench_step(f"phase-1 step, {architecture}, {size}", "init_step", targets, batch, installed, n_runs,
+        trainer = bench_step(f"phase-1 step, {architecture}, {size}", 1, targets, batch, installed, n_runs,
                              functools.partial(make_trainer, photos, architecture))
     for loss, what in (("original", "with VGG19"), ("srgan_mse", "SRGAN-MSE"))[:1 if quick else 2]:
         targets = {"float32": "0.85", "bfloat16": "0.85"}
-        trainer = bench_step(f"phase-2 step, {what}, {size}", "gan_step", targets, batch, installed, n_runs,
+        trainer = bench_step(f"phase-2 step, {what}, {size}", 2, targets, batch, installed, n_runs,
                              functools.partial(make_trainer, photos, loss=loss))
     bench_data(trainer, 3 if quick else 10)
 
@@ -210,12 +212,13 @@ def bench_data(trainer, n_steps):
     rate = 200 * BATCH / (time.perf_counter() - began)
     row("input pipeline, cached", f"{rate:,.0f} pairs/s", "", f"{rate / 1500:.1f}", "1,500 pairs/s")
     waited = trained = 0.0
-    float(trainer.init_step(*next(batches))["mse"])
+    step = trainer.phases[0].step
+    float(step(*next(batches))["mse"])
     for _ in range(n_steps):
         began = time.perf_counter()
         batch = next(batches)
         waited += time.perf_counter() - began
-        float(trainer.init_step(*batch)["mse"])
+        float(step(*batch)["mse"])
         trained += time.perf_counter() - began
     row("training waits for data", f"{1000 * waited / n_steps:.1f} ms a step", f"{trained / n_steps:.2f} s a step",
         f"{waited / trained:.2%}", "3%")
@@ -335,7 +338,7 @@ def bench(arguments):
         config.TRAIN.batch_size, config.TRAIN.hr_patch_size = BATCH, PATCH
         photos = data.cache_photos(data.packaged_pairs("train"), "", "cache/", PATCH, 4)
         print("\n| | here | beside it | ratio | target |\n|---|---|---|---|---|")
-        generator = make_trainer(photos).generator
+        generator = make_trainer(photos).networks.generator
         per_pixel = bench_upscaling(generator, installed, arguments.quick)
         bench_process(generator, per_pixel, arguments.quick)
         bench_training(photos, installed, arguments.quick)

@@ -126,17 +126,20 @@ class TorchTrainer:
 
     def __init__(self, trainer, memory_format, precision):
         import torch
-        self.torch, self.format, self.precision, self.recipe = torch, memory_format, precision, trainer.recipe
-        self.architecture = trainer.generator.architecture
-        self.generator = self.place(give_weights(trainer.generator, torch_generator(self.architecture)))
+        step = trainer.phases[1].step
+        self.torch, self.format, self.precision, self.recipe = torch, memory_format, precision, step.recipe
+        self.steps = self.init_step, self.gan_step
+        networks = trainer.networks
+        self.architecture = networks.generator.architecture
+        self.generator = self.place(give_weights(networks.generator, torch_generator(self.architecture)))
         self.g_optimizer = torch.optim.Adam(self.generator.parameters(), 1e-4)
         if self.architecture is model.PAPER:
-            discriminator = torch_discriminator(trainer.discriminator.input_shape[1])
-            self.discriminator = self.place(give_weights(trainer.discriminator, discriminator, mirrored=True))
+            discriminator = torch_discriminator(networks.discriminator.input_shape[1])
+            self.discriminator = self.place(give_weights(networks.discriminator, discriminator, mirrored=True))
             self.d_optimizer = torch.optim.Adam(self.discriminator.parameters(), 1e-4)
         self.vgg = None
-        if trainer.vgg:
-            keras_vgg = next(layer for layer in trainer.vgg.layers if hasattr(layer, "layers"))
+        if step.vgg:
+            keras_vgg = next(layer for layer in step.vgg.layers if hasattr(layer, "layers"))
             self.vgg = self.place(give_weights(keras_vgg, torch_vgg())).requires_grad_(False)
 
     def place(self, network):
@@ -170,13 +173,13 @@ class TorchTrainer:
             sr = self.generator(lr)
             logits_hr, logits_sr = self.discriminator(hr.flip(2, 3)), self.discriminator(sr.flip(2, 3))
             mse, adversarial = functional.mse_loss(sr, hr), cross_entropy(logits_sr, 1)
-            g_loss = self.recipe.w_mse * mse + self.recipe.w_adv * adversarial
+            g_loss = self.recipe["mse"] * mse + self.recipe["adv"] * adversarial
             losses = {"mse": mse, "adv": adversarial}
             if self.vgg:
                 with self.torch.no_grad():
                     truth = self.features(hr)
-                losses["vgg"] = functional.mse_loss(self.features(sr), truth)
-                g_loss = g_loss + self.recipe.w_vgg * losses["vgg"]
+                losses["vgg:pool4"] = functional.mse_loss(self.features(sr), truth)
+                g_loss = g_loss + self.recipe["vgg:pool4"] * losses["vgg:pool4"]
             losses["d"] = d_loss = cross_entropy(logits_hr, 1) + cross_entropy(logits_sr, 0)
         self.g_optimizer.zero_grad()
         self.d_optimizer.zero_grad()

@@ -64,7 +64,7 @@ def test_every_setting_has_its_reason_beside_it():
     ('config.TRAIN.checkpoint_path = "gs://bucket/run"', "TRAIN.checkpoint_path is gs://bucket/run, a URL"),
     ('config.TRAIN.schedule_init = "cosin"', "the nearest is cosine"),
     ('config.TRAIN.loss = "vgg54"', "the nearest is srgan_vgg54"),
-    ('config.LOSS.srgan_mse = {"w_mse": "1"}', "LOSS.srgan_mse.w_mse takes a number"),
+    ('config.LOSS.srgan_mse = {"w_mse": "1"}', "LOSS.srgan_mse.mse takes a number, not '1'"),
     ('config.TRAIN.degradation = "foto"', "the nearest is photo"),
     ('config.DEGRADATION.mine = {"noise": {"sigma": "1"}}', "DEGRADATION.mine.noise.sigma takes a number or a list"),
     ('config.TRAIN.update(degradation="photo", lr_img_path="lr/")', "leave TRAIN.lr_img_path empty"),
@@ -95,12 +95,12 @@ def test_lines_of_tensorlayer_srgan_are_understood():
 
 def test_set_reads_each_kind(cfg):
     override(cfg, ["TRAIN.batch_size=8", "config.TRAIN.lr_init=1e-5", "TRAIN.deterministic=True", "LOSS.mine.w_mse=2",
-                   "LOSS.original.w_adv=0", "TRAIN.hr_img_path=~/my photos/", "MOS.sets.Set 5.1=a=b/",
+                   "LOSS.original.vgg:pool4=0", "TRAIN.hr_img_path=~/my photos/", "MOS.sets.Set 5.1=a=b/",
                    "TRAIN.degradation=photo", "DEGRADATION.photo.jpeg.quality=[30, 60]"])
     resolve(cfg)
-    assert (cfg.TRAIN.batch_size, cfg.TRAIN.lr_init, cfg.LOSS.original.w_adv) == (8, 1e-5, 0)
+    assert (cfg.TRAIN.batch_size, cfg.TRAIN.lr_init, cfg.LOSS.original["vgg:pool4"]) == (8, 1e-5, 0)
     assert cfg.DEGRADATION.photo.jpeg == {"probability": 0.9, "quality": [30, 60], "full_colour": 0.5}
-    assert cfg.TRAIN.deterministic is True and dict(cfg.LOSS.mine) == {"w_mse": 2.0}
+    assert cfg.TRAIN.deterministic is True and dict(cfg.LOSS.mine) == {"mse": 2.0}
     assert cfg.TRAIN.hr_img_path == f"{Path.home()}/my photos/" and dict(cfg.MOS.sets) == {"Set 5.1": "a=b/"}
 
 
@@ -122,6 +122,8 @@ def test_an_edit_does_what_set_does(cfg, key):
     ("TRAIN.deterministic=maybe", "true or false"),
     ("batch_size=8", "TRAIN.batch_size"),
     ("TRAIN=8", "There is no setting TRAIN;"),
+    ("LOSS.original=1", "There is no setting LOSS.original; the nearest is LOSS.original."),
+    ("LOSS.original.mse=much", "LOSS.original.mse takes a number, not 'much'"),
     ("MOS.sets=samples/Set5/", "--set MOS.sets.Set5=folder/"),
     ("MOS.methods.=folder/", "--set MOS.methods"),
 ])

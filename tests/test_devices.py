@@ -165,8 +165,9 @@ def test_a_training_is_resumed_in_another_precision(first_phase, one_device, tmp
 
 
 OVERFLOW = """
-import data, dataclasses, devices, model, numpy as np, tensorflow as tf, train
+import data, dataclasses, losses, model, numpy as np, tensorflow as tf, train
 from config import config, override, resolve
+from engine import devices
 model.ARCHITECTURES["paper"] = dataclasses.replace(model.PAPER, n_blocks=1)
 override(config, ["TRAIN.devices=2", "TRAIN.precision=float16", "TRAIN.batch_size=2", "TRAIN.hr_patch_size=32"])
 resolve(config)
@@ -174,23 +175,23 @@ devices.choose_devices(2)
 photos = data.cache_photos(data.packaged_pairs("train"), "", "cache/", 32, 4)
 strategy = tf.distribute.MirroredStrategy(devices.list_devices())
 with strategy.scope(), devices.compute_in("float16"):
-    networks = train.make_networks(config.TRAIN, None)
+    networks, _ = train.make_networks(config.TRAIN, None)
 patches = data.Patches(photos, 0, 2, 32, 1)
-trainer = train.Trainer(strategy, config.TRAIN, patches, networks, config.LOSS.srgan_mse, None)
-content_loss, overflow = train.content_loss, tf.Variable(True)
+trainer = train.Trainer(strategy, config.TRAIN, patches, networks, [config.LOSS.mse, config.LOSS.srgan_mse], None)
+step, overflow = trainer.phases[0].step, tf.Variable(True)
 
-def infinite_for_one_weight_on_the_second_device(hr, sr):
+def infinite_for_one_weight_on_the_second_device(batch):
     second = tf.distribute.get_replica_context().replica_id_in_sync_group == 1
-    bias = tf.reduce_sum(tf.convert_to_tensor(trainer.generator.get_layer("tail_conv").bias))
-    return content_loss(hr, sr) + tf.where(second & overflow, np.inf, 0.0) * bias
+    bias = tf.reduce_sum(tf.convert_to_tensor(networks.generator.get_layer("tail_conv").bias))
+    return losses.mse_loss(batch) + tf.where(second & overflow, np.inf, 0.0) * bias
 
-train.content_loss = infinite_for_one_weight_on_the_second_device
+losses.LOSSES["mse"] = infinite_for_one_weight_on_the_second_device
 for batch in trainer.batches(trainer.phases[0], 0, 2):
-    weights = trainer.generator.trainable_variables
-    before, scale = [weight.numpy() for weight in weights], float(trainer.init_optimizer.dynamic_scale.numpy())
-    trainer.init_step(*batch)
+    weights = networks.generator.trainable_variables
+    before, scale = [weight.numpy() for weight in weights], float(step.optimizers[0].dynamic_scale.numpy())
+    step(*batch)
     moved = [not np.array_equal(a, copy.numpy()) for a, weight in zip(before, weights) for copy in weight.value.values]
-    print(any(moved), float(trainer.init_optimizer.dynamic_scale.numpy()) / scale)
+    print(any(moved), float(step.optimizers[0].dynamic_scale.numpy()) / scale)
     overflow.assign(False)
 """
 

@@ -177,7 +177,7 @@ def test_weights_that_are_not_finite_are_not_saved_though_the_loss_still_is(trai
     end_epoch = train.Trainer.end_epoch
 
     def spoil(self, *arguments):
-        self.generator.get_layer("head_conv").bias.assign(np.full(64, np.nan))
+        self.networks.generator.get_layer("head_conv").bias.assign(np.full(64, np.nan))
         end_epoch(self, *arguments)
 
     monkeypatch.setattr(train.Trainer, "end_epoch", spoil)
@@ -300,7 +300,7 @@ def test_samples_that_cannot_be_written_cost_no_training(tmp_path, run, monkeypa
 
 
 def test_a_restart_moves_the_old_training_only_when_the_new_one_can_start(trained, run, monkeypatch):
-    def load_vgg(layer, path):
+    def load_vgg(layers, path):
         raise weights.DownloadError(f"{path} is not there.")
 
     before = contents(trained)

@@ -169,9 +169,10 @@ def make_trainer(photos, monkeypatch):
         settings = config.TRAIN
         tf.keras.utils.set_random_seed(0)
         with devices.compute_in(settings.precision):
-            networks = train.make_networks(settings, None)
+            networks, _ = train.make_networks(settings, None)
         patches = data.Patches(photos, 0, 4, 32, 1)
-        return train.Trainer(tf.distribute.get_strategy(), settings, patches, networks, config.LOSS.srgan_mse, None)
+        recipes = [config.LOSS.mse, config.LOSS.srgan_mse]
+        return train.Trainer(tf.distribute.get_strategy(), settings, patches, networks, recipes, None)
 
     return make
 
@@ -179,19 +180,20 @@ def make_trainer(photos, monkeypatch):
 def losses_of_five_steps(trainer):
     for optimizer in trainer.optimizers:
         optimizer.learning_rate.assign(1e-4)
-    steps = [trainer.init_step] * 2 + [trainer.gan_step] * 3
+    init_step, gan_step = (phase.step for phase in trainer.phases)
+    steps = [init_step] * 2 + [gan_step] * 3
     return [float(loss) for number, step in enumerate(steps)
             for loss in step(*trainer.patches.batch(1, number)).values()]
 
 
 def test_bfloat16_gives_the_losses_of_float32_and_keeps_weights_in_it(make_trainer):
     trainer = make_trainer(precision="bfloat16")
-    assert trainer.generator.get_layer("head_conv").compute_dtype == "bfloat16"
+    assert trainer.networks.generator.get_layer("head_conv").compute_dtype == "bfloat16"
     np.testing.assert_allclose(
         losses_of_five_steps(trainer), losses_of_five_steps(make_trainer(precision="float32")), rtol=5e-3)
-    for network in (trainer.generator, trainer.averaged, trainer.discriminator):
+    for network in trainer.networks:
         assert {weight.dtype for weight in network.weights} == {"float32"}
-    for network in (trainer.generator, trainer.discriminator):
+    for network in trainer.networks:
         assert network.output.dtype == "float32"
 
 

@@ -436,17 +436,15 @@ def test_vgg_equals_keras_applications_with_its_own_preprocessing(vgg_file, laye
     hr = test_model.picture(48, 32).astype("float32")[np.newaxis]
     expected = keras.Model(reference.input, reference.get_layer(keras_layer).output)(
         keras.applications.vgg19.preprocess_input(hr.copy()))
-    vgg = weights.load_vgg(layer, path)
-    np.testing.assert_allclose(vgg(hr / 127.5 - 1), expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+    vgg = weights.load_vgg([layer], path)
+    np.testing.assert_allclose(vgg(hr / 127.5 - 1)[layer], expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
     assert not vgg.trainable_weights
 
 
 def test_vgg_refuses_what_is_not_vgg(tmp_path, monkeypatch):
     save_arrays(tmp_path / "vgg19.npy", some_arrays())
-    with pytest.raises(UserError, match=r"'conv9_9', which VGG19 does not have; name one of"):
-        weights.load_vgg("conv9_9", tmp_path / "vgg19.npy")
     with pytest.raises(UserError, match=r"vgg19.npy lacks the array conv1_1/kernel\.$"):
-        weights.load_vgg("pool4", tmp_path / "vgg19.npy")
+        weights.load_vgg(["pool4"], tmp_path / "vgg19.npy")
     monkeypatch.setattr(keras.applications, "VGG19", lambda **_: keras.utils.get_file("vgg", "http://127.0.0.1:9/vgg"))
     with pytest.raises(weights.DownloadError, match="Keras could not download"):
-        weights.load_vgg("pool4", tmp_path / "nothing.npy")
+        weights.load_vgg(["pool4"], tmp_path / "nothing.npy")

@@ -1,0 +1,57 @@
+"""What a training run shows of its networks: PSNR, samples, curves."""
+import functools
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import metrics
+from engine import runs, upscaling
+from files import images
+
+
+class Monitor:
+    """The PSNR of a training run, its samples, and the curves of both for TensorBoard.
+
+    network: the generator that is measured.
+    total_step: of the curves.
+    pairs: HR and LR to measure.
+    patches: HR and LR to draw, the same each time.
+    folder: of the run.
+    memory_mb: for upscaling.
+    """
+
+    def __init__(self, network: keras.Model, total_step: tf.Variable, pairs: list[tuple[np.ndarray, np.ndarray]],
+                 patches: tuple[np.ndarray, np.ndarray], folder: Path, memory_mb: int):
+        self.network, self.total_step, self.pairs, self.patches = network, total_step, pairs, patches
+        self.upscaler = upscaling.Upscaler(network, memory_mb)
+        self.writer = tf.summary.create_file_writer(str(runs.tensorflow_path(folder) / "logs"))
+
+    @functools.cached_property
+    def bicubic_psnr(self) -> float:
+        """Mean PSNR of bicubic upscaling on the same images."""
+        return np.mean([metrics.psnr(images.resize(lr, *hr.shape[:2]), hr, lr) for hr, lr in self.pairs])
+
+    def log(self, phase: int, scalars: dict[str, float], image: np.ndarray | None = None) -> None:
+        """Write numbers, and perhaps an image, for TensorBoard. phase: its number."""
+        with self.writer.as_default(int(tf.convert_to_tensor(self.total_step))):
+            for name, value in scalars.items():
+                tf.summary.scalar(f"phase_{phase}/{name}", value)
+            if image is not None:
+                tf.summary.image(f"phase_{phase}/samples", image[np.newaxis])
+        self.writer.flush()
+
+    def measure(self, phase: int) -> float:
+        """Mean PSNR of the network, as it is now, on the pairs; the other measures are logged."""
+        self.upscaler.refresh(self.network)
+        means = metrics.mean([metrics.measure(self.upscaler(lr), hr, lr) for hr, lr in self.pairs])
+        self.log(phase, {name: value for name, value in means.items() if value is not None})
+        return means["psnr"]
+
+    def draw(self, phase: int, path: Path) -> None:
+        """Draw the patches into a file: a column each, from above bicubic, SR and HR."""
+        grid = np.hstack([np.vstack([images.resize(lr, *hr.shape[:2]), self.upscaler(lr), hr])
+                          for lr, hr in zip(*self.patches, strict=True)])
+        images.write_image(path, grid)
+        self.log(phase, {}, grid)

@@ -1,0 +1,85 @@
+"""A step of training: from a batch of patches to new weights."""
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+from easydict import EasyDict
+
+import losses
+import model
+
+
+class Networks(NamedTuple):
+    """What a training run trains; `averaged` is the moving average of the generator, which is what it saves."""
+
+    generator: keras.Model
+    averaged: keras.Model
+    discriminator: keras.Model
+
+
+class Step:
+    """A step by a recipe: LR and HR patches, uint8, to the losses by name; with `adv` also `d`, the discriminator's.
+
+    Each device of a tf.distribute.Strategy takes its share of a batch. Losses, gradients and batch norms are those of
+    the whole batch, so that several devices train as one would.
+
+    settings: `config.TRAIN`.
+    optimizers: the generator's, and with `adv` the discriminator's.
+    recipe: of `losses.read_recipe`.
+    vgg: of `losses.get_vgg`, with the layers of the recipe; None if it has none.
+    count: the steps of both phases so far.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy, settings: EasyDict, networks: Networks,
+                 optimizers: list[keras.Optimizer], recipe: dict[str, float], vgg: keras.Model | None,
+                 count: tf.Variable):
+        self.strategy, self.settings, self.networks, self.optimizers = strategy, settings, networks, optimizers
+        self.recipe, self.vgg, self.count = recipe, vgg, count
+        self.adversarial = "adv" in recipe
+        # The time of a step, in steps of the generator alone.
+        self.relative_cost = 1.0 + 2.0 * self.adversarial + bool(losses.vgg_layers(recipe))
+
+    # Not by XLA as a whole: no faster on a CPU, slower to compile, and it can't compile the all-reduce.
+    @tf.function
+    def __call__(self, lr, hr):
+        values = self.strategy.run(self.on_device, args=(lr, hr))
+        return {name: self.strategy.experimental_local_results(value)[0] for name, value in values.items()}
+
+    def on_device(self, lr, hr):
+        """Train the generator and the discriminator, both on the same SR, as the original does."""
+        generator, _, discriminator = self.networks
+        lr, hr = model.normalize_lr(lr, generator.architecture), model.normalize_hr(hr)
+        with tf.GradientTape(persistent=True) as tape:
+            sr = generator(lr, training=True)
+            logits_hr = logits_sr = None
+            if self.adversarial:
+                logits_hr, logits_sr = discriminator(hr, training=True), discriminator(sr, training=True)
+            values = losses.compute(self.recipe, losses.Batch(lr, hr, sr, logits_sr, self.vgg))
+            total = sum(weight * values[name] for name, weight in self.recipe.items())
+            if self.adversarial:
+                values["d"] = losses.discriminator_loss(logits_hr, logits_sr)
+        self.apply_gradients(generator, total, tape, self.optimizers[0])
+        if self.adversarial:
+            self.apply_gradients(discriminator, values["d"], tape, self.optimizers[1])
+        self.update_average()
+        # The batch's losses, from each device's share.
+        return tf.distribute.get_replica_context().all_reduce("SUM", values)
+
+    def apply_gradients(self, network, loss, tape, optimizer):
+        """Apply one optimizer step. `loss` is this device's share; gradients are summed over devices."""
+        variables = network.trainable_variables
+        gradients = tape.gradient(loss, variables, output_gradients=tf.convert_to_tensor(optimizer.scale_loss(1.0)))
+        if self.settings.precision == "float16" and self.strategy.num_replicas_in_sync > 1:
+            # Loss scaling decides per device whether to skip; make every device see an overflow on any of them.
+            bad = tf.reduce_any([tf.reduce_any(~tf.math.is_finite(gradient)) for gradient in gradients])
+            n_bad = tf.distribute.get_replica_context().all_reduce("SUM", tf.cast(bad, tf.float32))
+            gradients[0] += tf.where(n_bad > 0, np.nan, 0.0)
+        optimizer.apply_gradients(zip(gradients, variables, strict=True))
+
+    def update_average(self):
+        """Update the moving average of the generator's weights, fast at first to forget the initial ones."""
+        count = tf.cast(self.count.assign_add(1), tf.float32)
+        decay = tf.minimum(self.settings.ema_decay, count / (count + 9))
+        for mean, weight in zip(self.networks.averaged.weights, self.networks.generator.weights, strict=True):
+            mean.assign(decay * mean + (1 - decay) * weight)

@@ -1,0 +1,206 @@
+"""Every loss of every recipe, through the step that trains, beside NumPy."""
+import copy
+import functools
+
+from utils import UserError
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+import losses
+import model
+import train
+from config import config, override, resolve
+from files import images
+from step import Networks, Step
+
+SIZE = 16  # of HR
+
+
+class Canvas(keras.layers.Layer):
+    """A generator's only layer: SR is its weight, whatever LR is."""
+
+    def build(self, input_shape):
+        self.sr = self.add_weight(shape=(2, SIZE, SIZE, 3), initializer=keras.initializers.RandomUniform(-1, 1, seed=1))
+
+    def call(self, lr):
+        return self.sr + 0 * tf.reduce_mean(lr)
+
+
+def canvas():
+    lr = keras.Input((SIZE // 4, SIZE // 4, 3))
+    network = keras.Model(lr, Canvas()(lr))
+    network.architecture = model.PAPER
+    return network
+
+
+def linear_discriminator():
+    hr = keras.Input((SIZE, SIZE, 3))
+    return keras.Model(hr, keras.layers.Dense(1, use_bias=False)(keras.layers.Flatten()(hr)))
+
+
+@pytest.fixture(scope="module")
+def vgg_kernels():
+    """Random kernels and biases of VGG19's convolutions by their names; features stay in the range of pixels."""
+    rng, arrays, channels = np.random.default_rng(0), {}, 3
+    for block, (n, filters) in enumerate([(2, 64), (2, 128), (4, 256), (4, 512), (4, 512)], start=1):
+        for number in range(1, n + 1):
+            arrays[f"conv{block}_{number}"] = (
+                (2 / 9 / channels) ** 0.5 * rng.standard_normal((3, 3, channels, filters), "float32"),
+                rng.standard_normal(filters, "float32"))
+            channels = filters
+    return arrays
+
+
+@pytest.fixture(scope="module")
+def vgg(vgg_kernels, tmp_path_factory):
+    path = tmp_path_factory.mktemp("vgg") / "vgg19.npy"
+    np.save(path, {name: list(arrays) for name, arrays in vgg_kernels.items()}, allow_pickle=True)
+    return lambda recipe: train.weights.load_vgg(losses.vgg_layers(recipe), path) if losses.vgg_layers(recipe) else None
+
+
+# --------------------------------------------------------------------------------------------------------- NumPy's
+
+
+def features(image, kernels, layer):
+    """The feature maps of a layer of VGG19 of RGB (N, H, W, 3) in [-1, 1], in float64."""
+    x = (image[..., ::-1] + 1) * 127.5 - [103.939, 116.779, 123.68]
+    for name, (kernel, bias) in kernels.items():
+        padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2))
+        x = np.maximum(np.tensordot(windows, kernel, ((4, 5, 3), (0, 1, 2))) + bias, 0)
+        if name == layer:
+            return x
+        if name in ("conv1_2", "conv2_2", "conv3_4", "conv4_4", "conv5_4"):
+            n, height, width, channels = x.shape
+            x = x.reshape(n, height // 2, 2, width // 2, 2, channels).max((2, 4))
+            if layer == f"pool{name[4]}":
+                return x
+
+
+def shrunk(image):
+    """A quarter of (N, H, W, 3) by Pillow's bicubic, in float64: as the matrix by which Pillow resizes."""
+    unit = Image.fromarray(np.eye(SIZE, dtype="float32"))
+    matrix = np.array(unit.resize((SIZE, SIZE // 4), Image.Resampling.BICUBIC))
+    return np.einsum("yi,nijc,xj->nyxc", matrix, image, matrix)
+
+
+def softplus(x):
+    return np.log1p(np.exp(x))
+
+
+def by_hand(name, *, hr, sr, discriminator, kernels):
+    """A loss in float64, -log(sigmoid(x)) being softplus(-x)."""
+    match name.split(":"):
+        case ["mse"]:
+            return np.mean((hr - sr) ** 2)
+        case ["l1"]:
+            return np.mean(np.abs(hr - sr))
+        case ["colour"]:
+            return np.mean(np.abs(shrunk(hr) - shrunk(sr)))
+        case ["adv"]:
+            return np.mean(softplus(-(sr.reshape(len(sr), -1) @ discriminator)))
+        case ["d"]:
+            logits_hr, logits_sr = (image.reshape(len(image), -1) @ discriminator for image in (hr, sr))
+            return np.mean(softplus(-logits_hr)) + np.mean(softplus(logits_sr))
+        case ["vgg", layer]:
+            return np.mean((features(hr, kernels, layer) - features(sr, kernels, layer)) ** 2)
+
+
+def slope(function, x, direction, h=1e-6):
+    return (function(x + h * direction) - function(x - h * direction)) / (2 * h)
+
+
+RECIPES = [*config.LOSS.values(),
+           dict.fromkeys(["l1", "colour", "adv", "vgg:conv3_1", "mse", "vgg:conv2_2", "vgg:pool1"])]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=" ".join)
+def test_a_step_follows_the_slope_of_every_loss_of_a_recipe(recipe, vgg, vgg_kernels):
+    """SGD of rate 1 moves SR, which is all that this generator consists of, by the gradient itself."""
+    rng = np.random.default_rng(0)
+    lr, hr = (rng.integers(0, 256, (2, size, size, 3), "uint8") for size in (SIZE // 4, SIZE))
+    networks = Networks(canvas(), canvas(), linear_discriminator())
+    before = [network.weights[0].numpy().astype(float) for network in networks]
+    hr_float = hr / 127.5 - 1
+    direction = hr_float - before[0] + rng.normal(0, 0.3, hr.shape)  # no loss is flat there
+    losses_at = functools.partial(by_hand, hr=hr_float, kernels=vgg_kernels)
+    slopes = {name: slope(lambda sr, name=name: losses_at(name, sr=sr, discriminator=before[2]), before[0], direction)
+              for name in recipe}
+    # Weights by which each loss counts, and none makes up for another.
+    recipe = losses.read_recipe({name: number / abs(slopes[name]) for number, name in enumerate(recipe, 1)}, "this")
+    step = Step(tf.distribute.get_strategy(), config.TRAIN, networks, [keras.optimizers.SGD(1.0) for _ in range(2)],
+                recipe, vgg(recipe), tf.Variable(0, dtype=tf.int64))
+    values = {name: float(value) for name, value in step(lr, hr).items()}
+
+    shown = [*recipe, *(["d"] if "adv" in recipe else [])]
+    assert list(values) == shown
+    for name in shown:
+        assert values[name] == pytest.approx(losses_at(name, sr=before[0], discriminator=before[2]), rel=1e-3)
+    expected = sum(weight * slopes[name] for name, weight in recipe.items())
+    moved = [a - network.weights[0].numpy() for a, network in zip(before, networks, strict=True)]
+    assert np.sum(moved[0] * direction) == pytest.approx(expected, abs=1e-2)
+    direction = rng.normal(size=before[2].shape)
+    expected = slope(lambda kernel: losses_at("d", sr=before[0], discriminator=kernel), before[2], direction)
+    assert np.sum(moved[2] * direction) == pytest.approx(expected if "adv" in recipe else 0, rel=1e-3)
+
+
+def test_colours_are_compared_as_lr_is_made():
+    image = np.random.default_rng(0).integers(0, 256, (64, 48, 3), "uint8")
+    ours = losses.shrink(image[np.newaxis].astype("float32"), 16, 12)[0]
+    np.testing.assert_allclose(ours, images.resize(image.astype("float32"), 16, 12), atol=1e-3)
+    channels = [Image.fromarray(image[..., channel].astype("float32")).resize((12, 16), Image.Resampling.BICUBIC)
+                for channel in range(3)]
+    np.testing.assert_allclose(ours, np.stack(channels, -1), atol=1e-3)
+
+
+# --------------------------------------------------------------------------------------------------------- recipes
+
+
+@pytest.mark.parametrize("setting, words", [
+    ("LOSS.original.mes=1", "config.LOSS.original names mes, which is no loss; the nearest is mse"),
+    ("LOSS.srgan_mse.vgg:conv9_9=1", "vgg:conv9_9, which is no loss; the nearest is vgg:conv"),
+    ("LOSS.srgan_mse.vgg=1", "the nearest is vgg:"),
+    ("LOSS.mse.mse=0", "config.LOSS.mse weighs no loss"),
+    ("TRAIN.loss_init=srgan_mse", "which has the loss adv, but phase 1 has no discriminator"),
+])
+def test_a_recipe_that_cannot_be_followed_is_one_sentence(setting, words):
+    settings = copy.deepcopy(config)
+    override(settings, [setting])
+    resolve(settings)
+    with pytest.raises(UserError) as caught:
+        train.read_recipes(settings)
+    assert words in str(caught.value)
+
+
+def recipe_after(*settings, name="srgan_vgg22"):
+    cfg = copy.deepcopy(config)
+    override(cfg, [f"LOSS.{name}.{setting}" for setting in settings])
+    resolve(cfg)
+    return losses.read_recipe(cfg.LOSS[name], name)
+
+
+def test_names_of_earlier_versions_mean_what_they_meant():
+    assert recipe_after("w_mse=5", "w_vgg=0.02") == {"mse": 5, "adv": 1e-3, "vgg:conv2_2": 0.02}
+    assert recipe_after("mse=5", "vgg:conv2_2=0.02") == recipe_after("w_mse=5", "w_vgg=0.02")
+    assert recipe_after("vgg_layer=conv3_1") == {"adv": 1e-3, "vgg:conv3_1": 1 / 12.75 ** 2}
+    assert recipe_after("w_vgg=0", "w_adv=1") == {"adv": 1}
+    assert recipe_after("w_vgg=1", name="srgan_mse") == {"mse": 1, "adv": 1e-3, "vgg:pool4": 1}
+
+
+def test_the_order_in_which_losses_are_named_does_not_change_a_bit():
+    assert list(recipe_after("vgg:conv1_1=1", "mse=1")) == ["mse", "adv", "vgg:conv1_1", "vgg:conv2_2"]
+
+
+@pytest.mark.parametrize("recipe", ["mse", "srgan_mse"])
+def test_vgg19_is_built_only_for_a_recipe_that_names_it(recipe, monkeypatch):
+    settings = copy.deepcopy(config)
+    resolve(settings)
+    settings.TRAIN.update({"loss": recipe, "n_epoch": 1})
+    monkeypatch.setattr(keras.applications, "VGG19", None)
+    assert train.load_vgg(settings, train.read_recipes(settings), demo=False)[1] is None
+    settings.TRAIN.update({"loss": "original", "n_epoch": 0})  # its phase is not trained
+    assert train.load_vgg(settings, train.read_recipes(settings), demo=False)[1] is None
