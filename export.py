@@ -119,10 +119,11 @@ def _in_parts(conv, act, tail):
     tail_bias = np.tile(tail.bias, n)
 
     def run(x):
-        total = 0
+        total = tf.constant(0.0)
         for kernel, bias, lower in zip(*parts, strict=True):
-            y = act(tf.nn.bias_add(tf.nn.conv2d(x, kernel, 1, "SAME"), bias))
-            total += tf.nn.conv2d(y, lower, 1, "SAME")
+            with tf.control_dependencies([total]):
+                y = act(tf.nn.bias_add(tf.nn.conv2d(x, kernel, 1, "SAME"), bias))
+                total += tf.nn.conv2d(y, lower, 1, "SAME")
         return tf.nn.depth_to_space(tf.nn.bias_add(total, tail_bias), tail.factor)
 
     return keras.layers.Lambda(run, output_shape=(None, None, tail.filters))

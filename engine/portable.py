@@ -113,9 +113,10 @@ def _network():
 
     if there("onnxruntime", "srgan.onnx"):
         import onnxruntime
-        known = onnxruntime.get_available_providers()
-        session = onnxruntime.InferenceSession(FOLDER / "srgan.onnx", providers=[
-            name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in known])
+        options = onnxruntime.SessionOptions()
+        options.enable_mem_pattern = False  # twice the memory from the second tile on
+        providers = [name for name in onnxruntime.get_available_providers() if name.startswith(("CUDA", "CPU"))]
+        session = onnxruntime.InferenceSession(FOLDER / "srgan.onnx", options, providers)
         return lambda lr: session.run(None, {session.get_inputs()[0].name: lr})[0]
     if there("ai_edge_litert", "srgan.tflite"):
         from ai_edge_litert.interpreter import Interpreter
@@ -123,8 +124,9 @@ def _network():
         source, target = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
 
         def run(lr):
-            interpreter.resize_tensor_input(source, lr.shape)
-            interpreter.allocate_tensors()
+            if interpreter.get_input_details()[0]["shape"].tolist() != list(lr.shape):
+                interpreter.resize_tensor_input(source, lr.shape)
+                interpreter.allocate_tensors()
             interpreter.set_tensor(source, lr)
             interpreter.invoke()
             return interpreter.get_tensor(target)
