@@ -351,8 +351,7 @@ def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: Easy
     check_length(settings, patches, demo)
     trainer = Trainer(strategy, settings, patches, networks, recipes, vgg)
     if replaced:
-        samples = [Path(settings.sample_path, phase.samples).parent for phase in trainer.phases]
-        utils.move_aside(folder, "training", samples)
+        runs.move_aside(folder, Path(settings.sample_path))
     if is_chief:
         trainer.resume()
         sample_patches = data.Patches(photos, settings.seed, 8, settings.hr_patch_size, 1, recipe).batch(0, 0)

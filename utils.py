@@ -74,21 +74,28 @@ def check_writable(folder: Path, setting: str) -> None:
         raise UserError(f"{what}; free space or name another folder.") from error
 
 
-def move_aside(folder: Path, what: str, also: Iterable[Path] = ()) -> None:
-    """Move what is in a folder, except for its lock, and the folders `also` into a new one beside it; raises UserError.
+def move_aside(folder: Path, what: str, files: Iterable[Path]) -> None:
+    """Move files, most of them in `folder`, into a new folder beside it; raises UserError.
 
-    Says where it is now, how large it is, and that it may be deleted.
+    Say where they are now, how large they are, and that they may be deleted. What else lies in `folder` stays.
     """
-    aside = folder.with_name(f"{folder.name}_{datetime.now():%Y%m%d_%H%M%S}")
+    place = folder if folder.name.strip(".") else Path(os.path.abspath(folder))
+    aside = place.with_name(f"{place.name}_{datetime.now():%Y%m%d_%H%M%S}")
+    size, parents = 0, set()
     try:
         aside.mkdir()
-        for path in [*folder.iterdir(), *filter(Path.is_dir, also)]:
-            if not path.name.startswith("lock"):
-                shutil.move(path, aside)  # a rename fails where a folder is mounted
-        size = sum(path.stat().st_size for path in aside.rglob("*") if path.is_file())
+        for path in files:
+            inside = path.relative_to(folder) if path.is_relative_to(folder) else Path(path.parent.name, path.name)
+            (aside / inside).parent.mkdir(parents=True, exist_ok=True)
+            size += path.stat().st_size
+            shutil.move(path, aside / inside)  # a rename fails where a folder is mounted
+            parents.add(path.parent)
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"{folder}/ can't be moved aside to {aside}/: {reason}; move it yourself.") from error
+    for parent in parents - {folder}:
+        with contextlib.suppress(OSError):  # something of the user's is left
+            parent.rmdir()
     print(f"The {what} that was in {folder}/ is now in {aside}/ ({size / 1e6:,.0f} MB); delete it if you no longer "
           "need it.")
 

@@ -25,6 +25,12 @@ from easydict import EasyDict
 from config import DIV2K_TRAIN_HR, flatten, is_div2k
 from engine import devices
 
+# The files that a training run writes into its own folder and among its samples. All else there is the user's.
+STATES = ("state-[0-9]*.index", "state-[0-9]*.data-*-of-*", "state-[0-9]*_temp")
+FILES = (*STATES, "checkpoint", "config.json", "logs/events.out.tfevents.*",
+         "g_srgan_init.npz", "g_srgan_init_best.npz", "g_srgan.npz", "d_srgan.npz")
+SAMPLES = ("srgan_ginit/train_g_init_[0-9]*.png", "srgan_gan/train_g_[0-9]*.png")
+
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
@@ -51,12 +57,22 @@ def locked(folder: Path) -> Iterator[None]:
 
 def holds_training(folder: Path) -> bool:
     """Whether a training run saved its state in a folder, readable or not."""
-    return any(folder.glob("state-*")) or (folder / "checkpoint").exists()  # TensorFlow's list of states
+    return any(_found(folder, STATES)) or (folder / "checkpoint").is_file()  # TensorFlow's list of states
+
+
+def _found(folder, patterns):
+    return [path for pattern in patterns for path in folder.glob(pattern)]
+
+
+def move_aside(folder: Path, sample_path: Path) -> None:
+    """Move the files of the run in a folder, and its samples, into a new folder beside it. Raises UserError."""
+    files = [path for path in _found(folder, FILES) if path.is_file() or path.name.endswith("_temp")]
+    utils.move_aside(folder, "training", [*files, *_found(sample_path, SAMPLES)])
 
 
 def remove_partial_states(folder: Path) -> None:
     """Delete partial files of an interrupted save; TensorFlow writes the index last."""
-    for path in [*folder.glob("state-*"), *folder.glob(".*.partial.*")]:
+    for path in _found(folder, (*STATES, ".*.????????.partial.*")):
         if path.name.endswith("_temp"):
             shutil.rmtree(path)
         elif path.name.startswith("."):

@@ -20,6 +20,10 @@ from degradations import crop_to_scale, shrink
 from engine.devices import list_devices
 from files.images import find_photos, list_images, read_image, resize
 
+# The files of a study in its folder. All else there is the user's.
+NAME = "[0-9a-f]" * 12
+FILES = ("key.json", "mos.json", "mos.csv", "mos.png", "study/index.html", f"study/pictures/{NAME}.png")
+
 # One version of one image. `file` is the picture itself, or the LR that `nearest` and `lanczos` are computed from.
 Version = namedtuple("Version", "set image method file")
 
@@ -71,7 +75,7 @@ def build(config, restart=False):
         "calibration": {name: _describe(version) for name, version in anchors.items()},
     }
     if restart and path.exists():
-        utils.move_aside(path, "study")
+        utils.move_aside(path, "study", [found for pattern in FILES for found in path.glob(pattern)])
     _write_study(path, page, key, {**pictures, **repeated, **anchors}, scale)
     _print_summary(path, sets, rated, repeats, calibration)
 
@@ -309,7 +313,7 @@ def _write_study(path, page, key, pictures, scale):
             os.utime(file, (built, built))
         with utils.atomic_write(path / "key.json") as file:
             file.write_text(json.dumps(key, indent=1) + "\n", encoding="utf-8")
-        os.replace(study, path / "study")
+        shutil.copytree(study, path / "study", dirs_exist_ok=True, copy_function=os.replace)
     except OSError as error:
         raise utils.UserError(f"{path} can't be written: {error.strerror or error}; free some space or name another "
                               "folder with MOS.path.") from error

@@ -258,8 +258,14 @@ def test_a_study_is_moved_aside_rather_than_overwritten(evaluated, tmp_path):
     key = key_of(config)
     assert "--restart" in error_of(config)
     assert key_of(config) == key
+    mine = [tmp_path / "mos" / name for name in ("ratings/anna.json", "study/notes.txt", "study/pictures/mine.png")]
+    for path in mine:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
     mos.build(config, restart=True)
-    assert key_of(config) != key
+    assert key_of(config) != key and all(path.read_text() == "mine" for path in mine)
+    assert {path.stem for path in (tmp_path / "mos/study/pictures").iterdir()} == {
+        "mine", *(name for part in ("pictures", "repeats", "calibration") for name in key_of(config)[part])}
     aside, = (path for path in tmp_path.iterdir() if path.name != "mos")
     assert json.loads((aside / "key.json").read_text()) == key
 

@@ -319,6 +319,25 @@ def test_a_restart_moves_the_old_training_only_when_the_new_one_can_start(traine
     assert [path.name for path in (trained / "samples" / "srgan_ginit").iterdir()] == ["train_g_init_1.png"]
 
 
+@pytest.mark.parametrize("samples", ["samples", "checkpoint/samples"])
+def test_a_restart_leaves_what_is_not_the_trainings(trained, run, samples):
+    """Photos, notes and a cache in the checkpoint folder, samples in it, names that begin as the training's do."""
+    names = ("checkpoint/photos/1.png", "checkpoint/state-of-the-art.txt", "checkpoint/g_srgan_mine.npz",
+             "checkpoint/logs/notes.txt", "checkpoint/.b.partial.c", f"{samples}/srgan_ginit/mine.png")
+    for name in names:
+        path = trained / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    paths = (f"TRAIN.sample_path={samples}", "TRAIN.cache_path=checkpoint/cache")
+    code, output = run(trained, *paths, "TRAIN.n_epoch=0", "TRAIN.n_epoch_init=3")
+    assert code == 0 and "phase 1, after 2 epochs" in output, output
+    code, output = run(trained, *paths, *ONE_PHASE, more=["--restart"])
+    assert code == 0 and "is now in checkpoint_" in output, output
+    assert all((trained / name).read_text() == name for name in names)
+    aside, = trained.glob("checkpoint_*")
+    assert (aside / "config.json").exists() and len(list(aside.rglob("train_g_init_3.png"))) == 1
+
+
 def test_nothing_to_train_is_said(tmp_path, run):
     code, output = run(tmp_path, "TRAIN.n_epoch=0", "TRAIN.n_epoch_init=0")
     assert code == 0 and "phase 1 (TRAIN.n_epoch_init=0) and phase 2 (TRAIN.n_epoch=0)" in output

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import utils
 
@@ -156,15 +157,21 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path):
         raise OSError(28, "No space left on device")
 
 
-def test_the_contents_of_a_folder_are_moved_aside_except_its_lock(tmp_path, capsys):
-    folder = tmp_path / "checkpoint"
-    folder.mkdir()
-    for name in ("lock", "g_srgan.npz"):
+@pytest.mark.parametrize("where", ["checkpoint", ".", "../here"])
+def test_files_are_moved_aside_and_no_others(tmp_path, monkeypatch, capsys, where):
+    (tmp_path / "here" / "checkpoint").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    folder = Path(where)
+    names = ("lock", "g_srgan.npz", "logs/events", "logs/notes", "samples/1.png")
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(name)
-    utils.move_aside(folder, "training")
-    aside, = tmp_path.glob("checkpoint_*")
-    assert [[path.name for path in left.iterdir()] for left in (folder, aside)] == [["lock"], ["g_srgan.npz"]]
-    assert str(aside) in capsys.readouterr().out
+    utils.move_aside(folder, "training", [folder / name for name in names if name not in ("lock", "logs/notes")])
+    aside, = (tmp_path / "here" if where == "checkpoint" else tmp_path).glob("*_2*")
+    assert {path.relative_to(aside).as_posix() for path in aside.rglob("*") if path.is_file()} == {
+        "g_srgan.npz", "logs/events", "samples/1.png"}
+    assert (folder / "lock").exists() and (folder / "logs/notes").exists() and not (folder / "samples").exists()
+    assert aside.name in capsys.readouterr().out
 
 
 def test_numbers_in_names_are_sorted_as_numbers():
