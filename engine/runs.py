@@ -25,6 +25,8 @@ from easydict import EasyDict
 from config import DIV2K_TRAIN_HR, flatten, is_div2k
 from engine import devices
 
+HANGUP = 1  # SIGHUP, which Windows does not have
+
 # The files that a training run writes into its own folder and among its samples. All else there is the user's.
 STATES = ("state-[0-9]*.index", "state-[0-9]*.data-*-of-*", "state-[0-9]*_temp")
 FILES = (*STATES, "checkpoint", "config.json", "logs/events.out.tfevents.*",
@@ -201,21 +203,24 @@ class Screen:
 
 @contextlib.contextmanager
 def catch_signals() -> Iterator[list[int]]:
-    """Collect the signals that ask a run to end: Ctrl-C, SIGTERM, a closed terminal. A second one ends it at once.
+    """Collect the signals that ask a run to end: Ctrl-C, SIGTERM, a closed terminal.
 
-    Yields a list that gets the number of the first one. Signals are watched in a thread: Python calls a handler only
-    when TensorFlow has returned, and only once for several signals.
+    A second Ctrl-C or SIGTERM ends it at once. A terminal that closes sends SIGHUP more than once.
+    Yields the list of their numbers. They are watched in a thread: Python calls a handler only when TensorFlow has
+    returned, and only once for several signals.
     """
     stopped_by, handlers = [], {}
     screen = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (stream and Screen(stream, lambda: stopped_by.append(1)) for stream in screen)
+    sys.stdout, sys.stderr = (stream and Screen(stream, lambda: stopped_by.append(HANGUP)) for stream in screen)
 
     def watch():
-        for number in iter(lambda: receiver.recv(1), b""):
-            if number[0] in handlers and stopped_by:
-                os._exit(128 + number[0])
-            if number[0] in handlers:
-                stopped_by.append(number[0])
+        for number, in iter(lambda: receiver.recv(1), b""):
+            if number not in handlers:
+                continue
+            if number != HANGUP and set(stopped_by) - {HANGUP}:
+                os._exit(128 + number)
+            stopped_by.append(number)
+            if len(stopped_by) == 1:
                 print("Stopping after this step; press Ctrl-C again to quit at once without saving.")
 
     receiver, sender = socket.socketpair()

@@ -11,10 +11,12 @@ import subprocess
 import sys
 import termios
 import threading
+import time
 
 import numpy as np
 import pytest
 import small
+from conftest import ROOT
 from PIL import Image
 from test_train import SCHEDULE, SMALL, contents, read_until, start
 
@@ -364,6 +366,30 @@ def test_a_closed_terminal_saves_the_training(tmp_path):
     os.close(master)
     assert process.wait(timeout=60) == 129
     assert list((tmp_path / "checkpoint").glob("state-*.index"))
+
+
+@pytest.mark.parametrize("signals, saves", [
+    ([signal.SIGHUP, signal.SIGHUP], True),  # of the shell and of the kernel
+    ([signal.SIGHUP, signal.SIGHUP, signal.SIGTERM], True),
+    ([signal.SIGINT, signal.SIGHUP], True),
+    ([signal.SIGINT, signal.SIGINT], False),
+    ([signal.SIGHUP, signal.SIGTERM, signal.SIGINT], False),
+])
+def test_only_a_second_request_quits_at_once(signals, saves):
+    script = ("import sys, time; sys.path.insert(0, sys.argv[1]); from engine import runs\n"
+              "with runs.catch_signals() as caught:\n"
+              "    print('ready', flush=True)\n"
+              "    while not caught: pass\n"
+              "    time.sleep(1)\n"
+              "print('saved')")
+    process = subprocess.Popen([sys.executable, "-c", script, ROOT], stdout=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))
+    process.stdout.readline()
+    for number in signals:
+        process.send_signal(number)
+        time.sleep(0.1)
+    output, _ = process.communicate()
+    assert ("saved" in output) == saves and process.returncode == (0 if saves else 128 + signals[-1])
 
 
 def test_a_reader_that_ends_stops_the_training_and_what_follows_is_not_printed(capfd):
