@@ -12,6 +12,7 @@ keras.config.set_image_data_format("channels_last")
 
 BN_MOMENTUM = 0.9  # as in both reference implementations, as is the epsilon; Keras's defaults differ
 BN_EPSILON = 1e-5  # where the weights' file stores none
+NORM_WEIGHTS = ("beta", "gamma", "moving_mean", "moving_variance")  # of a batch norm, in the order of weights files
 
 
 class PReLU(layers.Layer):

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from layers import BN_EPSILON, Kit, norm_of
+from layers import BN_EPSILON, NORM_WEIGHTS, Kit, norm_of
 
 UPSAMPLING = {2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}  # factors of the generator's steps, by its scale
 
@@ -77,7 +77,7 @@ def _srresnet(lr, architecture, kit, act, head_size, tail_size, output="tanh"):
         if step < len(factors):
             x = kit.shuffle(x, factor, f"upsample_{step}_shuffle")
     if architecture.name == "tensorlayer":  # states of its trainings number the layers; there was a shuffle once
-        x = layers.Identity(name="last_shuffle")(x)
+        x = layers.Identity(name="last_shuffle", dtype=kit.dtype)(x)
     x = kit.subpixel_conv(x, 3, tail_size, factor, "tail_conv")
     sr = layers.Activation(output, dtype="float32", name="sr")(x)
     quarters = sorted({architecture.n_blocks * part // 4 for part in (1, 2, 3)} - {0})
@@ -202,10 +202,9 @@ class Folded:
 def fold(arrays: dict[str, np.ndarray], architecture: Architecture, bn_epsilon: float) -> Folded:
     """Fold the batch norms of a generator. arrays: its weights, by the names of `get_G`."""
     folded = dict(arrays)
-    for conv in {name.removesuffix("/kernel") for name in arrays if name.endswith("/kernel")}:
+    for conv in [name.removesuffix("/kernel") for name in arrays if name.endswith("/kernel")]:
         if f"{norm_of(conv)}/gamma" in arrays:
-            gamma, beta, mean, variance = (folded.pop(f"{norm_of(conv)}/{name}")
-                                           for name in ("gamma", "beta", "moving_mean", "moving_variance"))
+            beta, gamma, mean, variance = (folded.pop(f"{norm_of(conv)}/{name}") for name in NORM_WEIGHTS)
             factor = gamma / np.sqrt(variance + np.float32(bn_epsilon))
             folded |= {f"{conv}/kernel": arrays[f"{conv}/kernel"] * factor, f"{conv}/bias": beta - mean * factor}
     return Folded(architecture, folded)

