@@ -21,9 +21,9 @@ def equals_the_whole(generator, lr, **arguments):
 @pytest.mark.parametrize("architecture", [model.PAPER, model.TENSORLAYER], ids=str)
 def test_tiles_give_the_picture_of_the_whole(architecture):
     generator = randomize(model.get_G(architecture, n_blocks=5))
-    for size, n_tiles in (((1, 1), 1), ((7, 190), 1), ((131, 133), 9)):
-        assert len(Upscaler(generator, memory_mb=4).tiles(*size)) == n_tiles
-        assert equals_the_whole(generator, picture(*size), memory_mb=4)
+    for size, memory_mb in (((1, 1), 1), ((7, 190), 4), ((67, 133), 2)):
+        assert (len(Upscaler(generator, memory_mb).tiles(*size)) > 1) == (memory_mb == 2)
+        assert equals_the_whole(generator, picture(*size), memory_mb=memory_mb)
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4, 8])
@@ -57,15 +57,14 @@ def test_a_network_of_another_shape_takes_a_builder_and_an_entry(tmp_path, monke
     for n_blocks, scale in ((8, 4), (4, 3)):
         generator = randomize(model.get_G(narrow, n_blocks=n_blocks, scale=scale))
         weights.save_network(tmp_path / "g.npz", generator)
-        loaded = weights.load_generator(tmp_path / "g.npz")
+        loaded, lr = weights.load_generator(tmp_path / "g.npz"), picture(40, 75)
         assert loaded.architecture == generator.architecture
-        folded = weights.load_folded(tmp_path / "g.npz")
-        lr = picture(70, 75)
-        np.testing.assert_array_equal(upscale_whole(loaded, lr), upscale_whole(generator, lr))
-        assert len(Upscaler(folded, memory_mb=1).tiles(70, 75)) > 1
-        assert (Upscaler(folded, memory_mb=1)(lr) == Upscaler(generator, memory_mb=1)(lr)).all()
-        assert equals_the_whole(generator, lr, memory_mb=1)
-        assert graph.fields(graph.parts(folded.network()))[0] == 2 + n_blocks + 1
+        upscaler = Upscaler(weights.load_folded(tmp_path / "g.npz"), memory_mb=1)
+        assert len(upscaler.tiles(40, 75)) > 1
+        assert graph.fields(graph.parts(upscaler.network))[0] == 2 + n_blocks + 1
+        assert np.abs(upscaler(lr) - model.quantize(upscale_whole(generator, lr)).numpy().astype(int)).max() <= 1
+        for weight, other in zip(loaded.weights, generator.weights, strict=True):
+            np.testing.assert_array_equal(weight, other)
 
 
 def test_layers_that_see_all_of_an_image_are_not_cut(monkeypatch):
@@ -108,7 +107,7 @@ def test_a_size_that_is_upscaled_often_is_compiled_to_the_same_picture(monkeypat
 @pytest.mark.parametrize("n_blocks", [1, 2, 3])
 def test_few_blocks_make_fewer_stages(n_blocks):
     generator = randomize(model.get_G(n_blocks=n_blocks))
-    assert equals_the_whole(generator, picture(70, 140), memory_mb=2)
+    assert equals_the_whole(generator, picture(35, 70), memory_mb=1)
 
 
 def test_an_untrained_network_of_its_folded_weights_is_the_same():
