@@ -59,6 +59,37 @@ def start_chromium():
         driver.quit()
 
 
+@pytest.fixture(scope="session")
+def tensorflow_has_started():
+    """Keep its start-up notes out of what a test reads of the screen."""
+    import utils
+
+    import tensorflow as tf
+
+    with utils.quiet():
+        tf.constant(0)
+
+
+@pytest.fixture(scope="session")
+def generator():
+    import restoring
+
+    return restoring.small_generator(0)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, generator):
+    """The weights files that a training writes, of small networks."""
+    import restoring
+
+    import weights
+
+    folder = tmp_path_factory.mktemp("trained")
+    weights.save_network(folder / "g_srgan_init.npz", restoring.small_generator(1))
+    weights.save_network(folder / "g_srgan.npz", generator)
+    return folder
+
+
 @pytest.fixture
 def no_bar(monkeypatch):
     """Without progress bars, so that stderr holds nothing but complaints."""
