@@ -358,4 +358,4 @@ def is_div2k(path: str) -> bool:
 
 def log_config(filename: str | Path, cfg: dict) -> None:
     """Write settings to `filename` as JSON."""
-    Path(filename).write_text(json.dumps(cfg, indent=4) + "\n")
+    Path(filename).write_text(json.dumps(cfg, indent=4) + "\n", encoding="utf-8")

@@ -82,7 +82,7 @@ def export(arguments, config) -> int:
     for name, text in {"README.md": README.format(gb=tile_gb, **facts), "srgan.json": json.dumps(facts, indent=2),
                        "srgan.py": PORTABLE.read_text(encoding="utf-8")}.items():
         with utils.atomic_write(output / name) as partial:
-            partial.write_text(text, encoding="utf-8")
+            partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # paths that are no text
     save_folder(network, output / "srgan_saved_model")
     save_file(network, output / "srgan.tflite", "litert")
     if importlib.util.find_spec("tf2onnx"):

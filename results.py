@@ -113,7 +113,7 @@ def write_metrics(folder: Path, mean: dict, rows: list[dict], suffixes: dict[str
     """
     with utils.atomic_write(folder / "metrics.json") as partial:
         everything = {"mean": mean, "images": rows, "suffixes": suffixes, "scale": scale}
-        partial.write_text(json.dumps(everything, indent=2, allow_nan=False) + "\n")
+        partial.write_text(json.dumps(everything, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     with utils.atomic_write(folder / "metrics.csv") as partial, open(
             partial, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         table = csv.writer(file)

@@ -229,7 +229,7 @@ def prepare_streams() -> None:
             os.fstat(number)
         except OSError:  # closed: the next file that is opened, such as weights, would get what libraries print
             os.open(os.devnull, os.O_RDWR)
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (open to the end)
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (open to the end)
     sys.stderr = sys.stderr or sys.stdout
     with contextlib.suppress(AttributeError):  # Jupyter's has no such method
         sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)

@@ -420,6 +420,6 @@ def _pretrained_beside(found, trained, scoring):
 def _is_demonstration(trained: Path) -> bool:
     """Whether a training was the demonstration, by the settings that it left."""
     try:
-        return bool(json.loads((trained / "config.json").read_text()).get("demonstration"))
+        return bool(json.loads((trained / "config.json").read_text(encoding="utf-8")).get("demonstration"))
     except (OSError, ValueError, AttributeError):
         return False

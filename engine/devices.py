@@ -142,7 +142,7 @@ def require_same(strategy: tf.distribute.Strategy, settings: dict) -> None:
 def silent() -> Iterator[None]:
     """Keep lines and progress bars of this process off the screen: the chief's are enough."""
     utils.progress.visible = False
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
         yield
 
 
@@ -156,7 +156,7 @@ def precision(setting: str) -> str:
     if tf.config.list_physical_devices("GPU"):
         return "float32"  # TensorFlow computes it in TF32 on GPUs that have it
     try:
-        features = Path("/proc/cpuinfo").read_text()
+        features = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:  # not Linux
         return "float32"
     return "bfloat16" if re.search(r"\b(avx512_bf16|amx_bf16)\b", features) else "float32"

@@ -41,17 +41,17 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except filelock.Timeout:
+        other = "another training"
         with contextlib.suppress(OSError, UnicodeDecodeError):
-            raise UserError(f"{folder}/ is in use by the training of {holder.read_text()}; stop that one first, or set "
-                            "TRAIN.checkpoint_path to another folder.") from None
-        raise UserError(f"{folder}/ is in use by another training; stop that one first, or set TRAIN.checkpoint_path "
-                        "to another folder.") from None
+            other = f"the training of {holder.read_text(encoding='utf-8')}"
+        raise UserError(f"{folder}/ is in use by {other}; stop that one first, or set TRAIN.checkpoint_path to another "
+                        "folder.") from None
     except OSError as error:
         print(f"{folder}/ can't be locked, as its file system has no locks ({error.strerror}): make sure that no "
               "second training uses it.")
     try:
         with contextlib.suppress(OSError):  # the disk is full, which saving will say
-            holder.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+            holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
         yield
     finally:
         lock.release()
@@ -101,7 +101,7 @@ def tensorflow_path(folder: Path) -> Path:
 def read_last_run(folder: Path) -> dict:
     """The settings of the run whose state is in `folder`, as it wrote them; {} where they can't be read."""
     try:
-        return dict(json.loads((folder / "config.json").read_text()))
+        return dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return {}
 

@@ -92,7 +92,7 @@ def _read_set(name, folder, methods):
     """
     file = folder / "metrics.json"
     try:
-        metrics = json.loads(file.read_text())
+        metrics = json.loads(file.read_text(encoding="utf-8"))
         images = [image["name"] for image in metrics["images"]]
         suffixes, scale = dict(metrics["suffixes"]), metrics.get("scale", 4)
         lr, bicubic, hr = (suffixes.pop(kind) for kind in ("lr", "bicubic", "hr"))

@@ -1,5 +1,6 @@
 """What is exported runs in its own runtime, by the README that comes with it, and equals what the program computes."""
 import importlib.util
+import os
 import re
 
 import utils
@@ -17,6 +18,8 @@ import weights
 from files import images
 from restore import Restorer
 
+WEIGHTS = os.fsdecode("重み".encode() + b"\xff.npz")  # no text in any encoding
+
 
 @pytest.fixture(scope="module")
 def generator():
@@ -32,8 +35,8 @@ def generator():
 @pytest.fixture(scope="module")
 def exported(generator, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported")
-    weights.save_network(folder / "g.npz", generator)
-    arguments = main.parse_arguments(["--mode=export", "--output", str(folder), "--weights", str(folder / "g.npz")])
+    weights.save_network(folder / WEIGHTS, generator)
+    arguments = main.parse_arguments(["--mode=export", "--output", str(folder), "--weights", str(folder / WEIGHTS)])
     assert export.export(arguments, config.config) == 0
     return folder
 
@@ -122,7 +125,7 @@ def test_the_code_of_its_readme_upscales_a_photo(exported, restorer, tmp_path, m
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     Image.fromarray(pictures.RGB).save("photo.jpg")
-    code, = re.findall(r"```python\n([^`]*)```", (exported / "README.md").read_text())
+    code, = re.findall(r"```python\n([^`]*)```", (exported / "README.md").read_text(encoding="utf-8"))
     exec(code, {})
     assert largest_difference(images.read_image("photo_x4.png"), restorer(images.read_image("photo.jpg"))) <= 1
 
@@ -152,24 +155,26 @@ def test_batch_norms_are_folded(exported):
 
 
 def test_only_results_are_in_the_folder(exported):
-    assert {path.name for path in exported.iterdir()} - {"g.npz", "__pycache__"} == {
+    assert {path.name for path in exported.iterdir()} - {WEIGHTS, "__pycache__"} == {
         "README.md", "srgan.py", "srgan.json", "srgan.onnx", "srgan.tflite", "srgan_saved_model"}
 
 
-def test_a_missing_package_is_said_and_the_rest_is_written(generator, exported, tmp_path, monkeypatch, capsys):
+def test_a_missing_package_is_said_and_the_rest_is_written(generator, tmp_path, monkeypatch, capsys):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tf2onnx" else find(name))
     monkeypatch.setattr(export, "_export", lambda network, path, form: path.write_text(form))
-    arguments = main.parse_arguments(["--mode=export", "--output", str(tmp_path), "--weights", str(exported / "g.npz")])
+    weights.save_network(tmp_path / "weights" / "g.npz", generator)
+    arguments = main.parse_arguments(["--mode=export", "--output", str(tmp_path / "out"),
+                                      "--weights", str(tmp_path / "weights" / "g.npz")])
     assert export.export(arguments, config.config) == 1
     assert "pip install tf2onnx" in capsys.readouterr().out
-    assert {path.name for path in tmp_path.iterdir()} == {
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "README.md", "srgan.py", "srgan.json", "srgan.tflite", "srgan_saved_model"}
 
 
 def test_where_nothing_can_be_written_it_is_said_at_once(exported, tmp_path):
     (tmp_path / "file").touch()
     arguments = main.parse_arguments(["--mode=export", "--output", str(tmp_path / "file" / "out"), "--weights",
-                                      str(exported / "g.npz")])
+                                      str(exported / WEIGHTS)])
     with pytest.raises(utils.UserError, match="can't be written"):
         export.export(arguments, config.config)

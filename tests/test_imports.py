@@ -66,3 +66,15 @@ def test_every_package_that_is_declared_is_used():
     unused = {package for package, modules in declared("requirements.txt").items()
               if not any(re.search(rf"\b{module}\b", source) for module in modules)}
     assert unused <= {"tensorboard", "opencv-python-headless"}  # TensorFlow and TensorLayer import them undeclared
+
+
+def test_every_text_file_has_an_encoding():
+    """Else it is the one of the user's locale, in which a path may have no letters."""
+    for path in sources().values():
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(call, ast.Call):
+                continue
+            name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+            binary = len(call.args) > 1 and "b" in ast.unparse(call.args[1])
+            if name in ("read_text", "write_text") or (name == "open" and isinstance(call.func, ast.Name)):
+                assert binary or "encoding" in {keyword.arg for keyword in call.keywords}, f"{path}:{call.lineno}"
