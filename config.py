@@ -39,7 +39,7 @@ config.TRAIN = edict()
 # data
 config.TRAIN.dataset = "folder"  # folder: the photos in hr_img_path; flickr25k: MIRFLICKR-25k, fetched by tensorlayer
 config.TRAIN.hr_img_path = DIV2K_TRAIN_HR  # the photos to learn from; any folder of yours will do
-config.TRAIN.lr_img_path = DIV2K_TRAIN_LR  # the same photos at a quarter, 0001x4.png for 0001.png; "": made from HR
+config.TRAIN.lr_img_path = DIV2K_TRAIN_LR  # their LR, 0001x4.png for 0001.png, X2/ at scale 2; "": made from HR
 config.TRAIN.img_path = ""  # another name for hr_img_path, as in the article: "your_image_folder/"
 config.TRAIN.degradation = "bicubic"  # how LR is made from HR: a recipe in config.DEGRADATION; photo for phone photos
 config.TRAIN.cache_path = "cache/"  # decoded photos, 3 bytes a pixel (7 GB for DIV2K), so that none is decoded twice
@@ -115,7 +115,7 @@ config.VGG.path = "vgg19.npy"  # see vgg19.npy.md; without the file Keras downlo
 
 config.VALID = edict()
 config.VALID.hr_img_path = DIV2K_VALID_HR  # what --mode=evaluate scores: DIV2K's, or your Set5/, Set14/, BSD100/
-config.VALID.lr_img_path = DIV2K_VALID_LR  # the same at a quarter; "": made from HR
+config.VALID.lr_img_path = DIV2K_VALID_LR  # their LR, as in TRAIN; "": made from HR
 config.VALID.degradation = "bicubic"  # how LR is made from HR, as TRAIN.degradation
 config.VALID.n_quick = 5  # photos whose PSNR is measured at each save
 config.VALID.n_figures = 3  # photos shown in the comparison figure

@@ -1,4 +1,4 @@
-"""Which photos a run uses, the cache of decoded photos, and the batches made from it."""
+"""Photos of a run, the cache of decoded photos, and the batches made from it."""
 import contextlib
 import dataclasses
 import functools

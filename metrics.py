@@ -1,4 +1,4 @@
-"""How close an image is to the original (article, section 3.1). To add a measure: a function, and its entry in METRICS.
+"""Measures of a result (article, section 3.1). To add one: a function, and its entry in METRICS.
 
 Each takes SR, HR and LR, uint8 RGB (H, W, 3), and returns a number, or None where it is not defined.
 """
@@ -54,7 +54,7 @@ def lr_psnr(sr: np.ndarray, hr: np.ndarray, lr: np.ndarray) -> float:
 
 
 def niqe(sr: np.ndarray, hr: np.ndarray, lr: np.ndarray) -> float | None:
-    """How far the statistics of SR are from those of natural photos; HR is not looked at. None for a small image.
+    """Distance of the statistics of SR from those of natural photos; HR is not looked at. None for a small image.
 
     Mittal, Soundararajan, Bovik, "Making a Completely Blind Image Quality Analyzer", 2013: on Y, rounded, in blocks of
     96x96 at two scales.

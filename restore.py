@@ -250,7 +250,7 @@ def _check_targets(jobs, output):
 
 
 def _file_id(path):
-    """What all names of a file share, None where there is no file."""
+    """The same for all names of a file; None where there is no file."""
     try:
         status = os.stat(path)
     except OSError:

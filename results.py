@@ -1,4 +1,4 @@
-"""What evaluation leaves in its folder: names of pictures, metrics and their table, comparison.png, index.html."""
+"""Results of an evaluation in its folder: names of pictures, metrics and their table, comparison.png, index.html."""
 import csv
 import json
 import os
@@ -43,7 +43,7 @@ def blend_name(share: float) -> str:
 
 
 def title(method: str) -> str:
-    """What a method is called in the comparison and on the page."""
+    """Title of a method in the comparison and on the page."""
     return TITLES.get(method, method.replace("_", " "))
 
 
@@ -66,7 +66,7 @@ def short_names(names: list[str], width: int) -> dict[str, str]:
 
 
 class Table:
-    """What METRICS say of each method, printed image by image in 80 columns; progress bars are kept out of its way.
+    """METRICS of each method, printed image by image in 80 columns; progress bars are kept out of its way.
 
     Of more than four methods Lanczos is left to metrics.csv, and what is still too many goes on a second line. A cell
     has PSNR and SSIM; the means of all other metrics follow in a row each.
@@ -191,7 +191,7 @@ def write_restored_page(folder: Path, entries: list[dict], scale: int) -> None:
 
 
 def page_entry(folder: Path, name: Path, lr: np.ndarray, scale: int) -> dict:
-    """What the page in `folder` knows of a photo; writes its bicubic, `<name>_bicubic.jpg`, and its thumbnail.
+    """Entry of a photo on the page in `folder`; writes its bicubic, `<name>_bicubic.jpg`, and its thumbnail.
 
     lr: as `images.read_image` gives it with `native`.
     """

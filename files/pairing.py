@@ -1,4 +1,4 @@
-"""Which LR image belongs to which HR image, by the names that datasets and tools give them."""
+"""Pairs of HR and LR images, by the names that datasets and tools give them."""
 import collections
 import re
 from collections.abc import Sequence
@@ -72,17 +72,7 @@ def pair_files(files: Sequence[Path], hr_folder: str | Path, scale: int, lr_file
     Where HR and LR lie in one folder, each LR belongs to its HR and is no photo of its own; where the HR are named so
     (`img_001_SRF_4_HR.png`), neither are other files of that name, which are results of other methods.
     """
-    low = {path for path in files if LR_TAG.search(_read_name(path, hr_folder)[1])}
-    high = [path for path in files if path not in low]
-    partners, matched = match_names(high, hr_folder, [path for path in files if path in low], hr_folder, scale)
-    if matched:
-        keys = {path: _read_name(path, hr_folder)[0] for path in files}
-        series = tuple("/".join(key) + "_" for hr, lrs in partners.items() for key in {*keys[hr][1:]} & {*keys[lrs[0]]})
-        used = [path for path in files if path in partners or not (
-            path in matched or "/".join(keys[path][0]).startswith(series))]
-        n_left_out = len(files) - len(used)
-        print(f"{hr_folder} holds LR images of its photos: {n_left_out} of {len(files)} files are not used as HR.")
-        files = used
+    files, partners = _split(files, hr_folder, scale)
     if lr_folder and Path(lr_folder) != Path(hr_folder):
         partners |= match_names(files, hr_folder, lr_files, lr_folder, scale)[0]
         missing = [path.name for path in files if path not in partners]
@@ -94,3 +84,20 @@ def pair_files(files: Sequence[Path], hr_folder: str | Path, scale: int, lr_file
         print(f"{len(several)} of {len(files)} photos have several LR images; the first is used, such as "
               f"{partners[several[0]][0].name} for {several[0].name}.")
     return [(path, partners.get(path, [None])[0]) for path in files]
+
+
+def _split(files, folder, scale):
+    """The HR files of a folder, and the LR files of each for which there are any."""
+    keys, tags = {}, {}
+    for path in files:
+        keys[path], tags[path] = _read_name(path, folder)
+    low = [path for path in files if LR_TAG.search(tags[path])]
+    high = [path for path in files if path not in low]
+    partners, matched = match_names(high, folder, low, folder, scale)
+    if not matched:
+        return files, partners
+    series = tuple("/".join(key) + "_" for hr, lrs in partners.items() for key in {*keys[hr][1:]} & {*keys[lrs[0]]})
+    others = {path for path in files if path in matched or "/".join(keys[path][0]).startswith(series)}
+    used = [path for path in files if path in partners or path not in others]
+    print(f"{folder} holds LR images of its photos: {len(files) - len(used)} of {len(files)} files are not used as HR.")
+    return used, partners
