@@ -1,9 +1,13 @@
 """Imports run downwards in the map of CONTRIBUTING.md, and every package that is imported is declared."""
 import ast
 import re
+import subprocess
 import sys
 from importlib import metadata
 
+import module_names
+
+import pytest
 from conftest import ROOT
 
 FOLDERS = ("files", "engine", "study")
@@ -78,3 +82,24 @@ def test_every_text_file_has_an_encoding():
             binary = len(call.args) > 1 and "b" in ast.unparse(call.args[1])
             if name in ("read_text", "write_text") or (name == "open" and isinstance(call.func, ast.Name)):
                 assert binary or "encoding" in {keyword.arg for keyword in call.keywords}, f"{path}:{call.lineno}"
+
+
+def test_names_that_a_users_file_may_not_have_are_those_that_restore_imports(tmp_path):
+    """And such a file is in nobody's way behind this folder."""
+    (tmp_path / "utils.py").touch()
+    script = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); import restore; "
+              "print(*{name.partition('.')[0] for name in sys.modules})")
+    printed = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True).stdout
+    own = {name.partition(".")[0] for name in sources()} - {"restore", "module_names"}
+    assert set(printed.split()) & own == set(module_names.NAMES)
+
+
+@pytest.mark.parametrize("name", ["utils.py", "config.py", "files/__init__.py"])
+def test_a_users_module_of_the_same_name_is_one_sentence(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    script = f"import sys; sys.path.append({str(ROOT)!r}); from restore import Restorer"
+    result = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    *_, sentence = result.stderr.splitlines()
+    assert result.returncode == 1 and sentence.startswith(f"ImportError: {tmp_path / name} hides the module")
+    assert f"sys.path.insert(0, {str(ROOT)!r})" in sentence
