@@ -723,7 +723,8 @@ def test_a_page_of_scores_as_evaluation_writes_it(browse, tmp_path):
     names = ["plain", "a #1? 100%", os.fsdecode(b"latin-\xe9"), "<b>'\""]
     suffixes = results.picture_suffixes(["srresnet", "srgan"])
     methods = [method for method in suffixes if method not in ("lr", "hr")]
-    rows = [{"name": name, **{method: {"psnr": 20.0 + i, "ssim": 0.5, "lr_psnr": 30.0} for method in methods}}
+    rows = [{"name": name, **{method: {"psnr": 20.0 + i, "ssim": 0.5, "lr_psnr": 30.0, "niqe": None}
+                              for method in methods}}
             for i, name in enumerate(names)]
     for name in names:
         for method, picture in plain(64, 48).items():
@@ -739,8 +740,8 @@ def test_a_page_of_scores_as_evaluation_writes_it(browse, tmp_path):
         page.press("arrow_down")
     assert page.run("return [...document.querySelectorAll('#strip img')].every(i => i.complete && i.naturalWidth > 0)")
     page.click("#table")
-    assert page.texts("thead tr:nth-child(2) th")[:3] == ["PSNR", "SSIM", "LR-PSNR"]
-    assert page.texts("tbody tr:first-child td")[-3:] == ["20.00", "0.5000", "30.00"]
+    assert page.texts("thead tr:nth-child(2) th")[:4] == ["PSNR", "SSIM", "LR-PSNR", "NIQE"]
+    assert page.texts("tbody tr:first-child td")[-4:] == ["20.00", "0.5000", "30.00", "\u2013"]
 
 
 def test_a_page_of_restored_photos_as_evaluation_writes_it(browse, tmp_path):
