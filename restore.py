@@ -16,6 +16,7 @@ from utils import UserError
 
 import numpy as np
 from easydict import EasyDict
+from PIL import Image
 
 with utils.quiet():  # imported from Python, nobody else keeps TensorFlow's notes off the screen
     import keras
@@ -51,20 +52,33 @@ class Restorer:
         self_ensemble: average over eight flips and turns. memory_mb: what the feature maps of a tile may take.
         precision: as RESTORE.precision. device: TensorFlow's name of one, None for its choice. Raises UserError.
         """
+        if not 0 <= blend <= 1:
+            raise UserError(f"The blend is {blend}; give the share of SRGAN, from 0 to 1.")
         with utils.quiet():
             generator = load_blended(weights, blend) if isinstance(weights, str | Path) else weights
             self.upscaler = upscaling.Upscaler(generator, memory_mb, device, devices.dtype_policy(precision))
         self.scale, self.back_project, self.self_ensemble = self.upscaler.scale, back_project, self_ensemble
 
-    def __call__(self, lr: np.ndarray, report: Callable[[float], None] | None = None) -> np.ndarray:
-        """Upscale LR (H, W, C), uint8 or uint16, to SR (scale H, scale W, C) of the same type.
+    def __call__(self, lr: np.ndarray | Image.Image, report: Callable[[float], None] | None = None) -> np.ndarray:
+        """Upscale LR (H, W, C) to SR (scale H, scale W, C) of the same type: uint8, uint16, bool, or floats in [0, 1].
 
-        C: 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha. report: called with the share that is done, from 0 to 1.
+        C: 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha; gray may be (H, W). 16 bits and floats may use a small part
+        of their range. report: called with the share that is done, from 0 to 1. Raises UserError for other arrays.
         """
+        sr, given = self._upscale(arrays.to_pixels(lr), report), np.asarray(lr)
+        if given.dtype.kind == "f":
+            sr = (sr / np.float32(65535)).astype(given.dtype)
+        elif given.dtype.kind == "b":
+            sr = sr > 127
+        return sr[:, :, 0] if given.ndim == 2 and sr.shape[2] == 1 else sr
+
+    def _upscale(self, lr, report):
+        """LR (H, W, C), uint8 or uint16, to SR (scale H, scale W, C) of the same type."""
         n_colours = 1 if lr.shape[2] < 3 else 3
         colours, alpha = lr[:, :, :n_colours], lr[:, :, n_colours:]
         if alpha.size:
-            colours = arrays.spread_colours(colours, alpha)
+            colours = arrays.spread_colours(colours, alpha, self.upscaler.field + BICUBIC_MARGIN)
+        colours, limits = arrays.stretch(colours)
         gray = not (colours != colours[:, :, :1]).any()
         if n_colours == 1:
             colours = np.broadcast_to(colours, (*colours.shape[:2], 3))
@@ -89,9 +103,11 @@ class Restorer:
                 if self.back_project:
                     band = back_project(band, colours[first:last, left:right, :band.shape[2]])
                 target = sr[scale * start:scale * stop, scale * x:scale * x_stop]
-                target[:, :, :n_colours] = model.quantize(band[inside], tf.as_dtype(sr.dtype))
+                band = model.quantize(band[inside], tf.as_dtype(sr.dtype)).numpy()
+                target[:, :, :n_colours] = arrays.undo_stretch(band, *limits) if limits else band
                 if alpha.size:
-                    target[:, :, n_colours:] = images.resize(alpha[first:last, left:right], *band.shape[:2])[inside]
+                    size = scale * (last - first), scale * (right - left)
+                    target[:, :, n_colours:] = images.resize(alpha[first:last, left:right], *size)[inside]
         return sr
 
     def _average(self, lr, tile, report):

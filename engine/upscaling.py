@@ -66,6 +66,7 @@ class Upscaler:
         self._compiled = set()  # part, height and width
         parts = graph.parts(self.network)
         self._fields = graph.fields(parts)
+        self.field = self._fields[0]  # how far a pixel sees, in LR pixels
         *self._stages, self._upsampling = map(self._compile, parts)
         # Maps that are alive at once, as measured: 4.2 of the widest besides SR, and 2.7 in the upsampling.
         # A quarter is enough for the upsampling: its margin is narrow, and larger tiles are hardly faster.
@@ -115,7 +116,7 @@ class Upscaler:
 
     def tiles(self, height: int, width: int) -> list[Rectangle]:
         """The rectangles of LR that fit into memory at once."""
-        return cut((0, height, 0, width), *grid(height, width, self._fields[0], self._trunk_pixels))
+        return cut((0, height, 0, width), *grid(height, width, self.field, self._trunk_pixels))
 
     def upscale(self, lr: np.ndarray, y: int, y_stop: int, x: int, x_stop: int,
                 report: Callable[[float], None] | None = None) -> np.ndarray:
@@ -128,7 +129,7 @@ class Upscaler:
         *stage_fields, margin = self._fields
         parts = cut(tile, *grid(y_stop - y, x_stop - x, margin, self._upsampling_pixels, least=32))
         with tf.device(self.device):
-            seen = around(tile, self._fields[0], image)
+            seen = around(tile, self.field, image)
             maps = [normalize_lr(_crop(lr[np.newaxis], image, seen), self.architecture)]
             for field, stage in zip(stage_fields, self._stages, strict=True):
                 before, seen = seen, around(tile, field, image)

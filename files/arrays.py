@@ -34,20 +34,24 @@ def to_8_bits(image: np.ndarray) -> np.ndarray:
     return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def stretch(colours: np.ndarray) -> tuple[np.ndarray, int, int]:
-    """Colours of 16 bits that use less than half of these, as measurements do, over their whole range.
+def stretch(colours: np.ndarray) -> tuple[np.ndarray, tuple[int, int] | None]:
+    """Colours of 16 bits that use 14 or fewer of these, as measurements do, over their whole range.
 
-    Returns them, and what black and white were. Others, and all of 8 bits, come back as they are.
+    Returns them, and which values black and white were. Others, and all of 8 bits, come back as they are, with None.
     """
-    black, white = 0, int(np.iinfo(colours.dtype).max)
     low, high = int(colours.min()), int(colours.max())
-    if colours.dtype == np.uint8 or not 0 < high - low < white // 2:
-        return colours, black, white
-    table = np.rint(np.linspace(0, white, high - low + 1)).astype(np.uint16)
-    return table[colours - np.uint16(low)], low, high
+    if colours.dtype == np.uint8 or not 0 < high - low < 2 ** 14:
+        return colours, None
+    table = np.rint(np.linspace(0, 65535, high - low + 1)).astype(np.uint16)
+    return table[colours - np.uint16(low)], (low, high)
 
 
-def spread_colours(colours: np.ndarray, alpha: np.ndarray, reach: int = 48) -> np.ndarray:
+def undo_stretch(colours: np.ndarray, low: int, high: int) -> np.ndarray:
+    """The values that colours had before `stretch`."""
+    return np.rint(low + colours * ((high - low) / 65535)).astype(np.uint16)
+
+
+def spread_colours(colours: np.ndarray, alpha: np.ndarray, reach: int) -> np.ndarray:
     """Give fully transparent pixels the colour of the nearest visible one: the network must not mix in hidden ones.
 
     colours: (H, W, C); alpha: (H, W, 1); reach: as far as the network sees, in pixels.

@@ -47,23 +47,24 @@ def test_arrays_that_may_mean_anything_are_refused_with_one_sentence(array):
 
 @pytest.mark.parametrize("low, high, stretched", [
     (0, 231, True), (0, 4095, True), (31_768, 35_768, True), (65_000, 65_535, True), (0, 1, True), (0, 65_535, False),
-    (100, 60_000, False), (7, 7, False)])
+    (0, 16_383, True), (100, 20_000, False), (7, 7, False)])
 def test_measurements_of_a_small_range_are_stretched_and_nothing_else(low, high, stretched):
     colours = pictures.RNG.integers(low, high, (20, 30, 3), np.uint16, endpoint=True)
     colours[0, 0] = low, high, low
-    wide, black, white = arrays.stretch(colours)
-    assert (black, white) == ((low, high) if stretched else (0, 65_535))
+    wide, limits = arrays.stretch(colours)
+    assert limits == ((low, high) if stretched else None)
     assert (wide.min(), wide.max()) == ((0, 65_535) if stretched else (low, high))
-    np.testing.assert_array_equal(np.rint(black + wide * ((white - black) / 65_535)), colours)
+    if limits:
+        np.testing.assert_array_equal(arrays.undo_stretch(wide, *limits), colours)
     dark = (colours % 40).astype(np.uint8)
-    assert arrays.stretch(dark)[0] is dark and arrays.stretch(dark)[1:] == (0, 255)
+    assert arrays.stretch(dark) == (dark, None)
 
 
 def test_hidden_colours_become_those_of_the_nearest_visible_pixel():
     alpha = np.zeros((40, 50, 1), np.uint8)
     alpha[10:20, 5:15], alpha[30, 40] = 255, 1
     colours = np.where(alpha > 0, pictures.RNG.integers(0, 256, (40, 50, 3)), 0).astype(np.uint8)
-    spread = arrays.spread_colours(colours, alpha)
+    spread = arrays.spread_colours(colours, alpha, 48)
     np.testing.assert_array_equal(spread[alpha[:, :, 0] > 0], colours[alpha[:, :, 0] > 0])
     visible = np.argwhere(alpha[:, :, 0])
     for y, x in pictures.RNG.integers(0, (40, 50), (50, 2)):
@@ -71,12 +72,13 @@ def test_hidden_colours_become_those_of_the_nearest_visible_pixel():
         nearest_ones = visible[distance == distance.min()]
         assert any((spread[y, x] == colours[tuple(place)]).all() for place in nearest_ones)
     nothing = np.zeros_like(alpha)
-    np.testing.assert_array_equal(arrays.spread_colours(colours, nothing), colours)
-    np.testing.assert_array_equal(arrays.spread_colours(colours, nothing + 1), colours)
+    np.testing.assert_array_equal(arrays.spread_colours(colours, nothing, 48), colours)
+    np.testing.assert_array_equal(arrays.spread_colours(colours, nothing + 1, 48), colours)
 
 
-def test_colours_spread_across_the_bands_of_a_tall_picture():
+@pytest.mark.parametrize("reach", [48, 100])
+def test_colours_spread_across_the_bands_of_a_tall_picture(reach):
     alpha = np.zeros((3000, 8, 1), np.uint8)
     alpha[1020:1030] = 255
-    spread = arrays.spread_colours(np.where(alpha > 0, np.uint8([200, 100, 50]), np.uint8(0)), alpha)
-    assert (spread[1020 - 48:1030 + 48] == (200, 100, 50)).all()
+    spread = arrays.spread_colours(np.where(alpha > 0, np.uint8([200, 100, 50]), np.uint8(0)), alpha, reach)
+    assert (spread[1020 - reach:1030 + reach] == (200, 100, 50)).all()

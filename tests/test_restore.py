@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from restoring import check_page, nearest, page_of, photo, restore_all, run, small_generator
 
+import model
 import restore
 import weights
-from files import images
+from files import arrays, images
 
 pytestmark = pytest.mark.usefixtures("tensorflow_has_started")
 
@@ -44,6 +45,11 @@ def project_back(generator):
 @pytest.fixture(scope="module")
 def tiled(generator):
     return restore.Restorer(generator, memory_mb=1, precision="float32")
+
+
+def block_means(sr):
+    height, width = sr.shape[0] // 4, sr.shape[1] // 4
+    return sr.reshape(height, 4, width, 4, -1).mean(axis=(1, 3))
 
 
 def downsampled(sr, scale=4):
@@ -154,6 +160,68 @@ def test_hidden_colours_of_a_sprite_do_not_reach_its_visible_ones(restorer):
 
 
 # ------------------------------------------------------------------------------------------------------ which weights
+
+
+@pytest.mark.parametrize("scale", [1 / 257, 0.1, 0.24])
+@pytest.mark.parametrize("low", [0, 1000, 32_768])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_measurements_that_use_a_small_range_keep_their_values_and_are_seen_in_full(project_back, scale, low, channels):
+    """The result is that of the same picture over the whole range, in its own values."""
+    wide = np.uint16(257) * photo(24, 28)
+    if channels == 1:
+        wide = wide[:, :, :1]
+    wide[0, 0], wide[1, 1] = 0, 65_535
+    lr = np.rint(low + wide * scale).astype(np.uint16)
+    alpha = [np.full((24, 28, 1), 65_535, np.uint16)] * (channels == 4)
+    sr, expected = (project_back(np.dstack([colours, *alpha])).astype(float) for colours in (lr, wide))
+    expected[:, :, :3] = low + expected[:, :, :3] * scale
+    assert np.abs(sr - expected).max() <= 2 + 0.005 * 65_535 * scale and sr.shape[2] == channels
+    assert np.abs(block_means(sr[:, :, :3]) - lr[:, :, :3]).mean() < 2 + 0.02 * 65_535 * scale
+
+
+def test_a_dark_photo_of_8_bits_is_restored_as_it_is(restorer):
+    dark = photo(24, 28) // 20
+    np.testing.assert_array_equal(restorer(dark), restorer.upscaler(dark))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, bool, np.uint8, np.uint16])
+def test_arrays_keep_their_type_and_their_axes(restorer, dtype):
+    kind, gray = np.dtype(dtype).kind, photo(20, 24)[:, :, 0]
+    array = gray > 100 if kind == "b" else (gray / 255).astype(dtype) if kind == "f" else gray.astype(dtype)
+    sr = restorer(array)
+    assert sr.dtype == dtype and sr.shape == (80, 96)
+    same = restorer(array[:, :, np.newaxis])
+    np.testing.assert_array_equal(same[:, :, 0], sr)
+    if kind == "f":
+        assert np.abs(sr - restorer(gray) / 255).max() < 0.005
+    array = array[::-1, ::-1]  # neither contiguous nor writeable
+    array.flags.writeable = False
+    assert restorer(array).shape == (80, 96)
+
+
+def test_pillow_images_are_restored_as_arrays(restorer):
+    image = Image.fromarray(photo(20, 24))
+    np.testing.assert_array_equal(restorer(image), restorer(photo(20, 24)))
+    assert restorer(image.convert("L")).shape == (80, 96) and restorer(image.convert("P")).shape == (80, 96, 3)
+    assert restorer(image.convert("RGBA")).shape == (80, 96, 4)
+
+
+def test_what_is_no_image_is_refused_with_one_sentence(restorer, generator):
+    lr = photo(9, 9)
+    for array in (lr.astype(np.int64), np.moveaxis(lr, 2, 0), np.zeros((9, 9, 5)), np.full((9, 9), 2.0)):
+        with pytest.raises(utils.UserError, match="An image is "):
+            restorer(array)
+    for blend in (2, -0.1, float("nan")):
+        with pytest.raises(utils.UserError, match="from 0 to 1"):
+            restore.Restorer(generator, blend=blend)
+
+
+def test_hidden_colours_are_replaced_as_far_as_a_deep_network_sees(monkeypatch):
+    reaches = []
+    monkeypatch.setattr(arrays, "spread_colours", lambda colours, alpha, reach: reaches.append(reach) or colours)
+    restorer = restore.Restorer(model.get_G(n_blocks=30), precision="float32")
+    restorer(np.dstack([photo(20, 24), np.full((20, 24), 9, np.uint8)]))
+    assert reaches[0] > restorer.upscaler.field > 60
 
 
 def test_weights_are_those_that_are_given_then_the_trained_then_the_pretrained(tmp_path, trained, capsys):
