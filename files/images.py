@@ -292,7 +292,8 @@ def read_metadata(path: str | Path) -> Metadata:
 # -------------------------------------------------------------------------------------------------------------- writing
 
 
-LARGEST_SIDE = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383}
+LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp")
+LARGEST_SIDE = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383, ".png": 1_000_000}  # libpng's, which others read with
 OUTPUT_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 
 
@@ -312,7 +313,7 @@ def check_size(path: str | Path, height: int, width: int) -> None:
     """Raise UserError if the kind of file that a name ends in can't hold an image of that size."""
     largest = LARGEST_SIDE.get(Path(path).suffix.lower())
     if largest and max(height, width) > largest:
-        raise UserError(f"{path} can't hold {width}x{height} pixels, {largest} a side at most; name a .png or .tif.")
+        raise UserError(f"{path} can't hold {width}x{height} pixels, {largest} a side at most; name a .tif.")
 
 
 def write_image(path: str | Path, image: np.ndarray, about: Metadata | None = None) -> None:
@@ -327,12 +328,12 @@ def write_image(path: str | Path, image: np.ndarray, about: Metadata | None = No
     check_size(path, height, width)
     is_gray = image.shape[2] < 3
     profile = metadata.SRGB_PROFILE if about.profiled and not is_gray else None
-    if suffix in LARGEST_SIDE:
+    if suffix in LOSSY_SUFFIXES:
         image = _simplify(path, image, keep_alpha=suffix == ".webp")
     with utils.atomic_write(path) as partial:
         if suffix in (".tif", ".tiff"):
             tiff.write(partial, image, SOFTWARE, about.exif_of(height, width), profile, about.dpi)
-        elif suffix in LARGEST_SIDE:
+        elif suffix in LOSSY_SUFFIXES:
             exif = about.exif_of(height, width).tobytes()
             fits = len(exif) < 65_000
             options = {"quality": 95, "exif": exif if fits else Metadata().exif_of(height, width).tobytes(),

@@ -598,6 +598,8 @@ def test_a_picture_too_large_for_its_kind_of_file_is_refused_by_name(tmp_path):
     wide = np.zeros((1, 20_000, 3), np.uint8)
     with pytest.raises(utils.UserError, match=r"a\.webp can't hold 20000x1 pixels, 16383 a side at most"):
         images.write_image(tmp_path / "a.webp", wide)
+    with pytest.raises(utils.UserError, match=r"a\.png can't hold 4x1000001 pixels, 1000000 a side .* name a \.tif\."):
+        images.write_image(tmp_path / "a.png", np.zeros((1_000_001, 4, 1), np.uint8))
     images.write_image(tmp_path / "a.jpg", wide)
     assert Image.open(tmp_path / "a.jpg").size == (20_000, 1)
 
