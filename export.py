@@ -1,6 +1,8 @@
 """Export: the generator as ONNX, TFLite and SavedModel, for use without this project."""
 import importlib.util
 import json
+import shutil
+import tarfile
 import tempfile
 import warnings
 from pathlib import Path
@@ -53,16 +55,35 @@ corrected by back-projection, which `--mode=evaluate --input` does by default.
 [0, 1], to (N, {scale} H, {scale} W, 3) in [0, 1], for any N, H and W. A pixel of the result sees {field} pixels of the
 photo to each side: by so much tiles have to overlap, but for the edges of the photo, which the network pads itself.
 
+## The page
+
+`web/` is a page that enlarges photos in the visitor's browser, by the GPU where WebGPU is, and sends nothing anywhere:
+
+```
+python -m http.server --directory web
+```
+
+and open http://localhost:8000. Any host of plain files will do, such as GitHub Pages. If it lets you set headers,
+`Cross-Origin-Opener-Policy: same-origin` and `Cross-Origin-Embedder-Policy: require-corp` give a browser without WebGPU
+several threads instead of one. If `web/ort/` is empty, run `npm pack {runtime}` and export again from the same folder.
+
 ## Licence
 
-`srgan.py` is under the Apache License 2.0. The weights: {licence}.
+`srgan.py` and `web/` are under the Apache License 2.0, ONNX Runtime Web in `web/ort/` under the MIT License. The
+weights: {licence}.
 """
-PORTABLE = Path(__file__).parent / "engine" / "portable.py"
+HERE = Path(__file__).parent
 KRASSERM = "Apache License 2.0, as those of https://github.com/krasserm/super-resolution, which they are or start from"
+
+# ONNX Runtime Web: what the page takes from it, with WebGPU and without.
+WEB_RUNTIME = "onnxruntime-web@1.30.0"
+WEB_FILES = [f"ort{name}" for name in (
+    ".webgpu.min.mjs", "-wasm-simd-threaded.asyncify.mjs", "-wasm-simd-threaded.asyncify.wasm",
+    ".wasm.min.mjs", "-wasm-simd-threaded.mjs", "-wasm-simd-threaded.wasm")]
 
 
 def export(arguments, config) -> int:
-    """Write srgan.onnx, srgan.tflite, srgan_saved_model/, srgan.py that runs each, and README.md to `--output`.
+    """Write srgan.onnx, srgan.tflite, srgan_saved_model/, srgan.py that runs each, web/ and README.md to `--output`.
 
     The generator is the one that would restore photos. Returns the exit code, 1 if a package was missing.
     """
@@ -74,24 +95,57 @@ def export(arguments, config) -> int:
     print(f"{name}: {weights.describe(path)}")
     with utils.quiet():
         network = image_network(folded)
-    parts = graph.parts(model.inference_generator(folded.architecture))
-    is_known = path in {**weights.PRETRAINED, **weights.SHIPPED}
-    facts = {"scale": folded.architecture.scale, "field": graph.fields(parts)[0], "weights": weights.describe(path),
-             "licence": KRASSERM if is_known else "that of whoever trained them"}
-    tile_gb = 1.35 * max(part.widest() for part in parts) * 256 ** 2 / 1e9  # as measured with ONNX Runtime
-    for name, text in {"README.md": README.format(gb=tile_gb, **facts), "srgan.json": json.dumps(facts, indent=2),
-                       "srgan.py": PORTABLE.read_text(encoding="utf-8")}.items():
-        with utils.atomic_write(output / name) as partial:
-            partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # paths that are no text
+    save_module(output, folded, path)
     save_folder(network, output / "srgan_saved_model")
     save_file(network, output / "srgan.tflite", "litert")
     if importlib.util.find_spec("tf2onnx"):
         save_file(network, output / "srgan.onnx", "onnx")
+        save_page(output)
     print(f"The exported networks are in {output.absolute()}/; its README.md shows how to use them.")
     if importlib.util.find_spec("tf2onnx"):
         return 0
     print("srgan.onnx was not written, as the package tf2onnx is not installed; run: pip install tf2onnx")
     return 1
+
+
+def save_module(output: Path, folded: model.Folded, path: str | Path) -> None:
+    """Write srgan.py, which runs the exported networks, srgan.json, which says what it needs to know, and README.md."""
+    parts = graph.parts(model.inference_generator(folded.architecture))
+    is_known = path in {**weights.PRETRAINED, **weights.SHIPPED}
+    facts = {"scale": folded.architecture.scale, "field": graph.fields(parts)[0], "weights": weights.describe(path),
+             "licence": KRASSERM if is_known else "that of whoever trained them"}
+    tile_gb = 1.35 * max(part.widest() for part in parts) * 256 ** 2 / 1e9  # as measured with ONNX Runtime
+    texts = {"README.md": README.format(gb=tile_gb, runtime=WEB_RUNTIME, **facts),
+             "srgan.json": json.dumps(facts, indent=2),
+             "srgan.py": (HERE / "engine" / "portable.py").read_text(encoding="utf-8")}
+    for name, text in texts.items():
+        with utils.atomic_write(output / name) as partial:
+            partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # paths that are no text
+
+
+def save_page(output: Path) -> None:
+    """Write web/: a page that enlarges photos in the browser, by srgan.onnx and the ONNX Runtime Web of `npm pack`.
+
+    Says which command fetches that where it is not in the current folder. Raises UserError if it can't be read.
+    """
+    web, archive = output / "web", Path(WEB_RUNTIME.replace("@", "-") + ".tgz")
+    (web / "ort").mkdir(parents=True, exist_ok=True)
+    for source, name in {HERE / "web.html": "index.html", HERE / "page.html": "compare.html",
+                         output / "srgan.onnx": "srgan.onnx", output / "srgan.json": "srgan.json"}.items():
+        with utils.atomic_write(web / name) as partial:
+            shutil.copyfile(source, partial)
+    if archive.exists():
+        try:
+            with tarfile.open(archive) as package:
+                for name in WEB_FILES:
+                    with utils.atomic_write(web / "ort" / name) as partial:
+                        partial.write_bytes(package.extractfile(f"package/dist/{name}").read())
+        except (tarfile.TarError, KeyError, EOFError) as error:
+            raise UserError(f"{archive} can't be read ({error}); run again: npm pack {WEB_RUNTIME}") from error
+    complete = all((web / "ort" / name).exists() for name in WEB_FILES)
+    print(f"{web}/: a page that enlarges photos in the browser; " + (
+        f"show it with: python -m http.server --directory {web}" if complete else
+        f"it lacks ONNX Runtime Web, for which run, then export again: npm pack {WEB_RUNTIME}"))
 
 
 def image_network(folded: model.Folded) -> keras.Model:

@@ -1,7 +1,15 @@
 """What is exported runs in its own runtime, by the README that comes with it, and equals what the program computes."""
+import base64
+import functools
+import http.server
 import importlib.util
+import io
 import os
 import re
+import shutil
+import subprocess
+import threading
+import time
 
 import utils
 
@@ -156,7 +164,7 @@ def test_batch_norms_are_folded(exported):
 
 def test_only_results_are_in_the_folder(exported):
     assert {path.name for path in exported.iterdir()} - {WEIGHTS, "__pycache__"} == {
-        "README.md", "srgan.py", "srgan.json", "srgan.onnx", "srgan.tflite", "srgan_saved_model"}
+        "README.md", "srgan.py", "srgan.json", "srgan.onnx", "srgan.tflite", "srgan_saved_model", "web"}
 
 
 def test_a_missing_package_is_said_and_the_rest_is_written(generator, tmp_path, monkeypatch, capsys):
@@ -178,3 +186,149 @@ def test_where_nothing_can_be_written_it_is_said_at_once(exported, tmp_path):
                                       str(exported / WEIGHTS)])
     with pytest.raises(utils.UserError, match="can't be written"):
         export.export(arguments, config.config)
+
+
+# -------------------------------------------------------------------------------------------------------- web page
+
+NEAREST = """
+export const env = { wasm: {} };
+export class Tensor {
+  constructor(type, data, dims) { Object.assign(this, { data, dims }); }
+  getData() { return this.data; }
+  dispose() {}
+}
+globalThis.seen = [];
+const inputNames = ["lr"], outputNames = ["sr"];
+export const InferenceSession = { create: async () => ({ inputNames, outputNames, run: async ({ lr }) => {
+  const [, height, width] = lr.dims, sr = new Float32Array(16 * lr.data.length);
+  seen.push(Math.max(height, width));
+  for (let y = 0, i = 0; y < 4 * height; y++) for (let x = 0; x < 4 * width; x++) for (let c = 0; c < 3; c++) {
+    sr[i++] = lr.data[3 * ((y >> 2) * width + (x >> 2)) + c];
+  }
+  return { sr: new Tensor("float32", sr) };
+} }) };
+"""
+
+
+@pytest.fixture(scope="module")
+def runtime(tmp_path_factory):
+    """A folder with what `npm pack` fetches."""
+    folder = tmp_path_factory.mktemp("npm")
+    if not shutil.which("npm"):
+        pytest.skip("the exported page is not tested in WebAssembly: no npm")
+    if subprocess.run(["npm", "pack", "--silent", export.WEB_RUNTIME], cwd=folder, timeout=120).returncode:
+        pytest.skip(f"the exported page is not tested in WebAssembly: npm can't fetch {export.WEB_RUNTIME}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory, start_chromium):
+    return start_chromium(tmp_path_factory.mktemp("profile"))
+
+
+@pytest.fixture
+def page(exported, browser, tmp_path, monkeypatch):
+    """The page in the browser: `page(folder of npm's archive)`, or with a runtime that repeats pixels."""
+    def start(archive=None):
+        monkeypatch.chdir(archive or tmp_path)
+        export.save_page(exported)
+        shutil.copytree(exported / "web", tmp_path / "web")
+        if not archive:
+            (tmp_path / "web" / "ort" / "ort.wasm.min.mjs").write_text(NEAREST)
+        handler = functools.partial(Quiet, directory=tmp_path / "web")
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        browser.get(f"http://127.0.0.1:{server.server_port}")
+        return WebPage(browser, tmp_path)
+
+    servers = []
+    yield start
+    for server in servers:
+        server.shutdown()
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+class WebPage:
+    def __init__(self, driver, folder):
+        self.driver, self.folder = driver, folder
+
+    def find(self, name):
+        return self.driver.find_element("id", name)
+
+    def wait(self, condition):
+        end = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < end, self.find("message").text
+            time.sleep(0.05)
+
+    def choose(self, content):
+        """Choose a file: an array, or bytes that are no image."""
+        path = self.folder / f"photo{len(list(self.folder.iterdir()))}.png"
+        path.write_bytes(content) if isinstance(content, bytes) else Image.fromarray(content).save(path)
+        self.find("file").send_keys(str(path))
+        return path.name
+
+    def restore(self, photo):
+        name = self.choose(photo)
+        self.wait(lambda: (self.find("download").get_attribute("download") or "").startswith(name[:-4])
+                  and self.find("download").is_displayed())
+        data = self.driver.execute_async_script("""const [done] = arguments, reader = new FileReader();
+            reader.onload = () => done(reader.result.split(",")[1]);
+            fetch(document.querySelector("#download").href).then(x => x.blob()).then(x => reader.readAsDataURL(x));""")
+        return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
+
+
+def test_its_page_restores_in_webassembly_as_the_program_does(page, runtime, restorer):
+    page = page(runtime)
+    photo = np.asarray(Image.open(pictures.PHOTOS / "chelsea.png"))
+    for lr in (photo[60:140, 100:200], photo[:61, :90]):
+        sr = page.restore(lr)
+        assert largest_difference(sr[:, :, :3], restorer(lr)) <= 2 and sr[:, :, 3].min() == 255
+    gray = pictures.GRAY.repeat(3, axis=2)
+    assert largest_difference(page.restore(gray)[:, :, :3], restorer(gray)) <= 2
+    alpha = np.dstack([photo[60:140, 100:200], np.full((80, 100), 255, np.uint8)])
+    alpha[:30, :40] = 255, 0, 255, 0  # hidden, and of a colour that must not show
+    sr, expected = page.restore(alpha), restorer(alpha)
+    opaque = expected[:, :, 3] == 255
+    difference = np.abs(sr.astype(int) - expected)
+    assert np.quantile(difference[opaque], 0.999) <= 2 and difference[:, :, 3].mean() < 1
+    addresses = page.driver.execute_script("return performance.getEntriesByType('resource').map(each => each.name)")
+    assert addresses and all(re.match(r"(blob:)?http://127\.0\.0\.1:", address) for address in addresses)
+
+
+def test_its_page_cuts_large_photos_and_compares_them(page):
+    page = page()
+    lr = np.random.default_rng(0).integers(0, 256, (750, 1000, 3), np.uint8)
+    assert np.array_equal(page.restore(lr)[:, :, :3], lr.repeat(4, 0).repeat(4, 1))
+    assert 200 < max(page.driver.execute_script("return seen")) <= 256
+    page.driver.switch_to.frame(page.find("comparison"))
+    page.wait(lambda: page.find("slider").is_displayed())
+    assert "4000 \N{MULTIPLICATION SIGN} 3000" in page.find("size").text
+    page.driver.switch_to.default_content()
+
+
+def test_its_page_says_what_is_wrong_and_can_be_used_again(page):
+    page = page()
+    name = page.choose(b"no image")
+    page.wait(lambda: f"{name} can't be read" in page.find("message").text)
+    lr = pictures.RGB
+    assert np.array_equal(page.restore(lr)[:, :, :3], lr.repeat(4, 0).repeat(4, 1))
+
+
+def test_its_page_says_where_the_runtime_is_missing(page, tmp_path):
+    page = page()
+    (tmp_path / "web" / "ort" / "ort.wasm.min.mjs").unlink()
+    page.choose(pictures.RGB)
+    page.wait(lambda: "ONNX Runtime Web is not" in page.find("message").text)
+
+
+def test_a_damaged_archive_of_the_runtime_is_refused(exported, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "onnxruntime-web-1.30.0.tgz").write_bytes(b"no archive")
+    with pytest.raises(utils.UserError, match="npm pack onnxruntime-web"):
+        export.save_page(exported)
