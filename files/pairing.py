@@ -1,10 +1,13 @@
 """Pairs of HR and LR images, by the names that datasets and tools give them."""
 import collections
+import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import utils
+
+from files import images
 
 Pair = tuple[Path, Path | None]  # an HR file and its LR file; None where LR is to be made from HR
 
@@ -34,8 +37,8 @@ def _read_name(path, root):
 
 
 def match_names(hr_files: Sequence[Path], hr_folder: str | Path, lr_files: Sequence[Path], lr_folder: str | Path,
-                scale: int) -> tuple[dict[Path, list[Path]], set[Path]]:
-    """LR files of each HR file that has any, best first, and all LR files that show the photo of some HR file.
+                scale: int) -> tuple[dict[Path, list[Path]], dict[Path, list[Path]]]:
+    """LR files of each HR file that has any, best first, and HR files of each LR file that shows their photo.
 
     Names are equal but for tags: `0001x4.png`, `0001_bicLRx4.png` or `0001.png` for `0001.png`, `a_SRF_4_LR.png` for
     `a_SRF_4_HR.png`, `LRx4/a.png` for `HR/a.png`. An LR that fits HR files of different names belongs to none, nor
@@ -48,11 +51,11 @@ def match_names(hr_files: Sequence[Path], hr_folder: str | Path, lr_files: Seque
         keys, tags = _read_name(path, hr_folder)
         for n_removed, key in enumerate(keys):
             owners[key].append(((n_removed > 0, not HR_TAG.search(tags)), path))
-    partners, matched = collections.defaultdict(list), set()
+    partners, matched = collections.defaultdict(list), collections.defaultdict(list)
     for path in lr_files:
         keys, tags = _read_name(path, lr_folder)
         for key in (key for key in keys if key in owners):
-            matched.add(path)
+            matched[path] += [hr for _, hr in owners[key]]
             best = min(rank for rank, _ in owners[key])
             found = [hr for rank, hr in owners[key] if rank == best]
             if len({hr.stem for hr in found}) == 1 and not other_scale.search(tags):
@@ -62,7 +65,7 @@ def match_names(hr_files: Sequence[Path], hr_folder: str | Path, lr_files: Seque
     for hr, lrs in partners.items():
         favourites = f"{hr.stem}x{scale}", hr.stem
         lrs.sort(key=lambda lr: (*(lr.stem != name for name in favourites), not re.search("l[rq]", lr.stem, re.I)))
-    return dict(partners), matched
+    return dict(partners), dict(matched)
 
 
 def pair_files(files: Sequence[Path], hr_folder: str | Path, scale: int, lr_files: Sequence[Path] = (),
@@ -93,7 +96,7 @@ def _split(files, folder, scale):
         keys[path], tags[path] = _read_name(path, folder)
     low = [path for path in files if LR_TAG.search(tags[path])]
     high = [path for path in files if path not in low]
-    partners, matched = match_names(high, folder, low, folder, scale)
+    partners, matched = _without_misfits(*match_names(high, folder, low, folder, scale), folder, scale)
     if not matched:
         return files, partners
     series = tuple("/".join(key) + "_" for hr, lrs in partners.items() for key in {*keys[hr][1:]} & {*keys[lrs[0]]})
@@ -101,3 +104,22 @@ def _split(files, folder, scale):
     used = [path for path in files if path in partners or path not in others]
     print(f"{folder} holds LR images of its photos: {len(files) - len(used)} of {len(files)} files are not used as HR.")
     return used, partners
+
+
+def _without_misfits(partners, matched, folder, scale):
+    """What `match_names` gives, of those LR files alone that are smaller or larger than their HR by a whole number."""
+    @functools.cache
+    def is_shrunk(lr, hr, by):
+        sizes = images.image_size(lr), images.image_size(hr)
+        return None in sizes or all(abs(large - by * small) < by for small, large in zip(*sizes, strict=True))
+
+    def shows(lr, hr):  # also what another program enlarged
+        return any(is_shrunk(lr, hr, by) or is_shrunk(hr, lr, by) for by in range(2, 9))
+
+    fitting = {lr: hrs for lr, hrs in matched.items() if any(shows(lr, hr) for hr in hrs)}
+    misfits = [lr.name for lr in matched if lr not in fitting]
+    if misfits:
+        print(f"{utils.plural(len(misfits), 'file')} of {folder} named as LR images, but not of their size, count as "
+              f"photos: {utils.listing(misfits, 3)}")
+    sized = {hr: [lr for lr in lrs if is_shrunk(lr, hr, scale)] for hr, lrs in partners.items()}
+    return {hr: lrs for hr, lrs in sized.items() if lrs}, fitting

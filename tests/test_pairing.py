@@ -1,7 +1,11 @@
 """LR images are found by the names that datasets and tools give them, and are never taken for HR."""
 import utils
 
+import numpy as np
+import pictures
 import pytest
+import tifffile
+from PIL import Image
 
 from files import pairing
 
@@ -112,3 +116,35 @@ def test_lr_and_other_methods_results_beside_the_hr_are_not_taken_for_hr(tmp_pat
     assert names_of(pairs) == {"img_001_SRF_4_HR.png": "img_001_SRF_4_LR.png",
                                "img_002_SRF_4_HR.png": "img_002_SRF_4_LR.png", "other.png": None}
     assert "holds LR images of its photos: 10 of 13 files are not used as HR" in capsys.readouterr().out
+
+
+def write(folder, **sizes):
+    """Pictures of these widths and heights, by stem."""
+    for stem, size in sizes.items():
+        Image.new("L", size).save(folder / f"{stem}.png")
+    return sorted(folder.glob("*.png"), key=utils.natural_key)
+
+
+def test_what_is_named_as_lr_but_has_another_size_is_a_photo_of_its_own(tmp_path, capsys):
+    files = write(tmp_path, **{"IMG_1": (64, 48), "IMG_1-LR": (64, 48), "a0": (64, 48), "a0_x4": (90, 70),  # Lightroom
+                               "b": (67, 50), "b_LR": (16, 12), "c": (67, 50), "cx4": (17, 13),  # LR, rounded
+                               "d": (64, 48), "d_x2": (32, 24),
+                               "e": (20, 20), "e_x4": (80, 80)})  # of another scale, and enlarged
+    pairs = pairing.pair_files(files, tmp_path, 4)
+    assert names_of(pairs) == {"IMG_1.png": None, "IMG_1-LR.png": None, "a0.png": None, "a0_x4.png": None,
+                               "b.png": "b_LR.png", "c.png": "cx4.png", "d.png": None, "e.png": None}
+    said = capsys.readouterr().out
+    assert (f"2 files of {tmp_path} named as LR images, but not of their size, count as photos: a0_x4.png, IMG_1-LR.png"
+            in said) and "4 of 12 files are not used as HR" in said
+
+
+def test_the_size_is_that_of_the_photo_as_it_is_shown(tmp_path):
+    write(tmp_path, a_LR=(12, 16))
+    Image.new("L", (64, 48)).save(tmp_path / "a.png", exif=pictures.exif(6))
+    tifffile.imwrite(tmp_path / "b.tif", np.zeros((48, 64, 3), np.uint16), photometric="rgb")
+    tifffile.imwrite(tmp_path / "b_LR.tif", np.zeros((12, 16, 3), np.uint16), photometric="rgb")
+    tifffile.imwrite(tmp_path / "c.tif", np.zeros((48, 64, 3), np.uint16), photometric="rgb")
+    tifffile.imwrite(tmp_path / "c_LR.tif", np.zeros((13, 19, 3), np.uint16), photometric="rgb")
+    files = sorted(tmp_path.iterdir())
+    assert names_of(pairing.pair_files(files, tmp_path, 4)) == {
+        "a.png": "a_LR.png", "b.tif": "b_LR.tif", "c.tif": None, "c_LR.tif": None}
