@@ -306,15 +306,18 @@ def _checked(key, value, cfg):
     raise UserError(f"{key} is one of {', '.join(map(str, allowed))}, not {value!r}{nearest}.")
 
 
-def _renamed_losses(recipe):
-    """A recipe whose losses have their names of today; earlier versions had w_mse, w_vgg, vgg_layer and w_adv."""
+def _renamed_losses(item):
+    """Name and recipe, whose losses have their names of today; earlier versions had w_mse, w_vgg, vgg_layer, w_adv."""
+    title, recipe = item
+    if not isinstance(recipe, dict):
+        return item
     renamed = {{"w_mse": "mse", "w_adv": "adv"}.get(name, name): weight for name, weight in recipe.items()}
     if not {"w_vgg", "vgg_layer"} & set(renamed):
-        return renamed
+        return title, renamed
     named = next((name for name in renamed if name.startswith("vgg:")), "vgg:pool4")
     weight = renamed.pop(named, 0.0)
     layer, weight = renamed.pop("vgg_layer", named.removeprefix("vgg:")), renamed.pop("w_vgg", weight)
-    return {**renamed, f"vgg:{layer}": weight}
+    return title, {**renamed, f"vgg:{layer}": weight}
 
 
 def resolve(cfg: edict) -> None:
@@ -322,7 +325,7 @@ def resolve(cfg: edict) -> None:
 
     `cfg.DEMO` and `cfg.FINE_TUNING` then hold the settings of TRAIN that are others there.
     """
-    cfg.LOSS.update({name: _renamed_losses(recipe) for name, recipe in cfg.LOSS.items() if isinstance(recipe, dict)})
+    cfg.LOSS.update(map(_renamed_losses, cfg.LOSS.items()))
     for section, name, key in list(_walk(cfg)):
         _check_name(key)
         value = section[name]

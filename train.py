@@ -24,7 +24,7 @@ import layers
 import losses
 import model
 import weights
-from config import DIV2K_TRAIN_HR, flatten, log_config
+from config import DIV2K_TRAIN_HR, log_config
 from engine import devices, monitor, runs
 from files import images
 from step import Networks, Step
@@ -199,8 +199,14 @@ class Trainer:
             self.stopped_by = (self.signals or [signal.SIGTERM])[0]
         return self.stopped_by
 
-    def share_state(self) -> None:
-        """Give all processes the state of the chief, which alone reads the checkpoint."""
+    def share_state(self, more: dict) -> None:
+        """Give all processes the state of the chief, which alone reads the checkpoint.
+
+        more: what must be the same on all of them beside the settings, by name. Raises UserError for what is not.
+        """
+        settings = {f"TRAIN.{name}": value for name, value in self.settings.items()
+                    if not name.endswith(("path", "devices", "n_steps_d_first"))}
+        devices.require_same(self.strategy, settings | more)
         devices.take_from_chief(self.strategy, [self.n_alone, *(variable for part in self.state.values()
                                                                 for variable in getattr(part, "variables", [part]))])
 
@@ -310,6 +316,21 @@ def check_length(settings: EasyDict, patches: data.Patches, demo: bool) -> None:
               f"50: to train as long, set TRAIN.patches_per_image to about {n}.")
 
 
+def settle(config: EasyDict, origin: dict, resumed: bool, adversarial: bool) -> None:
+    """Change settings of TRAIN to what they mean for this run.
+
+    origin: how the training began, as config.json keeps it; adversarial: whether phase 2 has a discriminator.
+    """
+    settings = config.TRAIN
+    if origin.get("weights"):
+        settings.update(config.FINE_TUNING)
+    if resumed and "n_steps_d_first" in config.FINE_TUNING:  # the user left it as it is
+        settings.n_steps_d_first = origin.get("n_steps_d_first", 0)
+    if not adversarial:
+        settings.n_steps_d_first = 0
+    settings.precision = devices.precision(settings.precision)
+
+
 def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: EasyDict, demo: bool,
             recipes: list[dict[str, float]]) -> Trainer:
     """A `Trainer` in the state of its last save.
@@ -317,21 +338,12 @@ def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: Easy
     Raises UserError; only when the first step can be made is an earlier training moved aside that is not resumed.
     """
     settings, folder, is_chief = config.TRAIN, Path(config.TRAIN.checkpoint_path), devices.is_chief(strategy)
-    saved = is_chief and runs.holds_training(folder)
-    last = runs.read_last_run(folder) if saved else {}
-    replaced = saved and (arguments.restart or (last.get("demonstration", False) and not demo))
-    resumed = saved and not replaced
+    last, resumed, replaced = runs.read_last_run(folder, arguments.restart, demo) if is_chief else ({}, False, False)
     origin = last.get("origin", {}) if resumed else {"weights": arguments.weights}
-    if origin.get("weights"):
-        settings.update(config.FINE_TUNING)
-    if resumed and "n_steps_d_first" in config.FINE_TUNING:  # the user left it as it is
-        settings.n_steps_d_first = origin.get("n_steps_d_first", 0)
-    if "adv" not in recipes[1]:
-        settings.n_steps_d_first = 0
-    settings.precision = devices.precision(settings.precision)
+    settle(config, origin, resumed, adversarial="adv" in recipes[1])
     recipe, valid_recipe = (degradations.find_recipe(config.DEGRADATION, part.degradation)
                             for part in (settings, config.VALID))
-    found = data.training_photos(config)  # a wrong path is noticed first
+    found = data.training_photos(config)  # notice a wrong path first
     # Say which photos once; the demonstration has said so itself.
     pairs = []
     if is_chief:
@@ -360,12 +372,8 @@ def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: Easy
     origin = {**origin, "n_blocks": networks.generator.architecture.n_blocks,
               "bn_epsilon": networks.generator.bn_epsilon, "n_steps_d_first": settings.n_steps_d_first}
     if strategy.cluster_resolver:
-        devices.require_same(strategy, {
-            **{key: value for key, value in flatten(config).items()
-               if key.startswith("TRAIN.") and not key.endswith(("path", "devices", "n_steps_d_first"))},
-            "config.LOSS": recipes, "config.DEGRADATION": recipe, "--weights": origin["bn_epsilon"],
-            "the photos": [(photo.height, photo.width) for photo in photos]})
-        trainer.share_state()
+        trainer.share_state({"config.LOSS": recipes, "config.DEGRADATION": recipe, "--weights": origin["bn_epsilon"],
+                             "the photos": [(photo.height, photo.width) for photo in photos]})
     if is_chief:
         with utils.atomic_write(folder / "config.json") as partial:
             log_config(partial, {**config, "demonstration": demo, "origin": origin})

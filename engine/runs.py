@@ -98,12 +98,20 @@ def tensorflow_path(folder: Path) -> Path:
     return link
 
 
-def read_last_run(folder: Path) -> dict:
-    """The settings of the run whose state is in `folder`, as it wrote them; {} where they can't be read."""
+def read_last_run(folder: Path, restart: bool, demo: bool) -> tuple[dict, bool, bool]:
+    """The settings of the run whose state is in `folder`, whether it is resumed, and whether it is replaced.
+
+    The settings are {} where they can't be read. restart: what the user asked for; demo: whether this run is the
+    demonstration; any other run replaces one.
+    """
+    if not holds_training(folder):
+        return {}, False, False
     try:
-        return dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        last = dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
-        return {}
+        last = {}
+    replaced = restart or (last.get("demonstration", False) and not demo)
+    return last, not replaced, replaced
 
 
 def compare_settings(folder: Path, last: dict, config: EasyDict, demo: bool, given: str | None) -> None:

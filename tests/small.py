@@ -1,7 +1,11 @@
 """main.py with networks of few layers and small photos, to train in seconds: what is tested is the training alone."""
 import dataclasses
+import multiprocessing
+import os
 import sys
+from multiprocessing import forkserver
 from pathlib import Path
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -25,6 +29,49 @@ REPLACED = [(model.ARCHITECTURES, "paper", PAPER),
 def replace():
     for table, key, value in REPLACED:
         table[key] = value
+
+
+def run(arguments, folder, environment, output):
+    """Run main.py in this process, a fork."""
+    os.chdir(folder)
+    os.environ.update(environment)
+    for stream in (1, 2):
+        os.dup2(output.fileno(), stream)
+    sys.stdout.reconfigure(line_buffering=True)
+    replace()
+    sys.exit(main.main(main.parse_arguments(arguments)))
+
+
+class Training:
+    """A process of this file as subprocess.Popen would start it, with output and errors in `stdout`.
+
+    It is the fork of a server that has imported TensorFlow, which takes longer than most trainings here.
+    """
+
+    def __init__(self, folder, *arguments, **environment):
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["small", "train"])
+        with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):
+            forkserver.ensure_running()
+        reader, writer = context.Pipe(duplex=False)
+        self.process = context.Process(target=run, args=([*map(str, arguments)], folder, environment, writer))
+        self.process.start()
+        writer.close()
+        self.stdout = os.fdopen(os.dup(reader.fileno()))
+        reader.close()
+        self.pid, self.terminate, self.kill = self.process.pid, self.process.terminate, self.process.kill
+
+    @property
+    def returncode(self):
+        return self.process.exitcode
+
+    def communicate(self, timeout=None):
+        output = self.stdout.read()
+        self.process.join(timeout)
+        return output, None
+
+    def send_signal(self, number):
+        os.kill(self.pid, number)
 
 
 if __name__ == "__main__":

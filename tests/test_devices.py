@@ -13,6 +13,7 @@ from utils import UserError
 import numpy as np
 import pytest
 import skimage
+import small
 
 from config import config, override
 from engine import devices
@@ -27,9 +28,8 @@ SETTINGS = ("TRAIN.hr_patch_size=32", "TRAIN.batch_size=4", "TRAIN.patches_per_i
 def start(folder, *settings, place=None):
     """Start a training in a folder, as the process of that place in a cluster."""
     folder.mkdir(exist_ok=True)
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", **({"TF_CONFIG": json.dumps(place)} if place else {})}
-    return subprocess.Popen([sys.executable, SMALL, "--set", *SETTINGS, *settings], cwd=folder, env=environment,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    environment = {"TF_CONFIG": json.dumps(place)} if place else {}
+    return small.Training(folder, "--set", *SETTINGS, *settings, **environment)
 
 
 def finish(*processes):
@@ -210,13 +210,12 @@ def test_evaluation_on_two_devices_gives_what_one_gives(one_device, tmp_path, mo
         skimage.io.imsave(tmp_path / "photos" / f"{number}.png", photo[20 * number:20 * number + 40 + number, 100:160])
     lines = []
     for n_devices in (1, 2):
-        result = subprocess.run(
-            [sys.executable, SMALL, "--mode=evaluate", "--weights", one_device / "checkpoint" / "g_srgan.npz", *more,
-             "--output", f"on_{n_devices}", "--set", "VALID.hr_img_path=photos", "VALID.n_figures=0",
-             f"TRAIN.devices={n_devices}"],
-            cwd=tmp_path, capture_output=True, text=True)
-        assert result.returncode == 0, result.stderr
-        lines.append(result.stdout.replace(f"on_{n_devices}/", "out/"))
+        process = small.Training(
+            tmp_path, "--mode=evaluate", "--weights", one_device / "checkpoint" / "g_srgan.npz", *more,
+            "--output", f"on_{n_devices}", "--set", "VALID.hr_img_path=photos", "VALID.n_figures=0",
+            f"TRAIN.devices={n_devices}")
+        output, = finish(process)
+        lines.append(output.replace(f"on_{n_devices}/", "out/"))
     assert lines[0] == lines[1]
     results = sorted(path.name for path in (tmp_path / "on_1").glob("*_gen.png"))
     assert results == [f"{number}_gen.png" for number in range(5)]

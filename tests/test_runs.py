@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import resource
 import shutil
 import signal
@@ -36,9 +37,10 @@ def run(monkeypatch, capsys):
     for replaced in small.REPLACED:
         monkeypatch.setitem(*replaced)
 
-    def call(folder, *settings, more=()):
+    def call(folder, *settings, more=(), fine_tuning=False):
         monkeypatch.chdir(folder)
-        short = [setting for setting in SHORT if "--weights" not in more or "n_epoch" not in setting]
+        usual = fine_tuning or "--weights" in more  # settings that differ in fine-tuning are left as they are
+        short = [setting for setting in SHORT if not usual or "n_epoch" not in setting]
         code = main.main(main.parse_arguments([*short, *settings, *more]))
         printed = capsys.readouterr()
         return code, printed.out + printed.err
@@ -429,7 +431,7 @@ def saved_config(folder):
     return json.loads((folder / "checkpoint" / "config.json").read_text())
 
 
-def test_given_weights_are_trained_on_in_phase_2_with_their_discriminator(given, tmp_path, run, monkeypatch):
+def test_given_weights_are_trained_on_in_phase_2_with_their_discriminator(given, tmp_path, run):
     folders = [tmp_path / "at_once", tmp_path / "resumed"]
     for folder in folders:
         folder.mkdir()
@@ -443,8 +445,7 @@ def test_given_weights_are_trained_on_in_phase_2_with_their_discriminator(given,
     code, output = run(folders[1], *exact, "TRAIN.n_epoch=1", "TRAIN.decay_every=1",
                        more=weights_of)
     assert code == 0, output
-    monkeypatch.setattr(sys.modules[__name__], "SHORT", [setting for setting in SHORT if "n_epoch" not in setting])
-    code, output = run(folders[1], *exact, "TRAIN.n_epoch=2")  # without --weights
+    code, output = run(folders[1], *exact, "TRAIN.n_epoch=2", fine_tuning=True)  # without --weights
     assert code == 0 and "Resuming" in output and "lr_init" not in output, output
     assert f"The run in checkpoint/ continues the fine-tuning of {given}." in output
     code, output = run(folders[1], *exact, "TRAIN.n_epoch=2", more=["--weights", "pretrained"])
@@ -469,7 +470,7 @@ def test_given_weights_with_phase_1_on_request_and_a_discriminator_that_does_not
     assert code == 2 and "is for the architecture paper; train it with --set TRAIN.architecture=paper." in output
 
 
-def test_a_new_discriminator_is_trained_alone_first(given, tmp_path, run, monkeypatch):
+def test_a_new_discriminator_is_trained_alone_first(given, tmp_path, run):
     given.with_name("d_srgan.npz").unlink()
     code, output = run(tmp_path, "TRAIN.n_epoch=1", "TRAIN.n_steps_d_first=7", more=["--weights", str(given)])
     assert code == 2 and "All 7 steps of phase 2 would train the new discriminator alone" in output, output
@@ -479,9 +480,16 @@ def test_a_new_discriminator_is_trained_alone_first(given, tmp_path, run, monkey
     change = np.abs(np.load("checkpoint/g_srgan.npz")[weight] - before[weight]).max()
     assert 0 < change < 1.1e-5  # one step at the generator's rate
     discriminator = np.load("checkpoint/d_srgan.npz")["conv_1/kernel"]
-    monkeypatch.setattr(sys.modules[__name__], "SHORT", [setting for setting in SHORT if "n_epoch" not in setting])
-    code, output = run(tmp_path, "TRAIN.n_epoch=2", "TRAIN.decay_every=2")  # resumed, and the generator follows
+    code, output = run(tmp_path, "TRAIN.n_epoch=2", "TRAIN.decay_every=2", fine_tuning=True)  # resumed
     assert code == 0 and "alone" not in output and "n_steps" not in output, output
     assert change < np.abs(np.load("checkpoint/g_srgan.npz")[weight] - before[weight]).max() < 8 * 1.1e-5
     change = np.load("checkpoint/d_srgan.npz")["conv_1/kernel"] - discriminator
     assert np.abs(change).max() > 2e-4  # its rate is ten times the generator's
+
+
+def test_phase_2_without_adv_has_no_discriminator_and_shows_its_own_losses(given, tmp_path, run):
+    given.with_name("d_srgan.npz").unlink()
+    code, output = run(tmp_path, "TRAIN.loss=mse", "LOSS.mse.colour=0.5", "TRAIN.n_epoch=1",
+                       more=["--weights", str(given)])
+    assert code == 0 and "alone" not in output, output
+    assert re.search(r"Phase 2, epoch 1/1: mse [\d.]+, colour [\d.]+, [\d.]+ s a step", output), output

@@ -27,9 +27,7 @@ SCHEDULE = ("--set", "TRAIN.hr_patch_size=16", "TRAIN.batch_size=4", "TRAIN.patc
 
 
 def start(folder, *more):
-    return subprocess.Popen(
-        [sys.executable, SMALL, *SCHEDULE, *more], cwd=folder, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    return small.Training(folder, *SCHEDULE, *more)
 
 
 def read_until(process, beginning):
