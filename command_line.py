@@ -3,17 +3,19 @@ import argparse
 import copy
 import difflib
 import importlib
+import itertools
 import os
 import re
 import shlex
 import signal
 import sys
+from pathlib import Path
 
-from utils import UserError, local_path, quiet
+from utils import UserError, check_writable, local_path, quiet
 
 from easydict import EasyDict
 
-from config import config, flatten, override, resolve
+from config import config, flatten, is_div2k, override, resolve
 
 MODES = ("train", "srgan", "evaluate", "export", "mos", "download")
 OPTIONS = ("--mode", "--input", "--output", "--weights", "--restart", "--set", "--help")
@@ -64,7 +66,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
                         help="settings of config.py for this run, such as TRAIN.batch_size=8")
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
-        parser.exit(2, f"{unknown[0]} is no option; did you mean {meant_by(unknown[0])}?\n")
+        parser.exit(2, f"{unknown[0]} is no option; did you mean {meant_by(unknown)}?\n")
     if arguments.mode in ("train", "srgan") and (arguments.input or arguments.output):
         parser.exit(2, "--input and --output do not go with training; to restore photos run: python main.py "
                        f"--mode=evaluate --input {shlex.join(arguments.input or ['photo.jpg'])}\n")
@@ -79,8 +81,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return arguments
 
 
-def meant_by(word: str) -> str:
-    """The option that a word on the command line lacks, for a "did you mean"."""
+def meant_by(unknown: list[str]) -> str:
+    """The option that words on the command line lack, for a "did you mean"."""
+    word = unknown[0]
     name = word.lstrip("-").partition("=")[0]
     if name in MODES:
         return f"--mode={name}"
@@ -89,7 +92,39 @@ def meant_by(word: str) -> str:
         return f"--set {keys[0]}{word[word.index('='):] if '=' in word else '=VALUE'}"
     if word.startswith("-"):
         return (difflib.get_close_matches(word, OPTIONS, 1) or ["--help"])[0]
-    return f"--mode=evaluate --input {shlex.quote(word)}"
+    return f"--mode=evaluate --input {shlex.quote(with_spaces(unknown) or word)}"
+
+
+def with_spaces(words: list[str]) -> str | None:
+    """The first path that exists if some of the words are one name with spaces, as when its quotes were forgotten."""
+    names = (" ".join(words[start:stop]) for start, stop in itertools.combinations(range(len(words) + 1), 2)
+             if stop - start > 1)
+    return next(filter(os.path.exists, names), None)
+
+
+def check_paths(arguments: argparse.Namespace, settings: EasyDict) -> None:
+    """Answer a wrong path before the seconds that TensorFlow takes to import. Raises UserError."""
+    from files import photo_files  # takes a moment, which --help should not
+
+    folders = {"TRAIN.hr_img_path": settings.TRAIN.hr_img_path}
+    if arguments.mode == "evaluate":
+        folders = {"VALID.hr_img_path": settings.VALID.hr_img_path}
+    if arguments.input or arguments.mode == "export" or settings.TRAIN.dataset != "folder":
+        folders = {}
+    for path in arguments.input:
+        if not os.path.exists(path):
+            whole = with_spaces(arguments.input)
+            hint = f"put quotes around {shlex.quote(whole)}" if whole else "name a photo or a folder of photos"
+            raise UserError(f"{path} (--input) does not exist; {hint}.")
+    for setting, folder in [*folders.items(), *(("--input", path) for path in filter(os.path.isdir, arguments.input))]:
+        downloaded = os.path.isdir(folder) or not is_div2k(folder)
+        if downloaded and not (os.path.isdir(folder) and photo_files.list_images(folder)):
+            photo_files.find_images(folder, setting)
+    if arguments.weights and Path(arguments.weights).suffix and not os.path.exists(arguments.weights):
+        raise UserError(f"{arguments.weights} (--weights) does not exist; name a file of weights, or pretrained.")
+    if arguments.output:
+        output = Path(arguments.output)
+        check_writable(output.parent if photo_files.is_image_name(output) else output, "--output")
 
 
 def configure(arguments: argparse.Namespace) -> EasyDict:
@@ -104,6 +139,8 @@ def configure(arguments: argparse.Namespace) -> EasyDict:
         if section == other and name in settings[asked]:
             raise UserError(f"{other}.{name} is for {'scoring' if restores else 'restoring photos'} alone; here it is "
                             f"{asked}.{name}.")
+    if arguments.mode in ("train", "srgan", "evaluate", "export"):
+        check_paths(arguments, settings)
     return settings
 
 

@@ -23,7 +23,7 @@ from easydict import EasyDict
 
 import degradations
 from config import is_div2k
-from files import download, images, pairing, tiff
+from files import download, images, pairing, photo_files
 from files.pairing import Pair
 
 PACKAGED = {  # photos that scikit-image and scikit-learn ship
@@ -53,41 +53,14 @@ def _falls_back(part):
     return is_div2k(part.hr_img_path) and not os.path.isdir(part.hr_img_path)
 
 
-def find_images(folder: str | Path, setting: str, results_too: bool = False) -> list[Path]:
-    """Image files of the folder that a setting names, and of its subfolders; prints what else is there.
-
-    results_too: whether pictures that this program wrote count. Raises UserError if it does not exist or holds none.
-    """
-    if not os.path.isdir(folder):
-        raise UserError(f"{setting} is {folder}, which is not a folder; set it to a folder of photos.")
-    try:
-        photos, results, unread = images.find_photos(folder)
-    except OSError as error:
-        raise UserError(f"{folder} ({setting}) can't be read: {error.strerror}; set it to another folder.") from error
-    if results_too:
-        photos, results = images.list_images(folder), []
-    raw = [path for path in unread if tiff.is_raw(path)]
-    others = [path for path in unread if path not in raw]
-    left_out = [f"{utils.plural(len(files), noun)} ({utils.listing([path.name for path in files], 3)}){advice}"
-                for files, noun, advice in ((results, "result", " of this program"),
-                                            (raw, "raw photo", ", to be developed first"),
-                                            (others, "photo", " of a kind that is not read")) if files]
-    if not photos:
-        but = f", but {' and '.join(left_out)}" if left_out else ""
-        fix = "python main.py --mode=download fills it" if is_div2k(folder) else f"{images.FORMAT_NAMES} files are read"
-        raise UserError(f"{folder} ({setting}) holds no image{but}; {fix}.")
-    for what in left_out:
-        utils.say_once(f"Left out of {folder} ({setting}): {what}.")
-    return photos
-
-
 def training_photos(config: EasyDict) -> tuple[list[Pair], str]:
     """HR and LR files to train on, as `config.TRAIN` says, and a name for this set of photos. Raises UserError."""
     if is_demo(config):
         return packaged_pairs("train"), "packaged"
     if config.TRAIN.dataset == "flickr25k":
         folder = download.flickr25k()
-        return [(path, None) for path in find_images(folder, "TRAIN.dataset flickr25k")], f"{folder.absolute()}\0"
+        found = photo_files.find_images(folder, "TRAIN.dataset flickr25k")
+        return [(path, None) for path in found], f"{folder.absolute()}\0"
     name = f"{Path(config.TRAIN.hr_img_path).absolute()}\0{config.TRAIN.lr_img_path}"
     return _configured_pairs(config.TRAIN, "TRAIN", config.TRAIN.scale), name
 
@@ -105,11 +78,11 @@ def validation_pairs(config: EasyDict, scale: int, announce: bool = True) -> lis
 
 
 def _configured_pairs(part, name, scale):
-    files, lr_folder, lr_files = find_images(part.hr_img_path, f"{name}.hr_img_path"), part.lr_img_path, []
+    files, lr_folder, lr_files = photo_files.find_images(part.hr_img_path, f"{name}.hr_img_path"), part.lr_img_path, []
     if is_div2k(lr_folder):
         lr_folder = str(Path(lr_folder).with_name(f"X{scale}"))
     if lr_folder and (os.path.isdir(lr_folder) or not is_div2k(part.lr_img_path)):  # DIV2K's may be missing
-        lr_files = find_images(lr_folder, f"{name}.lr_img_path", results_too=True)
+        lr_files = photo_files.find_images(lr_folder, f"{name}.lr_img_path", results_too=True)
     return pairing.pair_files(files, part.hr_img_path, scale, lr_files, lr_folder)
 
 

@@ -14,7 +14,7 @@ import metrics
 import results
 import weights
 from engine import devices
-from files import images
+from files import images, photo_files
 from restore import Restorer, make_restorers, map_ahead, map_over_devices
 
 
@@ -59,7 +59,7 @@ def score(pairs: list[tuple[Path, Path | None]], output: Path, restorers: list[d
     scale = next(iter(restorers[0].values())).scale
     suffixes = results.picture_suffixes(list(restorers[0]))
     ending = f"_{max(suffixes.values(), key=len)}.png"
-    names = dict(zip(files, images.output_names(files, *folders, ending=ending), strict=True))
+    names = dict(zip(files, photo_files.output_names(files, *folders, ending=ending), strict=True))
     methods = [method for method in suffixes if method not in ("lr", "hr")]
 
     def upscale(of_device, pair):

@@ -8,7 +8,6 @@ import warnings
 from pathlib import Path
 
 import utils
-from utils import UserError
 
 import numpy as np
 
@@ -199,8 +198,7 @@ def save_folder(network: keras.Model, path: Path) -> None:
                 path.rename(Path(partial, "old"))
             Path(partial, "new").rename(path)
     except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"{path}/ can't be written: {reason}; free space or name another folder.") from error
+        raise utils.cannot_write(f"{path}/", error) from error
     print(f"{path}/: {sum(file.stat().st_size for file in path.rglob('*') if file.is_file()) / 1e6:.1f} MB")
 
 

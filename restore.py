@@ -22,13 +22,12 @@ with utils.quiet():  # imported from Python, nobody else keeps TensorFlow's note
     import keras
     import tensorflow as tf
 
-    import data
     import model
     import results
     import weights
     from degradations import shrink
     from engine import devices, upscaling
-    from files import arrays, images
+    from files import arrays, images, photo_files
     from weights import load_blended
 
 BLEND_STOPS = (0, 0.25, 0.5, 0.75, 1)  # shares of SRGAN to choose from on the page of a photo
@@ -237,15 +236,13 @@ def photos_to_restore(inputs: list[Path], output: Path, method: str) -> list[Res
     """
     found: dict[Path, dict[Path, None]] = {}  # photos, each once, by the folder of their results
     for source in inputs:
-        if not os.path.exists(source):
-            raise UserError(f"{source} (--input) does not exist; name a photo or a folder of photos.")
-        for path in data.find_images(source, "--input") if source.is_dir() else [source]:
+        for path in photo_files.find_images(source, "--input") if source.is_dir() else [source]:
             folder = output / (path.parent.relative_to(source) if source.is_dir() else "")
             found.setdefault(folder, {})[path] = None
     jobs = [RestoreJob(path, folder / f"{name}_gen.png", method, shown_as=folder / name)
             for folder, paths in found.items()
-            for path, name in zip(paths, images.output_names(list(paths)), strict=True)]
-    if images.is_image_name(output) and not output.is_dir():
+            for path, name in zip(paths, photo_files.output_names(list(paths)), strict=True)]
+    if photo_files.is_image_name(output) and not output.is_dir():
         images.check_suffix(output)
         if len(jobs) > 1:
             raise UserError(f"{output} (--output) is the name of one image, but there are {len(jobs)} photos; name a "

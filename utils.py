@@ -1,5 +1,6 @@
 """Errors, paths, atomic files, progress and a quiet screen. Imports no TensorFlow, for a quick `--help`."""
 import contextlib
+import errno
 import functools
 import hashlib
 import io
@@ -39,6 +40,13 @@ def local_path(path: str, setting: str) -> str:
     return os.path.expanduser(path)
 
 
+def cannot_write(what: object, error: OSError, folder: str = "name another folder") -> UserError:
+    """The error on something that can't be written, with what helps for that reason."""
+    fixes = {errno.ENOSPC: "free space or ", errno.EDQUOT: "free space or ", errno.EACCES: "change its permissions or ",
+             errno.EPERM: "change its permissions or ", errno.EROFS: "mount it for writing or "}
+    return UserError(f"{what} can't be written: {error.strerror or error}; {fixes.get(error.errno, '')}{folder}.")
+
+
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Write a file whole or not at all: yields a temporary path beside `path`, which replaces `path` at the end.
@@ -55,8 +63,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"{path} can't be written: {reason}; free space or name another folder.") from error
+        raise cannot_write(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -69,9 +76,7 @@ def check_writable(folder: Path, setting: str) -> None:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b" ")
     except OSError as error:
-        reason = error.strerror or error
-        what = f"{folder}/ ({setting}) can't be written: {reason}"
-        raise UserError(f"{what}; free space or name another folder.") from error
+        raise cannot_write(f"{folder}/ ({setting})", error) from error
 
 
 def move_aside(folder: Path, what: str, files: Iterable[Path]) -> None:

@@ -77,8 +77,7 @@ def _fetch(url, path, size, sha256):
     except requests.RequestException as error:
         raise UserError(f"{url} could not be downloaded: {_reason(error)}; {advice}.") from error
     except OSError as error:
-        raise UserError(f"{part} can't be written ({error.strerror}); free space and run the same command "
-                        "again.") from error
+        raise utils.cannot_write(part, error, "run the same command elsewhere") from error
     if part.stat().st_size < size:
         raise UserError(f"{url} broke off after {part.stat().st_size} of {size} bytes; {advice}.")
     if digest != sha256:
@@ -151,8 +150,7 @@ def _unpack(path, folder):
         raise UserError(f"{path} can't be unpacked ({error}); it was deleted, set config.DOWNLOAD.url to another "
                         "source.") from error
     except OSError as error:
-        raise UserError(f"{path} can't be unpacked ({error.strerror}); free space and run the same command "
-                        "again.") from error
+        raise utils.cannot_write(f"What {path} holds", error, "run the same command elsewhere") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

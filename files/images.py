@@ -1,13 +1,8 @@
 """Find, read and write images, and resize them."""
-import collections
 import contextlib
-import itertools
 import math
 import os
-import re
-import sys
 import warnings
-from collections.abc import Iterable
 from pathlib import Path
 
 import utils
@@ -20,104 +15,15 @@ import tensorflow as tf
 from imagecodecs import PNG
 from PIL import Image, PngImagePlugin
 
-from files import arrays, colours, metadata, tiff
+from files import arrays, colours, metadata, photo_files, tiff
 from files.metadata import SOFTWARE, Metadata
 
 warnings.filterwarnings("ignore", module="PIL")  # of metadata and palettes; what matters is raised
 # Workflows of ComfyUI and histories in XMP take megabytes; what a small file can unpack to stays bounded all the same.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2 ** 26
 
-IMAGE_SUFFIXES = (
-    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".webp", ".bmp", ".dib", ".tif", ".tiff",
-    ".gif", ".avif", ".heic", ".heif", ".hif")
-OTHER_SUFFIXES = (
-    ".jxl", ".jp2", ".j2k", ".jpf", ".jpx", ".jxr", ".wdp", ".psd", ".psb", ".xcf", ".kra", ".ora",
-    ".ai", ".eps", ".svg", ".svgz", ".exr", ".hdr", ".pfm", ".ppm", ".pgm", ".pbm", ".pnm", ".pam", ".tga", ".pcx",
-    ".ico", ".icns", ".cur", ".dds", ".qoi", ".bpg", ".flif", ".jng", ".mng", ".fits", ".dcm", ".sgi", ".ras",
-    ".xpm", ".xbm")
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")  # Pillow's others run programs or hold no photos
-FORMAT_NAMES = "PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF and HEIC"
 DECODER_VERSION = 1  # raise it when files are decoded to other pixels, so that cached photos are decoded again
-
-
-# ------------------------------------------------------------------------------------------------ files and their names
-
-
-# Folders of thumbnails and of deleted files, as NAS, desktops and Lightroom call them; hidden ones are skipped anyway.
-SYSTEM_FOLDERS = re.compile(
-    r"@(eadir|recycle|recently-snapshot|sharesnap|synoresource|tmp)|#(recycle|snapshot)|\$recycle\.bin|recycle[rd]"
-    r"|system volume information|lost\+found|found\.\d{3}|__macosx|network trash folder|temporary items|.*\.lrdata",
-    re.IGNORECASE)
-
-
-def list_images(folder: str | Path, recursive: bool = True) -> list[Path]:
-    """Paths with an image suffix in a folder and its subfolders, naturally sorted.
-
-    Hidden ones are skipped, and folders of systems such as `@eaDir`, in which a NAS keeps thumbnails.
-    Broken links are kept, so that `read_image` can report them.
-    """
-    return [path for path in _list_files(folder, recursive) if path.suffix.lower() in IMAGE_SUFFIXES]
-
-
-def find_photos(folder: str | Path) -> tuple[list[Path], list[Path], list[Path]]:
-    """Files of a folder and its subfolders: photos, results of this program, and photos of kinds that are not read."""
-    photos, results, unread = [], [], []
-    for path in _list_files(folder):
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            (results if metadata.is_result(path) else photos).append(path)
-        elif tiff.is_raw(path) or path.suffix.lower() in OTHER_SUFFIXES:
-            unread.append(path)
-    return photos, results, unread
-
-
-def _list_files(folder, recursive=True):
-    folder, root, found, seen = Path(folder), os.path.realpath(folder), [], set()
-
-    def skip(error):
-        if Path(error.filename) == folder:
-            raise error
-        print(f"Left out: the folder {error.filename} can't be read ({error.strerror}).", file=sys.stderr)
-
-    for parent, subfolders, names in os.walk(folder, followlinks=True, onerror=skip):
-        here = os.path.realpath(parent)
-        # A link may lead back to a folder that was seen, or up to all that lies around this one.
-        if here in seen or (here != root and Path(root).is_relative_to(here)):
-            subfolders.clear()
-            continue
-        seen.add(here)
-        subfolders[:] = sorted(name for name in subfolders
-                               if recursive and not name.startswith(".") and not SYSTEM_FOLDERS.fullmatch(name))
-        found += [Path(parent, name) for name in names if not name.startswith(".")]
-    return sorted(found, key=lambda path: [utils.natural_key(part) for part in path.relative_to(folder).parts])
-
-
-def output_names(paths: Iterable[Path], *folders: str | Path, ending: str = "_blend_0.123456.png") -> list[str]:
-    """Names for the results of images, all different: the stem, shortened where `ending` does not fit behind it.
-
-    Files below one of `folders` keep the way to them: `sub/photo` for `folder/sub/photo.jpg`. Of several with one name
-    each gets its folders in front as far as they differ, `a_photo` and `b_photo`, or the suffix behind, `photo_jpg`.
-    """
-    paths, groups = [Path(path) for path in paths], collections.defaultdict(list)
-    for path in paths:
-        folder = next((folder for folder in folders if path.is_relative_to(folder)), path.parent)
-        name = path.relative_to(folder).with_suffix("").as_posix()
-        upwards = Path(os.path.abspath(folder)).parts[:0:-1]
-        groups[name.lower()].append((path, name, upwards))  # on Windows and macOS A.png is a.png
-    names, taken = {}, set()
-    for group in sorted(groups.values(), key=len):  # first those that need nothing to tell them apart
-        several = [upwards for *_, upwards in group]
-        for path, name, upwards in group:
-            others = set(several) - {upwards}
-            depth = next(n for n in itertools.count() if all(upwards[:n] != other[:n] for other in others))
-            way, slash, name = "_".join([*upwards[:depth][::-1], name]).rpartition("/")
-            if several.count(upwards) > 1:
-                name += path.suffix.replace(".", "_")
-            name = way + slash + utils.shorten(name, 255 - len(os.fsencode(ending)))
-            while name.lower() in taken:
-                name += "_"
-            taken.add(name.lower())
-            names[path] = name
-    return [names[path] for path in paths]
 
 
 # -------------------------------------------------------------------------------------------------------------- reading
@@ -146,7 +52,7 @@ def read_image(path: str | Path, native: bool = False) -> np.ndarray:
             raise UserError(f"{path} claims more than {Image.MAX_IMAGE_PIXELS * 2 / 1e6:,.6g} million pixels; raise "
                             "RESTORE.max_megapixels if that is true, or set it to 0 for no limit.") from error
         if isinstance(error, Image.UnidentifiedImageError):
-            reason = f"empty, damaged, or none of {FORMAT_NAMES}"
+            reason = f"empty, damaged, or none of {photo_files.FORMAT_NAMES}"
         elif isinstance(error, MemoryError):
             reason = "too large for the memory here"
         elif isinstance(error, (LookupError, AttributeError, TypeError)):
@@ -295,11 +201,6 @@ def read_metadata(path: str | Path) -> Metadata:
 LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp")
 LARGEST_SIDE = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383, ".png": 1_000_000}  # libpng's, which others read with
 OUTPUT_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
-
-
-def is_image_name(path: Path) -> bool:
-    """Whether a name ends as that of an image does, of any kind."""
-    return path.suffix.lower() in (*IMAGE_SUFFIXES, *OTHER_SUFFIXES, *tiff.RAW_SUFFIXES)
 
 
 def check_suffix(path: str | Path) -> None:

@@ -18,7 +18,8 @@ from PIL import Image
 
 from degradations import crop_to_scale, shrink
 from engine.devices import list_devices
-from files.images import find_photos, list_images, read_image, resize
+from files.images import read_image, resize
+from files.photo_files import find_photos, list_images
 
 # The files of a study in its folder. All else there is the user's.
 NAME = "[0-9a-f]" * 12
@@ -315,8 +316,7 @@ def _write_study(path, page, key, pictures, scale):
             file.write_text(json.dumps(key, indent=1) + "\n", encoding="utf-8")
         shutil.copytree(study, path / "study", dirs_exist_ok=True, copy_function=os.replace)
     except OSError as error:
-        raise utils.UserError(f"{path} can't be written: {error.strerror or error}; free some space or name another "
-                              "folder with MOS.path.") from error
+        raise utils.cannot_write(path, error, "name another folder with MOS.path") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

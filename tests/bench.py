@@ -38,7 +38,7 @@ import train  # noqa: E402
 import weights  # noqa: E402
 from config import config, resolve  # noqa: E402
 from engine import devices, upscaling  # noqa: E402
-from files import images  # noqa: E402
+from files import images, photo_files  # noqa: E402
 
 PACKAGES = {"torch": "PyTorch", "onnx": "ONNX", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "ncnn": "ncnn"}
 with utils.quiet():
@@ -226,7 +226,7 @@ def bench_data(trainer, n_steps):
 
 def bench_first_epoch(folder):
     """A row for the first epoch on 800 photos of 2K, made from those in `folder`."""
-    originals = images.list_images(folder)
+    originals = photo_files.list_images(folder)
     Path("800").mkdir()
     for number in range(N_PHOTOS):
         photo = Image.fromarray(images.read_image(originals[number % len(originals)]))

@@ -175,6 +175,32 @@ def test_a_wrong_option_is_one_sentence(run, tmp_path, arguments, words):
     assert result.code == 2 and words in result.err and len(result.err.splitlines()) == 1 and not result.out
 
 
+@pytest.mark.parametrize("arguments, words", [
+    (["--mode=evaluate", "--input", "gone.jpg"], "gone.jpg (--input) does not exist; name a photo"),
+    (["--mode=evaluate", "--input", "a.png", "my", "photo.png"], "put quotes around 'my photo.png'"),
+    (["my", "photo.png"], "did you mean --mode=evaluate --input 'my photo.png'"),
+    (["--mode=evaluate", "--input", "empty"], "empty (--input) holds no image"),
+    (["--mode=evaluate", "--set", "VALID.hr_img_path=empty"], "empty (VALID.hr_img_path) holds no image"),
+    (["--set", "TRAIN.hr_img_path=gone/"], "TRAIN.hr_img_path is gone/, which is not a folder"),
+    (["--mode=evaluate", "--weights", "gone.npz"], "gone.npz (--weights) does not exist"),
+    (["--mode=evaluate", "--input", "a.png", "--output", "a.png/out"], "a.png/out/ (--output) can't be written: Not a"),
+    (["--mode=export", "--output", "a.png/out"], "a.png/out/ (--output) can't be written: Not a"),
+])
+def test_a_wrong_path_is_answered_before_tensorflow_is_imported(run, tmp_path, monkeypatch, arguments, words):
+    (tmp_path / "empty").mkdir()
+    for name in ("a.png", "my photo.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    monkeypatch.setattr(command_line.importlib, "import_module", lambda name: pytest.fail(f"{name} is imported"))
+    result = run(tmp_path, *arguments)
+    assert result.code == 2 and words in result.err and len(result.err.splitlines()) == 1 and not result.out
+
+
+def test_the_paths_of_a_run_are_checked_without_tensorflow():
+    script = ("import sys, command_line; from files import photo_files;"
+              "sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)")
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT).returncode == 0
+
+
 def test_tilde_is_the_home_folder_in_every_path_option(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))

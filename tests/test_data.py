@@ -22,7 +22,7 @@ from PIL import Image
 import data
 import degradations
 from config import config
-from files import images, pairing
+from files import images, pairing, photo_files
 
 PATCH = 32
 
@@ -52,8 +52,8 @@ def photos(tmp_path):
 
 
 def cache(folder, tmp_path, lr_folder="", patch=PATCH, scale=4):
-    lr_files = images.list_images(lr_folder) if lr_folder else []
-    pairs = pairing.pair_files(images.list_images(folder), folder, scale, lr_files, lr_folder)
+    lr_files = photo_files.list_images(lr_folder) if lr_folder else []
+    pairs = pairing.pair_files(photo_files.list_images(folder), folder, scale, lr_files, lr_folder)
     return data.cache_photos(pairs, str(folder), tmp_path / "cache", patch, scale)
 
 

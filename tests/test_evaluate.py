@@ -17,7 +17,7 @@ import main
 import metrics
 import restore
 import weights
-from files import images
+from files import images, photo_files
 
 pytestmark = pytest.mark.usefixtures("tensorflow_has_started")
 
@@ -74,13 +74,13 @@ def test_scored_pictures_mirror_the_subfolders_too(tmp_path, no_bar):
     for name in ("photos/a.png", "photos/day 1/a.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pictures.RGB).save(tmp_path / name)
-    pairs = [(path, None) for path in images.list_images(tmp_path / "photos")]
+    pairs = [(path, None) for path in photo_files.list_images(tmp_path / "photos")]
     assert evaluate.score(pairs, tmp_path / "out", stand_in(), 1, tmp_path / "photos") == 0
     written = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert sorted(row["name"] for row in written["images"]) == ["a", "day 1/a"]
     for name in ("a_hr.png", "day 1/a_hr.png", "day 1/a_lr.png", "day 1/a_gen.png"):
         assert (tmp_path / "out" / name).is_file()
-    assert not images.find_photos(tmp_path / "out")[0]  # pictures, figure, thumbnails: all are known as results
+    assert not photo_files.find_photos(tmp_path / "out")[0]  # pictures, figure, thumbnails: all are known as results
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,7 @@ def test_the_page_of_scored_images_shows_every_picture(scored):
 def test_the_comparison_shows_images_from_all_over_the_set(scored, monkeypatch):
     drawn = []
     monkeypatch.setattr(evaluate.results, "draw_comparison", lambda *arguments: drawn.append(arguments[1:]))
-    pairs = [(path, None) for path in images.list_images(scored[0].parent / "photos")]
+    pairs = [(path, None) for path in photo_files.list_images(scored[0].parent / "photos")]
     for n_figures in (1, 3, 9):
         assert evaluate.score(pairs, scored[0].parent / "again", stand_in(), n_figures) == 0
     names = [path.stem for path, _ in pairs]

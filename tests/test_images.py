@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from files import images, metadata
+from files import images, metadata, photo_files
 
 
 def nearest(image):
@@ -433,10 +433,10 @@ def test_images_of_a_folder_and_its_subfolders_are_listed_in_natural_order(tmp_p
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "link.png").symlink_to("nothing")
-    listed = [path.relative_to(tmp_path).as_posix() for path in images.list_images(tmp_path)]
+    listed = [path.relative_to(tmp_path).as_posix() for path in photo_files.list_images(tmp_path)]
     assert listed == ["day 2/a.heic", "day 2/deep/er/a.avif", "day 10/b.jfif", "im1.tiff", "im2.JPG", "im10.png",
                       "link.png", "named.png/a.jpe", "²3.png"]
-    assert [path.name for path in images.list_images(tmp_path, recursive=False)] == [
+    assert [path.name for path in photo_files.list_images(tmp_path, recursive=False)] == [
         "im1.tiff", "im2.JPG", "im10.png", "link.png", "²3.png"]
 
 
@@ -448,9 +448,9 @@ def test_thumbnails_and_deleted_files_of_systems_are_no_photos(tmp_path, folder)
                  "@ home/c.jpg", "recycled bottles/d.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    names = [path.name for path in images.find_photos(tmp_path)[0]]
-    assert names == [path.name for path in images.list_images(tmp_path)] == ["c.jpg", "a.jpg", "d.jpg", "b.jpg"]
-    assert len(images.list_images(tmp_path / folder)) == 1  # where it is named
+    names = [path.name for path in photo_files.find_photos(tmp_path)[0]]
+    assert names == [path.name for path in photo_files.list_images(tmp_path)] == ["c.jpg", "a.jpg", "d.jpg", "b.jpg"]
+    assert len(photo_files.list_images(tmp_path / folder)) == 1  # where it is named
 
 
 def test_linked_folders_are_read_once_and_never_those_above(tmp_path):
@@ -461,7 +461,7 @@ def test_linked_folders_are_read_once_and_never_those_above(tmp_path):
     for name, target in (("loop", "."), ("sub/loop", ".."), ("above", "../.."), ("other", "../other"),
                          ("twice", "sub")):
         (tmp_path / "photos" / name).symlink_to(target, target_is_directory=True)
-    names = [path.name for path in images.list_images(tmp_path / "photos")]
+    names = [path.name for path in photo_files.list_images(tmp_path / "photos")]
     assert sorted(names) == ["a.png", "b.png", "c.png"]
 
 
@@ -469,7 +469,7 @@ def test_photos_of_other_kinds_are_found_apart(tmp_path):
     for name in ("a.jpg", "b.CR2", "c.nef", "d.jxl", "e.psd", "sub/f.svg", "notes.txt", "metrics.json", ".g.cr2"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    photos, results, unread = images.find_photos(tmp_path)
+    photos, results, unread = photo_files.find_photos(tmp_path)
     assert [path.name for path in photos] == ["a.jpg"] and not results
     assert [path.name for path in unread] == ["b.CR2", "c.nef", "d.jxl", "e.psd", "f.svg"]
     with pytest.raises(utils.UserError, match=r"b\.CR2 can't be read as an image \(a raw photo; develop it first"):
@@ -482,7 +482,7 @@ def test_pictures_that_this_program_wrote_are_not_photos(tmp_path, suffix):
     Image.fromarray(photo).save(tmp_path / f"me_hr{suffix}", exif=pictures.exif(6))  # a name of ours, a user's photo
     images.write_image(tmp_path / f"holiday{suffix}", photo)
     images.write_image(tmp_path / f"with exif{suffix}", photo, images.read_metadata(tmp_path / f"me_hr{suffix}"))
-    photos, results, _ = images.find_photos(tmp_path)
+    photos, results, _ = photo_files.find_photos(tmp_path)
     assert [path.stem for path in photos] == ["me_hr"] and [path.stem for path in results] == ["holiday", "with exif"]
 
 
@@ -498,7 +498,7 @@ def test_unmarked_results_of_earlier_versions_are_recognised_by_the_files_beside
     put("restored/b.jpg")
     put("restored/b_gen.png", size=(112, 80))
     put("srgan_gan/train_g_10.png", "srgan_ginit/train_g_init_5.png")
-    results = {path.name for path in images.find_photos(tmp_path)[1]}
+    results = {path.name for path in photo_files.find_photos(tmp_path)[1]}
     assert results == {"a_lr.png", "a_hr.png", "a_bicubic.png", "a_gen.png", "comparison.png", "b_gen.png",
                        "train_g_10.png", "train_g_init_5.png"}
 
@@ -506,18 +506,19 @@ def test_unmarked_results_of_earlier_versions_are_recognised_by_the_files_beside
 def test_a_name_alone_does_not_make_a_result(tmp_path):
     for name in ("me_hr.png", "me_lr.png", "comparison.png", "c_gen.png", "c.png", "d_gen.png", "train_g_10.png"):
         Image.new("RGB", (28, 20)).save(tmp_path / name)
-    assert len(images.find_photos(tmp_path)[0]) == 7
+    assert len(photo_files.find_photos(tmp_path)[0]) == 7
 
 
 def test_results_mirror_the_subfolders_of_the_photos():
     paths = [Path(name) for name in ("in/a.png", "in/sub/a.png", "in/sub/a.jpg", "in/sub/b.c.png", "elsewhere/a.png")]
-    assert images.output_names(paths, "in", "elsewhere") == ["in_a", "sub/a_png", "sub/a_jpg", "sub/b.c", "elsewhere_a"]
-    assert images.output_names(paths[1:2]) == ["a"]
+    names = photo_files.output_names(paths, "in", "elsewhere")
+    assert names == ["in_a", "sub/a_png", "sub/a_jpg", "sub/b.c", "elsewhere_a"]
+    assert photo_files.output_names(paths[1:2]) == ["a"]
 
 
 def test_names_of_results_tell_the_folders_of_photos_that_are_called_alike():
     def names(*paths):
-        return images.output_names(map(Path, paths))
+        return photo_files.output_names(map(Path, paths))
 
     assert names("rome/1.jpg", "paris/1.jpg", "paris/2.jpg") == ["rome_1", "paris_1", "2"]
     assert names("a/day/1.jpg", "b/day/1.jpg", "c/1.jpg") == ["a_day_1", "b_day_1", "c_1"]
@@ -531,18 +532,18 @@ def test_names_of_results_tell_the_folders_of_photos_that_are_called_alike():
 def test_names_of_results_fit_file_systems_which_count_bytes(tmp_path, letter, length):
     stem = letter * (length // len(os.fsencode(letter)))
     paths = [Path(stem + ending) for ending in (".jpg", "b.jpg", ".png")]
-    names = images.output_names(paths)
-    assert len(set(names)) == 3 and names == images.output_names(paths)  # the same in each run
+    names = photo_files.output_names(paths)
+    assert len(set(names)) == 3 and names == photo_files.output_names(paths)  # the same in each run
     for name in names:
         assert name.startswith(letter * 20) or letter == "\udcff"  # bytes that are no text are cut out
         (tmp_path / f"{name}_blend_0.123456.png").touch()
-    assert images.output_names([Path("short.jpg")]) == ["short"]
+    assert photo_files.output_names([Path("short.jpg")]) == ["short"]
 
 
 @given(st.lists(st.tuples(st.sampled_from(["a", "A", "b", "a_png", "a.png", "a_png_"]),
                           st.sampled_from([".png", ".PNG", ".jpg", ".tif"])), unique=True))
 def test_output_names_are_unique(names):
-    results = images.output_names([stem + ending for stem, ending in names])
+    results = photo_files.output_names([stem + ending for stem, ending in names])
     assert len({result.lower() for result in results}) == len(names)
     if len({stem.lower() for stem, _ in names}) == len(names):
         assert results == [stem for stem, _ in names]

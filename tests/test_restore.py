@@ -24,7 +24,7 @@ from restoring import check_page, nearest, page_of, photo, restore_all, run, sma
 import model
 import restore
 import weights
-from files import arrays, images
+from files import arrays, images, photo_files
 
 pytestmark = pytest.mark.usefixtures("tensorflow_has_started")
 
@@ -352,8 +352,8 @@ def test_a_folder_of_every_kind_is_restored_and_what_can_not_be_is_counted(good,
     assert err.splitlines()[-1] == f"{len(bad)} of {len(good) + len(lossy) + len(bad)} failed."
     assert all(str(folder / path.name) in err for path in bad)
     assert len(list((tmp_path / "out").glob("*_gen.png"))) == len(good) + len(lossy)
-    files = images.list_images(folder)
-    names = dict(zip((path.name for path in files), images.output_names(files), strict=True))
+    files = photo_files.list_images(folder)
+    names = dict(zip((path.name for path in files), photo_files.output_names(files), strict=True))
     for path, pixels in good.items():
         written = pictures.read_png(tmp_path / "out" / f"{names[path.name]}_gen.png")
         n = 1 if pixels.shape[2] < 3 else 3
@@ -424,7 +424,7 @@ def test_results_in_the_folder_itself_are_not_restored_again(tmp_path, capsys):
     Image.fromarray(pictures.RGB).save(tmp_path / "a.png")
     for _ in range(2):
         assert restore_all(tmp_path, tmp_path / ".") == 0
-    names = {path.relative_to(tmp_path).as_posix() for path in images.list_images(tmp_path)}
+    names = {path.relative_to(tmp_path).as_posix() for path in photo_files.list_images(tmp_path)}
     assert names == {"a.png", "a_gen.png", "a_bicubic.jpg", "thumbnails/a.jpg"}
     said = capsys.readouterr().out
     assert f"Left out of {tmp_path} (--input): 3 results (a_bicubic.jpg, a_gen.png, a.jpg) of this program." in said
@@ -545,7 +545,7 @@ def test_a_photo_whose_name_is_as_long_as_can_be_is_restored_and_shown(tmp_path,
     photo, = restore.photos_to_restore([tmp_path / f"{stem}.png"], tmp_path / "out", "srgan")
     targets = [each.target for each in restore.with_blend_stops(photo, 0.123456)[0]]
     method, = weights.find_generators(f"{stem}.npz", tmp_path, True)
-    name, = images.output_names([photo.path], ending=f"_{method}.png")
+    name, = photo_files.output_names([photo.path], ending=f"_{method}.png")
     for target in [*targets, tmp_path / "out" / f"{name}_{method}.png"]:
         images.write_image(target, pictures.RGB)
 

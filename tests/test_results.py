@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import results
-from files import images
+from files import images, photo_files
 
 
 @given(st.lists(st.text("ab_", min_size=0, max_size=40), unique=True, max_size=30), st.integers(8, 20))
@@ -80,7 +80,7 @@ def test_the_comparison_is_drawn_from_the_pictures_in_the_folder(tmp_path):
     results.draw_comparison(tmp_path, rows, suffixes)
     width, height = Image.open(tmp_path / "comparison.png").size
     assert width > 100 * len(suffixes) and height > 200 * len(names)
-    photos, found, _ = images.find_photos(tmp_path)
+    photos, found, _ = photo_files.find_photos(tmp_path)
     assert not photos and tmp_path / "comparison.png" in found
 
 

@@ -1,4 +1,5 @@
 """Progress on screens and in log files, files that are whole or absent, a quiet stderr."""
+import errno
 import io
 import os
 import re
@@ -155,6 +156,16 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path):
     assert path.read_text() == "old" and list(path.parent.iterdir()) == [path]
     with pytest.raises(utils.UserError, match=r"weights\.npz can't be written: No space"), utils.atomic_write(path):
         raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("number, fix", [
+    (errno.ENOSPC, "; free space or name another folder."), (errno.EACCES, "; change its permissions or name another"),
+    (errno.EROFS, "; mount it for writing or name"), (errno.ENAMETOOLONG, "name too long; name another folder."),
+])
+def test_advice_fits_the_reason(tmp_path, number, fix):
+    with pytest.raises(utils.UserError) as caught, utils.atomic_write(tmp_path / "file"):
+        raise OSError(number, os.strerror(number))
+    assert fix in str(caught.value)
 
 
 @pytest.mark.parametrize("where", ["checkpoint", ".", "../here"])
