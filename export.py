@@ -140,7 +140,7 @@ def save_page(output: Path) -> None:
                     with utils.atomic_write(web / "ort" / name) as partial:
                         partial.write_bytes(package.extractfile(f"package/dist/{name}").read())
         except (tarfile.TarError, KeyError, EOFError) as error:
-            raise UserError(f"{archive} can't be read ({error}); run again: npm pack {WEB_RUNTIME}") from error
+            raise utils.UserError(f"{archive} can't be read ({error}); run again: npm pack {WEB_RUNTIME}") from error
     complete = all((web / "ort" / name).exists() for name in WEB_FILES)
     print(f"{web}/: a page that enlarges photos in the browser; " + (
         f"show it with: python -m http.server --directory {web}" if complete else
