@@ -118,7 +118,8 @@ def _decode_by_pillow(file):
             utils.say_once(f"{file.name} holds several frames; the first is taken.")
         info = image.info
         if image.format == "AVIF":
-            info = info | _read_container(file).info
+            with contextlib.suppress(Exception):  # Pillow reads kinds that libheif does not, such as sequences
+                info = info | _read_container(file).info
         pixels = _decode_deep(image, info, file)
         if pixels is not None:
             planes = np.split(pixels, [1 if pixels.shape[2] < 3 else 3], axis=2)

@@ -333,6 +333,12 @@ def test_heic_and_avif_keep_more_than_8_bits(tmp_path, kind, bits, channels):
     assert shallow.dtype == np.uint8 and np.abs(shallow[:, :, :1] - expected).max() < 1.1
 
 
+def test_a_moving_avif_is_read(tmp_path):
+    frames = [Image.fromarray(np.roll(np.tile(pictures.RGB, (4, 4, 1)), shift, 1)) for shift in (0, 40)]
+    frames[0].save(tmp_path / "a.avif", quality=95, save_all=True, append_images=frames[1:])
+    assert np.abs(images.read_image(tmp_path / "a.avif").astype(int) - np.asarray(frames[0])).mean() < 3
+
+
 def test_a_deep_photo_of_a_phone_is_turned(tmp_path):
     pixels = pictures.RNG.integers(0, 1024, (64, 72, 3), np.uint16)
     write_deep(tmp_path / "a.heic", pixels, 10)
