@@ -3,8 +3,7 @@
 Needs NumPy, Pillow and one of onnxruntime, ai-edge-litert and tensorflow; beside it lie srgan.json and the network, as
 one of srgan.onnx, srgan.tflite and srgan_saved_model/. `python main.py --mode=export` writes all of them.
 
-This file is under the Apache License 2.0, https://www.apache.org/licenses/LICENSE-2.0; srgan.json names the licence of
-the weights.
+Under the Apache License 2.0, https://www.apache.org/licenses/LICENSE-2.0; srgan.json names that of the weights.
 """
 import argparse
 import functools
