@@ -138,7 +138,7 @@ def test_the_code_of_its_readme_upscales_a_photo(exported, restorer, tmp_path, m
     assert largest_difference(images.read_image("photo_x4.png"), restorer(images.read_image("photo.jpg"))) <= 1
 
 
-def test_what_a_pixel_sees_and_the_scale_are_the_networks(tmp_path):
+def test_a_network_of_another_kind_and_scale_is_exported_as_it_is():
     folded = model.fold_network(model.get_G(model.TENSORLAYER, n_blocks=1, scale=3))
     lr = np.random.default_rng(0).random((1, 9, 11, 3), np.float32)
     sr = export.image_network(folded)(lr)
@@ -318,6 +318,12 @@ def test_its_page_says_what_is_wrong_and_can_be_used_again(page):
     page.wait(lambda: f"{name} can't be read" in page.find("message").text)
     lr = pictures.RGB
     assert np.array_equal(page.restore(lr)[:, :, :3], lr.repeat(4, 0).repeat(4, 1))
+
+
+def test_its_page_says_that_it_needs_a_server(page, tmp_path):
+    page = page()
+    page.driver.get((tmp_path / "web" / "index.html").as_uri())
+    page.wait(lambda: "python -m http.server" in page.find("message").text)
 
 
 def test_its_page_says_where_the_runtime_is_missing(page, tmp_path):
