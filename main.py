@@ -1,7 +1,7 @@
 """SRGAN: `python main.py` trains it, `python main.py --mode=evaluate` scores it and restores photos.
 
 After Ledig et al., Photo-Realistic Single Image Super-Resolution Using a Generative Adversarial Network,
-https://arxiv.org/abs/1609.04802. The command line is in command_line.py. This file only says in a sentence why that
+https://arxiv.org/abs/1609.04802. The options are in engine/command_line.py. This file only says in a sentence why that
 can't be imported, and is written so that the oldest Python can read it.
 """
 import os
@@ -31,7 +31,7 @@ if sys.version_info < (3, 11):  # noqa: UP036 (that is what it is for)
 try:
     from utils import prepare_streams
 
-    from command_line import main, parse_arguments
+    from engine.command_line import main, parse_arguments
 except ModuleNotFoundError as error:
     refuse(install(error.name))
 except Exception as error:  # config.py is edited by hand: it may raise anything

@@ -26,8 +26,8 @@ import model
 import weights
 from config import DIV2K_TRAIN_HR, log_config
 from engine import devices, monitor, runs
+from engine.step import Networks, Step
 from files import images
-from step import Networks, Step
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Running networks: whole images in tiles, GPUs and machines, the folder of a training run."""
+"""What runs the networks: command line, steps of training, tiles, devices, the folder of a training run."""

@@ -15,8 +15,8 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-import command_line
 import main
+from engine import command_line
 
 TINY = ("--set", "TRAIN.batch_size=2", "TRAIN.patches_per_image=1", "TRAIN.n_epoch_init=1", "TRAIN.n_epoch=1")
 
@@ -196,7 +196,7 @@ def test_a_wrong_path_is_answered_before_tensorflow_is_imported(run, tmp_path, m
 
 
 def test_the_paths_of_a_run_are_checked_without_tensorflow():
-    script = ("import sys, command_line; from files import photo_files;"
+    script = ("import sys; from engine import command_line; from files import photo_files;"
               "sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)")
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT).returncode == 0
 
@@ -259,7 +259,8 @@ def test_a_users_mistake_is_one_sentence(prepare, arguments, words, run, tmp_pat
     ("config.TRAIN.batch_size = 8 / 0", "division by zero"),
 ])
 def test_a_config_that_python_cannot_read_is_one_sentence_with_the_line(call, tmp_path, line, words):
-    for name in ("main.py", "command_line.py", "utils.py"):
+    shutil.copytree(ROOT / "engine", tmp_path / "engine")
+    for name in ("main.py", "utils.py"):
         shutil.copy(ROOT / name, tmp_path)
     source = (ROOT / "config.py").read_text()
     (tmp_path / "config.py").write_text(f"{source}{line}\n")

@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 from restoring import check_page, page_of, photo, restore_all, run, small_generator, stand_in
 
-import command_line
 import data
 import evaluate
 import main
 import metrics
 import restore
 import weights
+from engine import command_line
 from files import images, photo_files
 
 pytestmark = pytest.mark.usefixtures("tensorflow_has_started")

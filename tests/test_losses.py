@@ -14,8 +14,8 @@ import losses
 import model
 import train
 from config import config, override, resolve
+from engine.step import Networks, Step
 from files import images
-from step import Networks, Step
 
 SIZE = 16  # of HR
 

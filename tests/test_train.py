@@ -14,11 +14,10 @@ import pytest
 import small
 import tensorflow as tf
 
-import command_line
 import data
 import layers
 import train
-from engine import devices
+from engine import command_line, devices
 
 SMALL = Path(__file__).parent / "small.py"
 SCHEDULE = ("--set", "TRAIN.hr_patch_size=16", "TRAIN.batch_size=4", "TRAIN.patches_per_image=3",
