@@ -39,8 +39,8 @@ upscale(Image.open("photo.jpg")).save("photo_x{scale}.png")
 
 Gray, transparency, 16 bits and the EXIF orientation are taken care of. `upscale` also takes NumPy arrays, uint8 or
 uint16, (H, W) or (H, W, 1 to 4). Photos of any size go through the network in tiles of at most 256 pixels a side, which
-take {gb:.1f} GB; `upscale(image, tile=384)` is faster and takes more. Colours may drift slightly, as they are not
-corrected by back-projection, which `--mode=evaluate --input` does by default.
+take {gb:.1f} GB with ONNX Runtime, and twice that with the others; `upscale(image, tile=384)` is faster and takes more.
+Colours may drift slightly: they are not corrected by back-projection, which `--mode=evaluate --input` does by default.
 
 ## The networks
 
