@@ -186,15 +186,16 @@ def cache_photos(pairs: Sequence[Pair], name: str, cache_path: str | Path, patch
     keys = {(hr.absolute(), lr): _cache_key(hr.absolute(), lr) for hr, lr in pairs}
     folder = Path(cache_path) / _digest(name)
     known = folder.is_dir()
-    cached, n_stale = _find_cached(folder, set(keys.values()), scale)
+    cached, n_gone = _find_cached(folder, set(keys.values()), scale)
     missing = {key: pair for pair, key in keys.items() if key not in cached}
     errors = []
     if missing:
         utils.check_writable(Path(cache_path), "TRAIN.cache_path")
         decoded, errors = _decode(missing, folder, scale)
         cached |= decoded
-    if known and (len(missing) > len(errors) or n_stale):
-        print(f"Photos since the last run: {len(missing) - len(errors)} new or changed, {n_stale} gone or changed.")
+    _mark_as_used(cached.values())
+    if known and (len(missing) > len(errors) or n_gone):
+        print(f"Photos since the last run: {len(missing) - len(errors)} new or changed, {n_gone} gone or changed.")
     if errors:
         print(f"Left out, {len(errors)} of {len(keys)} photos: {' '.join(errors)}")
     photos = {path: cached[key] for (path, _), key in keys.items() if key in cached}
@@ -232,25 +233,37 @@ def _decode(pairs, folder, scale):
     return photos, errors
 
 
-def _find_cached(folder, keys, scale):
-    """Photos in a cache folder by key; deletes those with other keys, whose originals are gone, and counts them.
+KEPT = 30 * 86400  # seconds for which the cache keeps what no run has begun with: a training may take weeks
 
-    Those of another scale are not touched, as a run may be using them.
+
+def _find_cached(folder, keys, scale):
+    """Photos in a cache folder by key, and how many of the last run's have other keys, as their originals are gone.
+
+    Deletes what has not been used for long. Younger ones, and those of another scale, another run may be using.
     """
-    cached, n_stale = {}, 0
+    cached, others, times, now = {}, [], [0], time.time()
     for path in folder.iterdir() if folder.is_dir() else ():
         match = re.fullmatch(r"(\w+)-(\d+)x(\d+)(?:_x(\d))?\.rgb", path.name)
         photo = match and CachedPhoto(path, *map(int, match.groups(default="4")[1:]))  # 4: of an earlier version
-        if photo and photo.scale != scale:
-            continue
-        if photo and match[1] in keys and path.stat().st_size == photo.n_bytes:
-            cached[match[1]] = photo
-        else:
-            n_stale += bool(photo)
+        status = path.stat()
+        if now - status.st_mtime > (KEPT if photo else 3600) and not (photo and match[1] in keys):
             with contextlib.suppress(OSError):
-                if photo or time.time() - path.stat().st_mtime > 3600:  # younger: another run may be writing it
-                    path.unlink()
-    return cached, n_stale
+                path.unlink()
+        elif photo and photo.scale == scale:
+            times.append(status.st_mtime)
+            if match[1] not in keys:
+                others.append(status.st_mtime)
+            elif status.st_size == photo.n_bytes:
+                cached[match[1]] = photo
+    return cached, others.count(max(times))
+
+
+def _mark_as_used(photos):
+    """Give all photos in the cache that a run begins with the same time, by which `_find_cached` knows them."""
+    now = time.time()
+    for photo in photos:
+        with contextlib.suppress(OSError):  # the cache may be read-only
+            os.utime(photo.path, (now, now))
 
 
 def _cache_key(hr_path, lr_path):
