@@ -15,6 +15,7 @@ import results
 import weights
 from engine import devices
 from files import images, photo_files
+from files.outputs import OutputFolder
 from restore import Restorer, make_restorers, map_ahead, map_over_devices
 
 
@@ -47,20 +48,21 @@ def evaluate(arguments: Namespace, config: EasyDict) -> int:
     return score(pairs, output, restorers, valid.n_figures, valid.hr_img_path, recipe=recipe)
 
 
-def score(pairs: list[tuple[Path, Path | None]], output: Path, restorers: list[dict[str, Restorer]],
-          n_figures: int, *folders: str, recipe: Mapping | None = None) -> int:
+def score(pairs: list[tuple[Path, Path | None]], folder: Path, restorers: list[dict[str, Restorer]],
+          n_figures: int, *hr_folders: str, recipe: Mapping | None = None) -> int:
     """Measure every method on validation images: a table, metrics, pictures, comparison.png and index.html.
 
-    pairs: of `data.validation_pairs`; restorers: of `make_restorers`; n_figures: images in comparison.png; folders: the
-    pictures mirror the subfolders of these; recipe: of `config.DEGRADATION`, to make LR by. Returns the exit code.
+    pairs: of `data.validation_pairs`; restorers: of `make_restorers`; n_figures: images in comparison.png; hr_folders:
+    the pictures mirror the subfolders of these; recipe: of `config.DEGRADATION`, to make LR by. Returns the exit code.
     """
-    utils.check_writable(output, "--output")
+    output = OutputFolder(folder)
     files = [hr_path for hr_path, _ in pairs]
     scale = next(iter(restorers[0].values())).scale
     suffixes = results.picture_suffixes(list(restorers[0]))
     ending = f"_{max(suffixes.values(), key=len)}.png"
-    names = dict(zip(files, photo_files.output_names(files, *folders, ending=ending), strict=True))
+    names = dict(zip(files, photo_files.output_names(files, *hr_folders, ending=ending), strict=True))
     methods = [method for method in suffixes if method not in ("lr", "hr")]
+    output.check(results.scored_paths(folder, names.values(), suffixes))
 
     def upscale(of_device, pair):
         hr_path, hr, lr = pair
@@ -73,7 +75,8 @@ def score(pairs: list[tuple[Path, Path | None]], output: Path, restorers: list[d
     def write(result):
         row, pictures = result
         for method, picture in pictures.items():
-            images.write_image(output / f"{row['name']}_{suffixes[method]}.png", picture)
+            with output.replacing(path := results.picture_path(folder, row["name"], suffixes[method])):
+                images.write_image(path, picture)
         results.write_thumbnail(output, row["name"], pictures["hr"])
         return row, pictures["hr"].shape[:2]
 
@@ -96,5 +99,5 @@ def score(pairs: list[tuple[Path, Path | None]], output: Path, restorers: list[d
         results.draw_comparison(output, [rows[i] for i in chosen], drawn)
     print(f"PSNR in dB / SSIM, on Y with {scale} border pixels cut, of "
           f"{utils.plural(len(rows), 'image')}; table, images{', comparison.png' if n_figures else ''} and index.html "
-          f"are in {output.absolute()}/.")
+          f"are in {folder.absolute()}/.")
     return 0

@@ -19,6 +19,7 @@ with utils.quiet():
     import model
     import weights
     from engine import graph
+    from files.outputs import OutputFolder
 
 README = """# SRGAN, exported
 
@@ -79,6 +80,8 @@ WEB_RUNTIME = "onnxruntime-web@1.30.0"
 WEB_FILES = [f"ort{name}" for name in (
     ".webgpu.min.mjs", "-wasm-simd-threaded.asyncify.mjs", "-wasm-simd-threaded.asyncify.wasm",
     ".wasm.min.mjs", "-wasm-simd-threaded.mjs", "-wasm-simd-threaded.wasm")]
+FILES = ("README.md", "srgan.json", "srgan.py", "srgan_saved_model", "srgan.tflite", "srgan.onnx", "web/index.html",
+         "web/compare.html", "web/srgan.onnx", "web/srgan.json", *(f"web/ort/{name}" for name in WEB_FILES))
 
 
 def export(arguments, config) -> int:
@@ -89,17 +92,19 @@ def export(arguments, config) -> int:
     output = Path(arguments.output or "exported")
     (name, path), = weights.find_generators(
         arguments.weights, Path(config.TRAIN.checkpoint_path), scoring=False).items()
-    utils.check_writable(output, "--output")
+    results, paths = OutputFolder(output), [output / name for name in FILES]
+    results.check(paths)
     folded = weights.load_blended(path, config.RESTORE.blend)
     print(f"{name}: {weights.describe(path)}")
     with utils.quiet():
         network = image_network(folded)
-    save_module(output, folded, path)
-    save_folder(network, output / "srgan_saved_model")
-    save_file(network, output / "srgan.tflite", "litert")
-    if importlib.util.find_spec("tf2onnx"):
-        save_file(network, output / "srgan.onnx", "onnx")
-        save_page(output)
+    with results.replacing(*paths):
+        save_module(output, folded, path)
+        save_folder(network, output / "srgan_saved_model")
+        save_file(network, output / "srgan.tflite", "litert")
+        if importlib.util.find_spec("tf2onnx"):
+            save_file(network, output / "srgan.onnx", "onnx")
+            save_page(output)
     print(f"The exported networks are in {output.absolute()}/; its README.md shows how to use them.")
     if importlib.util.find_spec("tf2onnx"):
         return 0

@@ -1,10 +1,12 @@
 """Results of an evaluation in its folder: names of pictures, metrics and their table, comparison.png, index.html."""
+import contextlib
 import csv
 import json
 import os
 import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
 import utils
 
@@ -15,11 +17,12 @@ from PIL import Image
 
 import metrics
 from files import arrays, images
+from files.outputs import OutputFolder
 from metrics import METRICS, SHOWN
 
 TITLES = {"lr": "LR", "lanczos": "Lanczos", "srresnet": "SRResNet", "srgan": "SRGAN", "pretrained": "pre-trained SRGAN",
           "pretrained-srresnet": "pre-trained SRResNet", "back_projected": "back-projected", "blend_0": "SRResNet",
-          "blend_1": "SRGAN", "hr": "original"}
+          "hr": "original"}
 THUMBNAIL_SIZE = (240, 160)  # at most
 
 
@@ -32,6 +35,19 @@ def picture_suffixes(generators: list[str]) -> dict[str, str]:
     return {method: "gen" if method == gen else method for method in ("lr", "bicubic", "lanczos", *generators, "hr")}
 
 
+def picture_path(folder: Path, name: str, suffix: str) -> Path:
+    """The file of a scored picture."""
+    return folder / f"{name}_{suffix}.png"
+
+
+def scored_paths(folder: Path, names: Iterable[str], suffixes: dict[str, str]) -> Iterator[Path]:
+    """All files that scoring writes for images of these names."""
+    for name in names:
+        yield thumbnail_path(folder, name)
+        yield from (picture_path(folder, name, suffix) for suffix in suffixes.values())
+    yield from (folder / name for name in ("metrics.json", "metrics.csv", "comparison.png", "index.html"))
+
+
 def main_method(generators: list[str]) -> str:
     """The method whose picture is the result: SRGAN where there is one, otherwise the first."""
     return "srgan" if "srgan" in generators else generators[0]
@@ -40,6 +56,11 @@ def main_method(generators: list[str]) -> str:
 def blend_name(share: float) -> str:
     """The method that blends SRResNet with a share of SRGAN."""
     return f"blend_{share:g}"
+
+
+def restored_suffix(method: str) -> str:
+    """The suffix of a restored picture: `_gen`, or the blend's name."""
+    return method if method.startswith("blend_") else "gen"
 
 
 def title(method: str) -> str:
@@ -105,16 +126,16 @@ class Table:
 # -------------------------------------------------------------------------------------------------------- metrics
 
 
-def write_metrics(folder: Path, mean: dict, rows: list[dict], suffixes: dict[str, str], scale: int) -> None:
+def write_metrics(output: OutputFolder, mean: dict, rows: list[dict], suffixes: dict[str, str], scale: int) -> None:
     """Write metrics.json and metrics.csv.
 
     mean, rows: metrics by method, in a row also the image's `name`; suffixes: of the pictures. --mode=mos reads these
     names, suffixes and the scale.
     """
-    with utils.atomic_write(folder / "metrics.json") as partial:
+    with output.replacing(path := output.folder / "metrics.json"), utils.atomic_write(path) as partial:
         everything = {"mean": mean, "images": rows, "suffixes": suffixes, "scale": scale}
         partial.write_text(json.dumps(everything, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    with utils.atomic_write(folder / "metrics.csv") as partial, open(
+    with output.replacing(path := output.folder / "metrics.csv"), utils.atomic_write(path) as partial, open(
             partial, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         table = csv.writer(file)
         columns = [(method, metric) for method in mean for metric in METRICS]
@@ -127,15 +148,15 @@ def write_metrics(folder: Path, mean: dict, rows: list[dict], suffixes: dict[str
 # ----------------------------------------------------------------------------------------------------- comparison
 
 
-def draw_comparison(folder: Path, rows: list[dict], suffixes: dict[str, str]) -> None:
+def draw_comparison(output: OutputFolder, rows: list[dict], suffixes: dict[str, str]) -> None:
     """Draw comparison.png, the article's figure 2: the methods side by side, and a magnified detail below each.
 
-    rows: of the images to show, as in metrics.json; their pictures are read from `folder`. suffixes: of the pictures.
+    rows: of the images to show, as in metrics.json; their pictures are read from `output`. suffixes: of the pictures.
     """
     figure = Figure(figsize=(3.2 * len(suffixes), 6.6 * len(rows)), layout="constrained")
     axes = figure.subplots(2 * len(rows), len(suffixes), squeeze=False)
     for row, wholes, details in zip(rows, axes[::2], axes[1::2], strict=True):
-        pictures = {method: images.read_image(folder / f"{row['name']}_{suffix}.png")
+        pictures = {method: images.read_image(picture_path(output.folder, row["name"], suffix))
                     for method, suffix in suffixes.items()}
         hr = pictures["hr"]
         pictures["lr"] = images.resize(pictures["lr"], *hr.shape[:2], "nearest")
@@ -151,7 +172,8 @@ def draw_comparison(folder: Path, rows: list[dict], suffixes: dict[str, str]) ->
             detail.set_xlabel(caption.encode(errors="backslashreplace").decode(), fontsize=12, parse_math=False)
             for ax in (whole, detail):
                 ax.set(xticks=[], yticks=[])
-    with utils.atomic_write(folder / "comparison.png") as partial, warnings.catch_warnings():
+    path = output.folder / "comparison.png"
+    with output.replacing(path), utils.atomic_write(path) as partial, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # of a name in a script that the font lacks
         figure.savefig(partial, dpi=110, metadata={"Software": images.SOFTWARE})
 
@@ -172,48 +194,74 @@ def most_different_square(pictures: list[np.ndarray]) -> tuple[int, int, int]:
 # ----------------------------------------------------------------------------------------------------------- page
 
 
-def write_scored_page(folder: Path, mean: dict, rows: list[dict], sizes: list[tuple[int, int]],
+def write_scored_page(output: OutputFolder, mean: dict, rows: list[dict], sizes: list[tuple[int, int]],
                       suffixes: dict[str, str], scale: int) -> None:
     """Write the page that compares scored images. sizes: height and width of each; the rest as in `write_metrics`."""
+    folder = output.folder
     entries = [{"name": row["name"], "width": width, "height": height,
-                "thumb": page_url(folder, folder / "thumbnails" / f"{row['name']}.jpg"),
-                "pictures": {method: page_url(folder, folder / f"{row['name']}_{suffix}.png")
+                "thumb": page_url(folder, thumbnail_path(folder, row["name"])),
+                "pictures": {method: page_url(folder, picture_path(folder, row["name"], suffix))
                              for method, suffix in suffixes.items()},
                 "metrics": {method: row[method] for method in mean}}
                for row, (height, width) in zip(rows, sizes, strict=True)]
-    _write_page(folder, "score", list(suffixes), entries, mean, scale)
+    restored = [entry for entry in _read_page(output)["images"] if "metrics" not in entry]
+    _write_page(output, [*entries, *_still_there(output, restored, entries)], entries[0]["name"], mean, scale)
 
 
-def write_restored_page(folder: Path, entries: list[dict], scale: int) -> None:
-    """Write the page that compares restored photos with their bicubic; entries: see `page_entry`."""
-    methods = list(dict.fromkeys(method for entry in entries for method in entry["pictures"]))
-    _write_page(folder, "restore", methods, entries, {}, scale)
+def write_restored_page(output: OutputFolder, entries: list[dict], scale: int) -> None:
+    """Write the page that compares restored photos with their bicubic, beside what it showed before.
+
+    entries: see `page_entry`.
+    """
+    page = _read_page(output)
+    before = {entry["name"]: entry for entry in page["images"] if "metrics" not in entry}
+    for entry in entries:
+        old = before.get(entry["name"])
+        if old and all(old[side] == entry[side] for side in ("width", "height")):
+            replaced = entry["pictures"].values()
+            others = {method: url for method, url in old["pictures"].items() if url not in replaced}
+            entry["pictures"] = others | entry["pictures"]
+    images = sorted([*entries, *_still_there(output, page["images"], entries)],
+                    key=lambda entry: [utils.natural_key(part) for part in entry["name"].split("/")])
+    _write_page(output, images, entries[0]["name"], page["mean"], page["scale"] if page["mean"] else scale)
 
 
-def page_entry(folder: Path, name: Path, lr: np.ndarray, scale: int) -> dict:
-    """Entry of a photo on the page in `folder`; writes its bicubic, `<name>_bicubic.jpg`, and its thumbnail.
+def page_paths(folder: Path, name: Path) -> list[Path]:
+    """The files that `page_entry` may write for the page in `folder`."""
+    return [*(name.with_name(f"{name.name}_bicubic{suffix}") for suffix in (".jpg", ".png")),
+            thumbnail_path(folder, name.relative_to(folder))]
+
+
+def page_entry(output: OutputFolder, name: Path, lr: np.ndarray, scale: int) -> dict:
+    """Entry of a photo on the page; writes its bicubic, `<name>_bicubic.jpg`, and its thumbnail.
 
     lr: as `images.read_image` gives it with `native`.
     """
     shown = _pillow(lr)
     height, width = (scale * side for side in lr.shape[:2])
     jpeg = shown.mode in ("L", "RGB") and max(height, width) <= images.LARGEST_SIDE[".jpg"]
-    bicubic = name.with_name(f"{name.name}_bicubic{'.jpg' if jpeg else '.png'}")
-    images.write_image(bicubic, np.atleast_3d(shown.resize((width, height), Image.Resampling.BICUBIC)))
-    name = name.relative_to(folder)
-    return {"name": name.as_posix(), "width": width, "height": height,
-            "thumb": page_url(folder, write_thumbnail(folder, name, lr)),
-            "pictures": {"bicubic": page_url(folder, bicubic)}}
+    as_jpeg, as_png, thumbnail = page_paths(output.folder, name)
+    bicubic = as_jpeg if jpeg else as_png
+    with output.replacing(bicubic):
+        images.write_image(bicubic, np.atleast_3d(shown.resize((width, height), Image.Resampling.BICUBIC)))
+    name = name.relative_to(output.folder)
+    write_thumbnail(output, name, lr)
+    return {"name": name.as_posix(), "width": width, "height": height, "thumb": page_url(output.folder, thumbnail),
+            "pictures": {"bicubic": page_url(output.folder, bicubic)}}
 
 
-def write_thumbnail(folder: Path, name: Path | str, image: np.ndarray) -> Path:
-    """Write the thumbnail of the image of that name to where the page in `folder` has it. Returns its path."""
+def thumbnail_path(folder: Path, name: Path | str) -> Path:
+    """Where the page in `folder` has the thumbnail of the image of that name."""
+    return folder / "thumbnails" / f"{name}.jpg"
+
+
+def write_thumbnail(output: OutputFolder, name: Path | str, image: np.ndarray) -> None:
+    """Write the thumbnail of the image of that name."""
     thumbnail = _pillow(image).convert("RGBA")
     thumbnail.thumbnail(THUMBNAIL_SIZE)
     white = Image.new("RGBA", thumbnail.size, "white")
-    path = folder / "thumbnails" / f"{name}.jpg"
-    images.write_image(path, np.asarray(Image.alpha_composite(white, thumbnail).convert("RGB")))
-    return path
+    with output.replacing(path := thumbnail_path(output.folder, name)):
+        images.write_image(path, np.asarray(Image.alpha_composite(white, thumbnail).convert("RGB")))
 
 
 def _pillow(image):
@@ -223,17 +271,39 @@ def _pillow(image):
     return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
 
 
-def _write_page(folder, mode, methods, entries, mean, scale):
-    results = {"mode": mode, "scale": scale, "methods": [{"id": method, "title": title(method)} for method in methods],
+PLACE = '<script id="results" type="application/json">{}</script>'  # of the page's content
+RANKS = {"lr": 0, "bicubic": 1, "lanczos": 2, "hr": 4}  # of methods on the page; the networks come between
+
+
+def _read_page(output):
+    """The content of the page in `output`; without images where there is none that this program wrote."""
+    path, (before, after) = output.folder / "index.html", PLACE.split("{}")
+    if path.exists() and output.is_ours(path):
+        with contextlib.suppress(OSError, ValueError):
+            return json.loads(path.read_text(encoding="utf-8").partition(before)[2].partition(after)[0])
+    return {"images": [], "mean": {}}
+
+
+def _still_there(output, before, entries):
+    """Those of the entries `before` that are not among `entries` now and whose pictures still lie in `output`."""
+    names = {entry["name"] for entry in entries}
+    return [entry for entry in before if entry["name"] not in names and all(
+        (output.folder / os.fsdecode(unquote_to_bytes(url))).exists() for url in entry["pictures"].values())]
+
+
+def _write_page(output, entries, first, mean, scale):
+    """Write the page, which opens on the entry called `first`."""
+    methods = sorted(dict.fromkeys(method for entry in entries for method in entry["pictures"]),
+                     key=lambda method: RANKS.get(method, 3))
+    results = {"scale": scale, "methods": [{"id": method, "title": title(method)} for method in methods],
                "metrics": [{"id": name, "title": metric.title, "unit": metric.unit, "digits": metric.digits,
                             "higher_is_better": metric.higher_is_better, "shown": name in SHOWN}
                            for name, metric in METRICS.items()],
-               "mean": mean, "images": entries}
+               "mean": mean, "images": entries, "first": first}
     content = json.dumps(results, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
-    place = '<script id="results" type="application/json">{}</script>'
-    with utils.atomic_write(folder / "index.html") as partial:
-        partial.write_text(template.replace(place.format("null"), place.format(content)), encoding="utf-8")
+    with output.replacing(path := output.folder / "index.html"), utils.atomic_write(path) as partial:
+        partial.write_text(template.replace(PLACE.format("null"), PLACE.format(content)), encoding="utf-8")
 
 
 def page_url(folder: Path, path: Path) -> str:

@@ -401,6 +401,7 @@ def train(arguments: Namespace, config: EasyDict) -> int:
         if devices.is_chief(strategy):
             utils.check_writable(folder, "TRAIN.checkpoint_path")
             utils.check_writable(Path(settings.sample_path), "TRAIN.sample_path")
+            runs.check_files(folder, Path(settings.sample_path))
             stack.enter_context(runs.locked(folder))
             if demo and (arguments.restart or not runs.holds_training(folder)):
                 print(f"{DIV2K_TRAIN_HR} is not there: a short demonstration on bundled photos.\n"

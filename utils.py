@@ -204,8 +204,8 @@ def time_left(seconds: float) -> str:
 
 def natural_key(path: str | Path) -> tuple:
     """Sort key that puts `im2.jpg` before `im10.jpg`."""
-    name = Path(path).name
-    return [int(part) if part.isdecimal() else part.lower() for part in re.split(r"(\d+)", name)], name
+    path = Path(path)
+    return [int(part) if part.isdecimal() else part.lower() for part in re.split(r"(\d+)", path.stem)], path.name
 
 
 def shorten(name: str, most: int) -> str:

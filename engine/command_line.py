@@ -124,7 +124,8 @@ def check_paths(arguments: argparse.Namespace, settings: EasyDict) -> None:
         raise UserError(f"{arguments.weights} (--weights) does not exist; name a file of weights, or pretrained.")
     if arguments.output:
         output = Path(arguments.output)
-        check_writable(output.parent if photo_files.is_image_name(output) else output, "--output")
+        is_file = photo_files.is_image_name(output) and not arguments.output.endswith((os.sep, "/"))
+        check_writable(output.parent if is_file else output, "--output")
 
 
 def configure(arguments: argparse.Namespace) -> EasyDict:

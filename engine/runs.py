@@ -24,6 +24,7 @@ from easydict import EasyDict
 
 from config import DIV2K_TRAIN_HR, flatten, is_div2k
 from engine import devices
+from files.outputs import OutputFolder
 
 HANGUP = 1  # SIGHUP, which Windows does not have
 
@@ -60,6 +61,23 @@ def locked(folder: Path) -> Iterator[None]:
 def holds_training(folder: Path) -> bool:
     """Whether a training run saved its state in a folder, readable or not."""
     return any(_found(folder, STATES)) or (folder / "checkpoint").is_file()  # TensorFlow's list of states
+
+
+def check_files(folder: Path, sample_path: Path) -> None:
+    """Raise UserError if a run would replace files of the user's: those of its names that no earlier run left."""
+    OutputFolder(sample_path, "TRAIN.sample_path").check(_found(sample_path, SAMPLES))
+    if holds_training(folder) or "TRAIN" in _read_settings(folder):
+        return
+    names = (*FILES, "lock", "lock.txt")
+    theirs = [path for path in _found(folder, names) if path.parent == folder and not _is_lock(path)]
+    if theirs:
+        raise UserError(f"{utils.listing(map(str, theirs), 3)} would be replaced, but {folder}/ holds no training that "
+                        "wrote it; move it, or set TRAIN.checkpoint_path to another folder.")
+
+
+def _is_lock(path):
+    """Whether a file is what `locked` leaves."""
+    return path.name in ("lock", "lock.txt") and path.is_file() and bool(re.match(rb"process \d|$", path.read_bytes()))
 
 
 def _found(folder, patterns):
@@ -106,12 +124,16 @@ def read_last_run(folder: Path, restart: bool, demo: bool) -> tuple[dict, bool, 
     """
     if not holds_training(folder):
         return {}, False, False
-    try:
-        last = dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        last = {}
+    last = _read_settings(folder)
     replaced = restart or (last.get("demonstration", False) and not demo)
     return last, not replaced, replaced
+
+
+def _read_settings(folder):
+    try:
+        return dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def compare_settings(folder: Path, last: dict, config: EasyDict, demo: bool, given: str | None) -> None:

@@ -16,7 +16,7 @@ from imagecodecs import PNG
 from PIL import Image, PngImagePlugin
 
 from files import arrays, colours, metadata, photo_files, tiff
-from files.metadata import SOFTWARE, Metadata
+from files.metadata import OUTPUT_SUFFIXES, SOFTWARE, Metadata
 
 warnings.filterwarnings("ignore", module="PIL")  # of metadata and palettes; what matters is raised
 # Workflows of ComfyUI and histories in XMP take megabytes; what a small file can unpack to stays bounded all the same.
@@ -201,7 +201,6 @@ def read_metadata(path: str | Path) -> Metadata:
 
 LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp")
 LARGEST_SIDE = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383, ".png": 1_000_000}  # libpng's, which others read with
-OUTPUT_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 
 
 def check_suffix(path: str | Path) -> None:

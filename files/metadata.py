@@ -12,6 +12,8 @@ from PIL import Image, ImageCms
 
 SOFTWARE = "SRGAN 4x super-resolution"  # in every picture that is written, so that results are not taken for photos
 
+OUTPUT_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")  # of the pictures that are written
+
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")  # of photos beside which earlier versions may have put their results
 
 PROCESSING_SOFTWARE, ORIENTATION, EXIF, GPS, ICC_PROFILE = 0x000B, 0x0112, 0x8769, 0x8825, 0x8773
@@ -120,8 +122,10 @@ def png_chunks(metadata: Metadata, height: int, width: int, is_gray: bool) -> by
                     for kind, data in chunks)
 
 
-def is_result(path: Path) -> bool:
-    """Whether a file is a picture that this program wrote."""
+def has_mark(path: Path) -> bool:
+    """Whether a file is a picture in which this program left its mark."""
+    if path.suffix.lower() not in OUTPUT_SUFFIXES:  # a text may quote it
+        return False
     try:
         if not path.is_file():  # reading a pipe would block
             return False
@@ -131,7 +135,12 @@ def is_result(path: Path) -> bool:
             ends += file.read()
     except OSError:  # read_image will report it
         return False
-    return SOFTWARE.encode() in ends or _was_result(path)
+    return SOFTWARE.encode() in ends
+
+
+def is_result(path: Path) -> bool:
+    """Whether a picture is taken for one that this program wrote."""
+    return has_mark(path) or _was_result(path)
 
 
 def _was_result(path):

@@ -19,6 +19,7 @@ from PIL import Image
 from degradations import crop_to_scale, shrink
 from engine.devices import list_devices
 from files.images import read_image, resize
+from files.outputs import OutputFolder
 from files.photo_files import find_photos, list_images
 
 # The files of a study in its folder. All else there is the user's.
@@ -37,6 +38,8 @@ def build(config, restart=False):
     Raises UserError if a version is missing, has another size or can't be read, or if there are too few images.
     """
     path = Path(config.MOS.path)
+    output, earlier = OutputFolder(path, "MOS.path"), [found for pattern in FILES for found in path.glob(pattern)]
+    output.check(earlier)
     if not restart and ((path / "key.json").exists() or (path / "study").exists()):
         raise utils.UserError(f"{path} already holds a study, whose ratings can't be read without its key; add "
                               "--restart to move it aside, or name another folder with MOS.path.")
@@ -75,9 +78,9 @@ def build(config, restart=False):
         "repeats": {name: originals[version] for name, version in repeated.items()},
         "calibration": {name: _describe(version) for name, version in anchors.items()},
     }
-    if restart and path.exists():
-        utils.move_aside(path, "study", [found for pattern in FILES for found in path.glob(pattern)])
-    _write_study(path, page, key, {**pictures, **repeated, **anchors}, scale)
+    if earlier:
+        utils.move_aside(path, "study", earlier)
+    _write_study(output, page, key, {**pictures, **repeated, **anchors}, scale)
     _print_summary(path, sets, rated, repeats, calibration)
 
 
@@ -292,13 +295,14 @@ def _pixels(version, scale):
     return image
 
 
-def _write_study(path, page, key, pictures, scale):
-    """Write `key.json` and `study/` to `path`, whole or not at all.
+def _write_study(output, page, key, pictures, scale):
+    """Write `key.json` and `study/`, whole or not at all.
 
     Nothing may tell the method: pictures are written in the order of their random names, as a directory may list files
     in order of creation; all files get the same time; and PNG is stored without compression, because a blurred picture
     compresses better (`images.write_image` compresses, and syncs each file to the disk).
     """
+    path = output.folder
     partial = path / f".partial.{secrets.token_hex(4)}"
     study = partial / "study"
     try:
@@ -312,9 +316,11 @@ def _write_study(path, page, key, pictures, scale):
         built = int(datetime.datetime.now().timestamp())
         for file in [*study.rglob("*"), study]:
             os.utime(file, (built, built))
-        with utils.atomic_write(path / "key.json") as file:
-            file.write_text(json.dumps(key, indent=1) + "\n", encoding="utf-8")
-        shutil.copytree(study, path / "study", dirs_exist_ok=True, copy_function=os.replace)
+        files = [path / file.relative_to(partial) for file in study.rglob("*") if file.is_file()]
+        with output.replacing(path / "key.json", *files):
+            with utils.atomic_write(path / "key.json") as file:
+                file.write_text(json.dumps(key, indent=1) + "\n", encoding="utf-8")
+            shutil.copytree(study, path / "study", dirs_exist_ok=True, copy_function=os.replace)
     except OSError as error:
         raise utils.cannot_write(path, error, "name another folder with MOS.path") from error
     finally:

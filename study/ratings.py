@@ -15,6 +15,7 @@ import utils
 import numpy as np
 from matplotlib.figure import Figure
 
+from files.outputs import OutputFolder
 from study.statistics import ALPHA, bootstrap, compare, icc, signed_rank
 
 SCORES = (1, 2, 3, 4, 5)  # bad, poor, fair, good, excellent
@@ -31,6 +32,9 @@ def analyse(config, folder):
     """
     path = Path(config.MOS.path)
     key = _read_key(path / "key.json")
+    output = OutputFolder(path, "MOS.path")
+    files = [path / name for name in ("mos.json", "mos.csv", "mos.png")]
+    output.check(files)
     raters, left_out = read_ratings(Path(folder), key)
     for sentence in left_out:
         print(sentence)
@@ -40,12 +44,13 @@ def analyse(config, folder):
     found = results(key, raters, seed=config.TRAIN.seed)
     found["left_out"] = left_out
     print(report(found))
-    with utils.atomic_write(path / "mos.json") as file:
-        file.write_text(json.dumps(found, indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
-    with utils.atomic_write(path / "mos.csv") as file:
-        file.write_text(_csv(found), encoding="utf-8", newline="")
-    with utils.atomic_write(path / "mos.png") as file:
-        figure(found).savefig(file, dpi=150)
+    with output.replacing(*files):
+        with utils.atomic_write(path / "mos.json") as file:
+            file.write_text(json.dumps(found, indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
+        with utils.atomic_write(path / "mos.csv") as file:
+            file.write_text(_csv(found), encoding="utf-8", newline="")
+        with utils.atomic_write(path / "mos.png") as file:
+            figure(found).savefig(file, dpi=150)
     print(f"mos.json, mos.csv and mos.png are in {path.absolute()}/.")
     return found
 

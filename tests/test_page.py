@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 import results
+from files.outputs import OutputFolder
 
 TEMPLATE = Path(__file__).parent.parent / "page.html"
 METHODS = {"lr": "LR", "bicubic": "bicubic", "lanczos": "Lanczos", "srresnet": "SRResNet", "srgan": "SRGAN",
@@ -729,9 +730,9 @@ def test_a_page_of_scores_as_evaluation_writes_it(browse, tmp_path):
     for name in names:
         for method, picture in plain(64, 48).items():
             Image.fromarray(picture).save(tmp_path / f"{name}_{suffixes[method]}.png")
-        results.write_thumbnail(tmp_path, name, plain(64, 48)["hr"])
+        results.write_thumbnail(OutputFolder(tmp_path), name, plain(64, 48)["hr"])
     mean = {method: rows[0][method] for method in methods}
-    results.write_scored_page(tmp_path, mean, rows, [(48, 64)] * len(names), suffixes, 4)
+    results.write_scored_page(OutputFolder(tmp_path), mean, rows, [(48, 64)] * len(names), suffixes, 4)
     page = browse(tmp_path)
     x, y, width, _ = page.rectangle(".layer img")
     for _ in names:
@@ -750,10 +751,10 @@ def test_a_page_of_restored_photos_as_evaluation_writes_it(browse, tmp_path):
         target = tmp_path / f"{name}_gen.png"
         target.parent.mkdir(exist_ok=True)
         Image.fromarray(plain(64, 48)["srgan"]).save(target)
-        entry = results.page_entry(tmp_path, tmp_path / name, plain(64, 48)["lr"], 4)
+        entry = results.page_entry(OutputFolder(tmp_path), tmp_path / name, plain(64, 48)["lr"], 4)
         entry["pictures"]["pretrained"] = results.page_url(tmp_path, target)
         entries.append(entry)
-    results.write_restored_page(tmp_path, entries, 4)
+    results.write_restored_page(OutputFolder(tmp_path), entries, 4)
     page = browse(tmp_path)
     page.press("arrow_down")
     assert page.name() == "trip/100%" and page.chosen() == ["bicubic", "pre-trained SRGAN"]

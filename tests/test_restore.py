@@ -1,4 +1,5 @@
 """A user's photos are restored whatever they are, to files of their own, and shown on a page."""
+import dataclasses
 import io
 import json
 import os
@@ -19,8 +20,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from restoring import check_page, nearest, page_of, photo, restore_all, run, small_generator
+from restoring import check_page, nearest, page_of, photo, restore_all, run, small_generator, stand_in
 
+import evaluate
 import model
 import restore
 import weights
@@ -430,19 +432,18 @@ def test_results_in_the_folder_itself_are_not_restored_again(tmp_path, capsys):
     assert f"Left out of {tmp_path} (--input): 3 results (a_bicubic.jpg, a_gen.png, a.jpg) of this program." in said
 
 
-def test_what_can_not_begin_is_said_at_once(tmp_path):
+def test_what_can_not_begin_is_said_at_once(tmp_path, capsys):
     (tmp_path / "photos").mkdir()
     with pytest.raises(utils.UserError, match="holds no image"):
         restore.photos_to_restore([tmp_path / "photos"], tmp_path / "out", "srgan")
     Image.fromarray(pictures.RGB).save(tmp_path / "photos" / "a.png")
     (tmp_path / "file").touch()
     with pytest.raises(utils.UserError, match="can't be written"):
-        restore.photos_to_restore([tmp_path / "photos"], tmp_path / "file" / "out", "srgan")
+        restore_all(tmp_path / "photos", tmp_path / "file" / "out")
     for missing in ("nothing.png", "x" * 300, "link"):
         (tmp_path / "link").unlink(missing_ok=True)
         (tmp_path / "link").symlink_to("nowhere")
-        with pytest.raises(utils.UserError, match="does not exist"):
-            restore.photos_to_restore([tmp_path / missing], tmp_path / "out", "srgan")
+        assert run("--input", tmp_path / missing) == 2 and "does not exist" in capsys.readouterr().err
 
 
 def test_a_photo_that_does_not_fit_into_memory_does_not_stop_the_others(tmp_path, capsys):
@@ -540,10 +541,10 @@ def test_an_output_that_is_no_kind_of_result_is_refused_before_the_work(tmp_path
 def test_a_photo_whose_name_is_as_long_as_can_be_is_restored_and_shown(tmp_path, stem):
     Image.fromarray(pictures.RGB).save(tmp_path / f"{stem}.png")
     assert restore_all(tmp_path, tmp_path / "out") == 0
-    written = [path.name for path in (tmp_path / "out").rglob("*.*")]
+    written = [path.name for path in (tmp_path / "out").rglob("[!.]*.*")]
     assert len(written) == 4 and all(name.startswith(stem[:40]) or name == "index.html" for name in written)
     photo, = restore.photos_to_restore([tmp_path / f"{stem}.png"], tmp_path / "out", "srgan")
-    targets = [each.target for each in restore.with_blend_stops(photo, 0.123456)[0]]
+    targets = [each.target for each in restore.with_blend_stops(photo, "srgan", 0.123456)[0]]
     method, = weights.find_generators(f"{stem}.npz", tmp_path, True)
     name, = photo_files.output_names([photo.path], ending=f"_{method}.png")
     for target in [*targets, tmp_path / "out" / f"{name}_{method}.png"]:
@@ -555,10 +556,10 @@ def test_no_result_replaces_a_photo(tmp_path):
         Image.fromarray(pictures.RGB).save(tmp_path / name)
     (tmp_path / "link.png").symlink_to("a.png")
     for name in ("a.png", "link.png"):
-        with pytest.raises(utils.UserError, match=r"a\.png is the photo itself; name another file with --output\."):
-            restore.photos_to_restore([tmp_path / name], tmp_path / "a.png", "srgan")
-    with pytest.raises(utils.UserError, match=r"a_gen\.png is one of the photos; name another folder with --output\."):
-        restore.photos_to_restore([tmp_path / "a.png", tmp_path / "a_gen.png"], tmp_path, "srgan")
+        with pytest.raises(utils.UserError, match=r"a\.png is the photo itself; name another place with --output\."):
+            restore_all(tmp_path / name, tmp_path / "a.png")
+    with pytest.raises(utils.UserError, match=r"a_gen\.png is one of the photos; name another place with --output\."):
+        restore_all(tmp_path, tmp_path)
 
 
 def test_several_inputs_are_each_restored_once_to_names_of_their_own(tmp_path):
@@ -603,13 +604,59 @@ def test_restored_photos_are_shown_beside_their_bicubic(trained, tmp_path):
     assert Image.open(tmp_path / "out" / "ünder #1" / "b_bicubic.png").mode == "RGBA"
 
 
-def test_a_photo_is_shown_in_all_blends_if_one_is_asked_for(trained, tmp_path):
+def test_a_photo_is_shown_in_all_blends_if_one_is_asked_for(trained, tmp_path, capsys):
     Image.fromarray(photo(12, 14)).save(tmp_path / "a.png")
     assert run("--weights", trained / "g_srgan.npz", "--output", tmp_path / "out", "--input", tmp_path / "a.png",
                "--set", "RESTORE.blend=0.4") == 0
+    assert "in 6 blends, to choose from on the page: 0, 0.25, 0.4, 0.5, 0.75, 1." in capsys.readouterr().out
     methods, entries = check_page(tmp_path / "out")
     assert list(entries) == ["a"] and (tmp_path / "out" / "a_bicubic.jpg").exists()
-    assert methods == ["bicubic", "blend_0", "blend_0.25", "blend_0.4", "blend_0.5", "blend_0.75", "blend_1"]
-    chosen = images.read_image(tmp_path / "out" / "a_gen.png")
-    folded = weights.load_blended(trained / "g_srgan.npz", 0.4)
-    np.testing.assert_array_equal(chosen, restore.Restorer(folded)(photo(12, 14)))
+    assert methods == ["bicubic", "blend_0", "blend_0.25", "blend_0.4", "blend_0.5", "blend_0.75", "g_srgan"]
+    assert entries["a"]["result"] == "blend_0.4"  # what the page opens on
+    for name, share in (("a_blend_0.4", 0.4), ("a_gen", 1)):
+        folded = weights.load_blended(trained / "g_srgan.npz", share)
+        np.testing.assert_array_equal(images.read_image(tmp_path / "out" / f"{name}.png"),
+                                      restore.Restorer(folded)(photo(12, 14)))
+
+
+def test_the_page_of_a_folder_keeps_what_lies_in_it(tmp_path, no_bar, capsys):
+    for name in ("b.png", "a2.png", "a.png"):
+        Image.fromarray(photo(40, 48)).save(tmp_path / name)
+    assert evaluate.score([(tmp_path / "b.png", None)], tmp_path / "out", stand_in(), 0) == 0
+    for name in ("a2.png", "a.png", "a2.png"):
+        assert restore_all(tmp_path / name, tmp_path / "out") == 0
+    assert f"open {tmp_path / 'out' / 'index.html'} in a browser" in capsys.readouterr().out
+    methods, entries = check_page(tmp_path / "out")
+    assert list(entries) == ["a", "a2", "b"] and "metrics" in entries["b"]
+    assert page_of(tmp_path / "out")["first"] == "a2"
+    assert methods == ["lr", "bicubic", "lanczos", "srgan", "hr"]
+    jobs = [dataclasses.replace(job, method="blend_0.5", target=tmp_path / "out" / "a_blend_0.5.png")
+            for job in restore.photos_to_restore([tmp_path / "a.png"], tmp_path / "out", "srgan")]
+    devices = [{"blend_0.5": stand_in()[0]["srgan"]}]
+    (tmp_path / "out" / "a2_gen.png").unlink()
+    assert restore.run_jobs(jobs, devices, restore.output_folder(jobs, tmp_path / "out")) == 0
+    _, entries = check_page(tmp_path / "out")
+    assert list(entries) == ["a", "b"] and set(entries["a"]["pictures"]) == {"bicubic", "srgan", "blend_0.5"}
+    assert evaluate.score([(tmp_path / "a2.png", None)], tmp_path / "out", stand_in(), 0) == 0
+    assert set(check_page(tmp_path / "out")[1]) == {"a2", "a"}  # one page has one mean
+
+
+def test_the_time_is_said_once_after_the_first_tile(tmp_path, monkeypatch, capsys):
+    for name, size in (("a.png", (40, 30)), ("b.png", (40, 60))):
+        Image.new("RGB", size).save(tmp_path / name)
+
+    def upscale(lr, report):
+        monkeypatch.setattr(restore.time, "monotonic", lambda: began + 8)
+        report(0.25)  # within the first of two tiles
+        monkeypatch.setattr(restore.time, "monotonic", lambda: began + 20)
+        report(0.5)
+        return nearest(lr)
+
+    began = time.monotonic()
+    monkeypatch.setattr(restore.time, "monotonic", lambda: began)
+    restorers = stand_in(upscale)
+    upscale.n_tiles = lambda height, width: 2
+    jobs = restore.photos_to_restore([tmp_path / "a.png", tmp_path / "b.png"], tmp_path / "out", "srgan")
+    assert restore.run_jobs(jobs, restorers, restore.output_folder(jobs, tmp_path / "out")) == 0
+    line, = (line for line in capsys.readouterr().out.splitlines() if "tiles" in line)
+    assert line == "a.png is 40x30 and becomes 160x120, in 2 tiles: about 0:00:40, and 0:02:00 for all 2 results."

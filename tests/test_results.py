@@ -9,6 +9,7 @@ from PIL import Image
 
 import results
 from files import images, photo_files
+from files.outputs import OutputFolder
 
 
 @given(st.lists(st.text("ab_", min_size=0, max_size=40), unique=True, max_size=30), st.integers(8, 20))
@@ -40,7 +41,7 @@ def test_more_methods_than_fit_beside_each_other_go_on_a_second_line(capsys):
 
 def test_a_metric_that_is_not_defined_is_null_in_json_and_empty_in_csv(tmp_path):
     row = {"psnr": 30.0, "ssim": None, "lr_psnr": 40.0, "niqe": 4.0}
-    results.write_metrics(tmp_path, {"srgan": row}, [{"name": "a", "srgan": row}], {}, 4)
+    results.write_metrics(OutputFolder(tmp_path), {"srgan": row}, [{"name": "a", "srgan": row}], {}, 4)
     assert json.loads((tmp_path / "metrics.json").read_text())["images"] == [{"name": "a", "srgan": row}]
     assert (tmp_path / "metrics.csv").read_text().splitlines() == [
         "name,srgan_psnr,srgan_ssim,srgan_lr_psnr,srgan_niqe", "a,30.0000,,40.0000,4.0000",
@@ -77,7 +78,7 @@ def test_the_comparison_is_drawn_from_the_pictures_in_the_folder(tmp_path):
             images.write_image(tmp_path / f"{name}_{suffix}.png", picture)
     metrics = {"psnr": 20.0, "ssim": 0.5, "lr_psnr": 30.0}
     rows = [{"name": name, "bicubic": metrics, "lanczos": metrics, "srgan": metrics} for name in names]
-    results.draw_comparison(tmp_path, rows, suffixes)
+    results.draw_comparison(OutputFolder(tmp_path), rows, suffixes)
     width, height = Image.open(tmp_path / "comparison.png").size
     assert width > 100 * len(suffixes) and height > 200 * len(names)
     photos, found, _ = photo_files.find_photos(tmp_path)
@@ -87,7 +88,7 @@ def test_the_comparison_is_drawn_from_the_pictures_in_the_folder(tmp_path):
 def test_nothing_in_a_name_ends_the_pages_script(tmp_path):
     name = "</script><script>alert(1)</script>"
     entry = {"name": name, "width": 4, "height": 4, "thumb": "a", "pictures": {"srgan": "b"}}
-    results.write_restored_page(tmp_path, [entry], 4)
+    results.write_restored_page(OutputFolder(tmp_path), [entry], 4)
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     content = page.split('<script id="results" type="application/json">')[1].split("</script>")[0]
     assert json.loads(content)["images"] == [entry]
@@ -101,6 +102,6 @@ def test_files_of_any_name_have_a_url(tmp_path):
 def test_pictures_of_16_bits_are_rounded_for_the_page(tmp_path):
     for value in (0, 128, 129, 25_900, 65_407, 65_535):
         lr = np.full((20, 30, 3), value, np.uint16)
-        entry = results.page_entry(tmp_path, tmp_path / "a", lr, 4)
+        entry = results.page_entry(OutputFolder(tmp_path), tmp_path / "a", lr, 4)
         for name in (entry["thumb"], entry["pictures"]["bicubic"]):
             assert (np.asarray(Image.open(tmp_path / name)) == round(value / 257)).all()
