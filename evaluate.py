@@ -55,10 +55,8 @@ def score(pairs: list[tuple[Path, Path | None]], folder: Path, restorers: list[d
     pairs: of `data.validation_pairs`; restorers: of `make_restorers`; n_figures: images in comparison.png; hr_folders:
     the pictures mirror the subfolders of these; recipe: of `config.DEGRADATION`, to make LR by. Returns the exit code.
     """
-    output = OutputFolder(folder)
-    files = [hr_path for hr_path, _ in pairs]
-    scale = next(iter(restorers[0].values())).scale
-    suffixes = results.picture_suffixes(list(restorers[0]))
+    output, files = OutputFolder(folder), [hr_path for hr_path, _ in pairs]
+    scale, suffixes = next(iter(restorers[0].values())).scale, results.picture_suffixes(list(restorers[0]))
     ending = f"_{max(suffixes.values(), key=len)}.png"
     names = dict(zip(files, photo_files.output_names(files, *hr_folders, ending=ending), strict=True))
     methods = [method for method in suffixes if method not in ("lr", "hr")]
@@ -94,10 +92,14 @@ def score(pairs: list[tuple[Path, Path | None]], folder: Path, restorers: list[d
     results.write_metrics(output, mean, rows, suffixes, scale)
     results.write_scored_page(output, mean, rows, sizes, suffixes, scale)
     if n_figures:
-        chosen = sorted({round(place) for place in np.linspace(0, len(rows) - 1, n_figures)})
         drawn = {method: suffix for method, suffix in suffixes.items() if method != "lanczos"}  # too close to bicubic
-        results.draw_comparison(output, [rows[i] for i in chosen], drawn)
+        results.draw_comparison(output, spread(rows, n_figures), drawn)
     print(f"PSNR in dB / SSIM, on Y with {scale} border pixels cut, of "
           f"{utils.plural(len(rows), 'image')}; table, images{', comparison.png' if n_figures else ''} and index.html "
           f"are in {folder.absolute()}/.")
     return 0
+
+
+def spread(items: list, n: int) -> list:
+    """At most `n` items from all over a list, the first and the last among them."""
+    return [items[place] for place in sorted({round(place) for place in np.linspace(0, len(items) - 1, n)})]

@@ -38,11 +38,8 @@ def build(config, restart=False):
     Raises UserError if a version is missing, has another size or can't be read, or if there are too few images.
     """
     path = Path(config.MOS.path)
-    output, earlier = OutputFolder(path, "MOS.path"), [found for pattern in FILES for found in path.glob(pattern)]
-    output.check(earlier)
-    if not restart and ((path / "key.json").exists() or (path / "study").exists()):
-        raise utils.UserError(f"{path} already holds a study, whose ratings can't be read without its key; add "
-                              "--restart to move it aside, or name another folder with MOS.path.")
+    output = OutputFolder(path, "MOS.path")
+    earlier = _earlier_files(output, restart)
     with utils.quiet():  # TensorFlow complains when it first looks for devices
         list_devices()
     methods = dict(config.MOS.methods)
@@ -82,6 +79,16 @@ def build(config, restart=False):
         utils.move_aside(path, "study", earlier)
     _write_study(output, page, key, {**pictures, **repeated, **anchors}, scale)
     _print_summary(path, sets, rated, repeats, calibration)
+
+
+def _earlier_files(output, restart):
+    """The files of an earlier study. Raises UserError if they are not of this program, or are not to be moved."""
+    path, found = output.folder, [found for pattern in FILES for found in output.folder.glob(pattern)]
+    output.check(found)
+    if not restart and ((path / "key.json").exists() or (path / "study").exists()):
+        raise utils.UserError(f"{path} already holds a study, whose ratings can't be read without its key; add "
+                              "--restart to move it aside, or name another folder with MOS.path.")
+    return found
 
 
 # -------------------------------------------------------------------------------------------- collecting the versions
