@@ -197,12 +197,13 @@ def cache_photos(pairs: Sequence[Pair], name: str, cache_path: str | Path, patch
     if known and (len(missing) > len(errors) or n_gone):
         print(f"Photos since the last run: {len(missing) - len(errors)} new or changed, {n_gone} gone or changed.")
     if errors:
-        print(f"Left out, {len(errors)} of {len(keys)} photos: {' '.join(errors)}")
+        more = f" And {len(errors) - 3} more." if len(errors) > 3 else ""
+        print(f"Left out, {len(errors)} of {len(keys)} photos: {' '.join(errors[:3])}{more}")
     photos = {path: cached[key] for (path, _), key in keys.items() if key in cached}
     small = [path.name for path, photo in photos.items() if min(photo.height, photo.width) < patch_size]
     if small:
         print(f"Left out, {len(small)} of {len(keys)} photos smaller than a patch of {patch_size} pixels: "
-              f"{', '.join(small)}")
+              f"{utils.listing(small, 3)}")
     if len(small) == len(photos):
         raise UserError(f"None of the {len(keys)} photos can be used; set TRAIN.hr_img_path to a folder of photos of "
                         f"at least {patch_size} pixels.")

@@ -2,6 +2,7 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import math
 import signal
 import time
@@ -124,11 +125,23 @@ class Trainer:
         ahead = max(left, default=0) > self.phase.number
         return f"about {duration} left for both phases" if ahead else f"{duration} left"
 
-    def run(self) -> None:
-        """Train from the current state to the end of the last phase, saving on the way."""
+    def all_done(self) -> str:
+        """The sentence on a training of which nothing is left, with what would train on."""
+        if self.phase.number == 2:
+            return (f"Nothing is left to train: phase 1 is over, and phase 2 has done {int(self.epoch)} epochs; raise "
+                    f"TRAIN.n_epoch, which is {self.phase.n_epochs}, to train longer.")
+        lengths = f"phase 1 (TRAIN.n_epoch_init={self.phase.n_epochs}) and phase 2 (TRAIN.n_epoch=0)"
+        return f"Nothing is left to train: {lengths} are done; raise these settings to train longer."
+
+    def run(self, signals: list[int]) -> None:
+        """Train from the current state to the end of the last phase, saving on the way.
+
+        signals: gets the signals that ask to stop, and holds what asked before.
+        """
+        self.signals = signals
         print("To train: " + " and ".join(f"{steps:,} steps of phase {number}"
                                           for number, steps in self.steps_left().items()) + ".")
-        with runs.catch_signals() as self.signals, self.patches.user_errors():
+        with runs.catch_signals(signals), self.patches.user_errors():
             for phase in self.phases[int(self.phase_number) - 1:]:
                 if phase is not self.phase:  # it begins with the weights that the one before wrote
                     self.networks.generator.set_weights(self.networks.averaged.get_weights())
@@ -146,8 +159,9 @@ class Trainer:
         if start >= stop:
             return
         batches = iter(self.batches(phase, start, stop))
-        print(f"Phase {phase.number} of {len(self.phases)}, {phase.title}: {utils.plural(phase.n_epochs, 'epoch')} of "
-              f"{utils.plural(n, 'step')} of {self.patches.batch_size} patches. The first step is slow, to compile.")
+        print(f"Phase {phase.number} of {len(self.phases)}, {phase.title}: {utils.plural(phase.n_epochs, 'epoch')} "
+              f"(passes over the photos) of {utils.plural(n, 'step')} of {self.patches.batch_size} patches (crops). "
+              "The first step is slow, to compile.")
         n_alone = int(self.n_alone) if phase.number == 2 else 0
         if start < n_alone:
             print(f"Its first {n_alone} steps train the new discriminator alone (TRAIN.n_steps_d_first).")
@@ -304,6 +318,17 @@ def make_networks(settings: EasyDict, source: str | None, n_blocks: int | None =
     return Networks(generator, averaged, discriminator), settings.n_steps_d_first
 
 
+def require_same_depth(strategy: tf.distribute.Strategy, settings: EasyDict, source: str | None,
+                       n_blocks: int | None) -> None:
+    """Compare the depth of the generators of all processes, before different ones wait for each other for ever.
+
+    source, n_blocks: of `make_networks`. Raises UserError if they differ.
+    """
+    if strategy.cluster_resolver:
+        start = weights.load_folded(source).architecture if source else model.ARCHITECTURES[settings.architecture]
+        devices.require_same(strategy, {"--weights": n_blocks or start.n_blocks})
+
+
 def check_length(settings: EasyDict, patches: data.Patches, demo: bool) -> None:
     """Say how to train longer where epochs are short. Raises UserError if the generator would never be trained."""
     n = settings.n_epoch * patches.steps_per_epoch
@@ -312,8 +337,8 @@ def check_length(settings: EasyDict, patches: data.Patches, demo: bool) -> None:
                         f"lower TRAIN.n_steps_d_first, which is {settings.n_steps_d_first}.")
     if not demo and patches.steps_per_epoch < 25:  # half of DIV2K's
         n = math.ceil(50 * settings.batch_size / len(patches.photos))
-        print(f"{len(patches.photos)} photos make epochs of only {patches.steps_per_epoch} steps, where DIV2K's have "
-              f"50: to train as long, set TRAIN.patches_per_image to about {n}.")
+        print(f"An epoch, a pass over the {len(patches.photos)} photos, is only {patches.steps_per_epoch} steps: to "
+              f"take more crops of each, set TRAIN.patches_per_image to about {n}.")
 
 
 def settle(config: EasyDict, origin: dict, resumed: bool, adversarial: bool) -> None:
@@ -338,7 +363,8 @@ def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: Easy
     Raises UserError; only when the first step can be made is an earlier training moved aside that is not resumed.
     """
     settings, folder, is_chief = config.TRAIN, Path(config.TRAIN.checkpoint_path), devices.is_chief(strategy)
-    last, resumed, replaced = runs.read_last_run(folder, arguments.restart, demo) if is_chief else ({}, False, False)
+    command = {name: value for name, value in vars(arguments).items() if name in ("mode", "weights", "restart", "set")}
+    last, resumed, replaced = runs.read_last_run(folder, command, demo) if is_chief else ({}, False, False)
     origin = last.get("origin", {}) if resumed else {"weights": arguments.weights}
     settle(config, origin, resumed, adversarial="adv" in recipes[1])
     recipe, valid_recipe = (degradations.find_recipe(config.DEGRADATION, part.degradation)
@@ -347,13 +373,15 @@ def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: Easy
     # Say which photos once; the demonstration has said so itself.
     pairs = []
     if is_chief:
-        pairs = data.validation_pairs(config, settings.scale, announce=not (demo or resumed))[:config.VALID.n_quick]
+        pairs = data.validation_pairs(config, settings.scale, announce=not (demo or resumed))
     if resumed:
         runs.compare_settings(folder, last, config, demo, arguments.weights)
+    require_same_depth(strategy, settings, arguments.weights, origin.get("n_blocks"))
     with strategy.scope(), devices.compute_in(settings.precision):
         recipes, vgg = load_vgg(config, recipes, demo)
         photos = data.cache_photos(*found, settings.cache_path, settings.hr_patch_size, settings.scale)
-        pairs = [(hr, lr) for _, hr, lr in data.read_pairs(pairs, settings.scale, valid_recipe)]
+        readable = data.read_pairs(pairs, settings.scale, valid_recipe)
+        pairs = [(hr, lr) for _, hr, lr in itertools.islice(readable, config.VALID.n_quick)]
         keras.utils.set_random_seed(settings.seed)
         networks, settings.n_steps_d_first = make_networks(
             settings, None if resumed else arguments.weights, origin.get("n_blocks"),
@@ -376,8 +404,21 @@ def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: Easy
                              "the photos": [(photo.height, photo.width) for photo in photos]})
     if is_chief:
         with utils.atomic_write(folder / "config.json") as partial:
-            log_config(partial, {**config, "demonstration": demo, "origin": origin})
+            log_config(partial, {**config, "demonstration": demo, "origin": origin, "command": command})
     return trainer
+
+
+def say_end(trainer: Trainer, arguments: Namespace, demo: bool) -> None:
+    """Say where things are, and what may follow."""
+    folder, samples = trainer.folder.absolute(), Path(trainer.settings.sample_path).absolute()
+    if trainer.stopped_by:
+        without = " without --restart" if arguments.restart else ""
+        print(f"Stopped and saved in {folder}/; run the same command{without} to resume.")
+        return
+    print(f"Done: weights in {folder}/, samples in {samples}/ (rows: bicubic, SR, HR). "
+          "python main.py --mode=evaluate scores them.")
+    if demo:
+        print("A demonstration is too short to pass bicubic: that takes some thousand steps.")
 
 
 def train(arguments: Namespace, config: EasyDict) -> int:
@@ -398,6 +439,7 @@ def train(arguments: Namespace, config: EasyDict) -> int:
         raise UserError(f"TRAIN.batch_size is {settings.batch_size}, which {n_devices} devices can't share evenly; set "
                         f"it to {larger} or another multiple of {n_devices}.")
     with contextlib.ExitStack() as stack:
+        signals = stack.enter_context(runs.outlive_screen())
         if devices.is_chief(strategy):
             utils.check_writable(folder, "TRAIN.checkpoint_path")
             utils.check_writable(Path(settings.sample_path), "TRAIN.sample_path")
@@ -414,10 +456,9 @@ def train(arguments: Namespace, config: EasyDict) -> int:
         try:
             trainer = prepare(strategy, arguments, config, demo, recipes)
             if not trainer.steps_left():
-                print(f"Nothing is left to train: phase 1 (TRAIN.n_epoch_init={settings.n_epoch_init}) and phase 2 "
-                      f"(TRAIN.n_epoch={settings.n_epoch}) are done; raise these settings to train longer.")
+                print(trainer.all_done())
                 return 0
-            trainer.run()
+            trainer.run(signals)
         except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError,
                 tf.errors.FailedPreconditionError, tf.errors.DeadlineExceededError, tf.errors.UnknownError) as error:
             if not strategy.cluster_resolver:
@@ -425,7 +466,5 @@ def train(arguments: Namespace, config: EasyDict) -> int:
             raise UserError("Another process of this run has died; see its output for the reason. Then start all of "
                             "them again: the training is resumed from the last save.") from error
     if trainer.monitor:
-        print(f"Stopped and saved in {folder.absolute()}/; run the same command to resume." if trainer.stopped_by else
-              f"Done: weights in {folder.absolute()}/, samples in {Path(settings.sample_path).absolute()}/. "
-              "python main.py --mode=evaluate scores them.")
+        say_end(trainer, arguments, demo)
     return 128 + trainer.stopped_by if trainer.stopped_by else 0

@@ -3,6 +3,7 @@ import atexit
 import contextlib
 import errno
 import json
+import math
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
@@ -116,16 +118,23 @@ def tensorflow_path(folder: Path) -> Path:
     return link
 
 
-def read_last_run(folder: Path, restart: bool, demo: bool) -> tuple[dict, bool, bool]:
+def read_last_run(folder: Path, command: dict, demo: bool) -> tuple[dict, bool, bool]:
     """The settings of the run whose state is in `folder`, whether it is resumed, and whether it is replaced.
 
-    The settings are {} where they can't be read. restart: what the user asked for; demo: whether this run is the
-    demonstration; any other run replaces one.
+    The settings are {} where they can't be read.
+
+    command: the arguments of this run, which replaces the last one with --restart.
+    demo: whether this run is the demonstration; any other run replaces one.
+    Raises UserError if a command with --restart is repeated within an hour, as to resume what it started.
     """
     if not holds_training(folder):
         return {}, False, False
     last = _read_settings(folder)
-    replaced = restart or (last.get("demonstration", False) and not demo)
+    minutes = (time.time() - (folder / "config.json").stat().st_mtime) / 60 if last else math.inf
+    if command["restart"] and minutes < 60 and last.get("command") == command:
+        raise UserError(f"This very command started the training in {folder}/ {minutes:.0f} minutes ago: leave out "
+                        f"--restart to resume it, or move {folder}/ away yourself to start over once more.")
+    replaced = command["restart"] or (last.get("demonstration", False) and not demo)
     return last, not replaced, replaced
 
 
@@ -232,16 +241,28 @@ class Screen:
 
 
 @contextlib.contextmanager
-def catch_signals() -> Iterator[list[int]]:
-    """Collect the signals that ask a run to end: Ctrl-C, SIGTERM, a closed terminal.
+def outlive_screen() -> Iterator[list[int]]:
+    """Let a run go on to its end when the screen closes, or whoever reads what it prints, such as `head`.
+
+    Yields a list that gets HANGUP then.
+    """
+    stopped_by, screen = [], (sys.stdout, sys.stderr)
+    sys.stdout, sys.stderr = (stream and Screen(stream, lambda: stopped_by.append(HANGUP)) for stream in screen)
+    try:
+        yield stopped_by
+    finally:
+        sys.stdout, sys.stderr = screen
+
+
+@contextlib.contextmanager
+def catch_signals(stopped_by: list[int]) -> Iterator[None]:
+    """Append to a list the signals that ask a run to end: Ctrl-C, SIGTERM, a closed terminal.
 
     A second Ctrl-C or SIGTERM ends it at once. A terminal that closes sends SIGHUP more than once.
-    Yields the list of their numbers. They are watched in a thread: Python calls a handler only when TensorFlow has
-    returned, and only once for several signals.
+    They are watched in a thread: Python calls a handler only when TensorFlow has returned, and only once for several
+    signals.
     """
-    stopped_by, handlers = [], {}
-    screen = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (stream and Screen(stream, lambda: stopped_by.append(HANGUP)) for stream in screen)
+    handlers = {}
 
     def watch():
         for number, in iter(lambda: receiver.recv(1), b""):
@@ -264,9 +285,8 @@ def catch_signals() -> Iterator[list[int]]:
         wakeup = signal.set_wakeup_fd(sender.fileno())
         threading.Thread(target=watch, daemon=True).start()
     try:
-        yield stopped_by
+        yield
     finally:
-        sys.stdout, sys.stderr = screen
         if wakeup is not None:
             signal.set_wakeup_fd(wakeup)
         sender.close()

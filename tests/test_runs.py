@@ -342,6 +342,23 @@ def test_a_restart_leaves_what_is_not_the_trainings(trained, run, samples):
     assert (aside / "config.json").exists() and len(list(aside.rglob("train_g_init_3.png"))) == 1
 
 
+def test_a_command_with_restart_that_is_repeated_moves_nothing(trained, run):
+    code, output = run(trained, *ONE_PHASE, more=["--restart"])
+    assert code == 0 and "is now in checkpoint_" in output, output
+    before = contents(trained)
+    code, output = run(trained, *ONE_PHASE, more=["--restart"])
+    assert code == 2 and "This very command" in output and "leave out --restart to resume it" in output, output
+    assert contents(trained) == before and len(list(trained.glob("checkpoint_*"))) == 1
+
+
+def test_the_first_photo_to_measure_may_be_damaged(trained, run):
+    (trained / "valid").mkdir()
+    (trained / "valid" / "1.png").write_bytes(b"no picture")
+    Image.new("RGB", (64, 64)).save(trained / "valid" / "2.png")
+    code, output = run(trained, "VALID.hr_img_path=valid", "VALID.n_quick=1", "TRAIN.n_epoch=0", "TRAIN.n_epoch_init=3")
+    assert code == 0 and "1.png can't be read" in output and "; PSNR" in output, output
+
+
 def test_nothing_to_train_is_said(tmp_path, run):
     code, output = run(tmp_path, "TRAIN.n_epoch=0", "TRAIN.n_epoch_init=0")
     assert code == 0 and "phase 1 (TRAIN.n_epoch_init=0) and phase 2 (TRAIN.n_epoch=0)" in output
@@ -378,8 +395,8 @@ def test_a_closed_terminal_saves_the_training(tmp_path):
     ([signal.SIGHUP, signal.SIGTERM, signal.SIGINT], False),
 ])
 def test_only_a_second_request_quits_at_once(signals, saves):
-    script = ("import sys, time; sys.path.insert(0, sys.argv[1]); from engine import runs\n"
-              "with runs.catch_signals() as caught:\n"
+    script = ("import sys, time; sys.path.insert(0, sys.argv[1]); from engine import runs; caught = []\n"
+              "with runs.catch_signals(caught):\n"
               "    print('ready', flush=True)\n"
               "    while not caught: pass\n"
               "    time.sleep(1)\n"
@@ -392,6 +409,17 @@ def test_only_a_second_request_quits_at_once(signals, saves):
         time.sleep(0.1)
     output, _ = process.communicate()
     assert ("saved" in output) == saves and process.returncode == (0 if saves else 128 + signals[-1])
+
+
+@pytest.mark.parametrize("n_lines", [1, 6])
+def test_a_training_piped_into_head_is_saved(tmp_path, n_lines):
+    process = start(tmp_path, "--set", "TRAIN.n_epoch_init=100000")
+    for _ in range(n_lines):
+        process.stdout.readline()
+    process.stdout.close()
+    process.process.join(120)
+    assert process.returncode == 129
+    assert list((tmp_path / "checkpoint").glob("state-*.index"))
 
 
 def test_a_reader_that_ends_stops_the_training_and_what_follows_is_not_printed(capfd):

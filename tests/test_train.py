@@ -116,6 +116,8 @@ def test_finished_training_says_so_at_once_and_restart_keeps_the_old(uninterrupt
     before = (uninterrupted / "checkpoint" / "g_srgan.npz").read_bytes()
     code, output = run(uninterrupted)
     assert code == 0 and "Nothing is left to train" in output
+    code, output = run(uninterrupted, "TRAIN.n_epoch_init=99")
+    assert code == 0 and "phase 1 is over, and phase 2 has done 40 epochs; raise TRAIN.n_epoch, which is 40" in output
     assert (uninterrupted / "checkpoint" / "g_srgan.npz").read_bytes() == before
     code, output = run(uninterrupted, "--restart", "--set", "TRAIN.n_epoch_init=1", "TRAIN.n_epoch=0")
     assert code == 0, output
