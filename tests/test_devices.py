@@ -15,6 +15,8 @@ import pytest
 import skimage
 import small
 
+import model
+import weights
 from config import config, override
 from engine import devices
 
@@ -104,6 +106,15 @@ def test_two_processes_train_as_one_does_and_the_chief_alone_writes(one_device, 
     assert difference(one_device, two_processes / "0", "g_srgan.npz") < CLOSE
     assert difference(one_device, two_processes / "0", "d_srgan.npz") < CLOSE
     assert [path.name for path in (two_processes / "1").iterdir()] == ["cache"]
+
+
+def test_processes_whose_generators_differ_in_depth_say_so(tmp_path):
+    weights.save_network(tmp_path / "g.npz", model.get_G(n_blocks=2))
+    first, second = places()
+    processes = [start(tmp_path, place=first), start(tmp_path, "--weights", tmp_path / "g.npz", place=second)]
+    for process in processes:
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 2 and "do not train the same: --weights differ" in output, output
 
 
 def read_until(process, beginning):
