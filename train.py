@@ -126,18 +126,14 @@ class Trainer:
         return f"about {duration} left for both phases" if ahead else f"{duration} left"
 
     def all_done(self) -> str:
-        """The sentence on a training of which nothing is left, with what would train on."""
+        """All that was done, and the settings to raise, where nothing is left to train."""
+        n = self.phase.n_epochs
         if self.phase.number == 2:
-            return (f"Nothing is left to train: phase 1 is over, and phase 2 has done {int(self.epoch)} epochs; raise "
-                    f"TRAIN.n_epoch, which is {self.phase.n_epochs}, to train longer.")
-        lengths = f"phase 1 (TRAIN.n_epoch_init={self.phase.n_epochs}) and phase 2 (TRAIN.n_epoch=0)"
-        return f"Nothing is left to train: {lengths} are done; raise these settings to train longer."
+            return f"phase 1 is over, and phase 2 has done {int(self.epoch)} epochs; raise TRAIN.n_epoch, which is {n}"
+        return f"phase 1 (TRAIN.n_epoch_init={n}) and phase 2 (TRAIN.n_epoch=0) are done; raise these settings"
 
     def run(self, signals: list[int]) -> None:
-        """Train from the current state to the end of the last phase, saving on the way.
-
-        signals: gets the signals that ask to stop, and holds what asked before.
-        """
+        """Train from the current state to the end of the last phase, or until `signals` holds one; saves on the way."""
         self.signals = signals
         print("To train: " + " and ".join(f"{steps:,} steps of phase {number}"
                                           for number, steps in self.steps_left().items()) + ".")
@@ -318,17 +314,6 @@ def make_networks(settings: EasyDict, source: str | None, n_blocks: int | None =
     return Networks(generator, averaged, discriminator), settings.n_steps_d_first
 
 
-def require_same_depth(strategy: tf.distribute.Strategy, settings: EasyDict, source: str | None,
-                       n_blocks: int | None) -> None:
-    """Compare the depth of the generators of all processes, before different ones wait for each other for ever.
-
-    source, n_blocks: of `make_networks`. Raises UserError if they differ.
-    """
-    if strategy.cluster_resolver:
-        start = weights.load_folded(source).architecture if source else model.ARCHITECTURES[settings.architecture]
-        devices.require_same(strategy, {"--weights": n_blocks or start.n_blocks})
-
-
 def check_length(settings: EasyDict, patches: data.Patches, demo: bool) -> None:
     """Say how to train longer where epochs are short. Raises UserError if the generator would never be trained."""
     n = settings.n_epoch * patches.steps_per_epoch
@@ -342,13 +327,17 @@ def check_length(settings: EasyDict, patches: data.Patches, demo: bool) -> None:
 
 
 def settle(config: EasyDict, origin: dict, resumed: bool, adversarial: bool) -> None:
-    """Change settings of TRAIN to what they mean for this run.
+    """Change settings of TRAIN, and the depth of the generator in `origin`, to what they mean for this run.
 
     origin: how the training began, as config.json keeps it; adversarial: whether phase 2 has a discriminator.
     """
     settings = config.TRAIN
     if origin.get("weights"):
         settings.update(config.FINE_TUNING)
+    if "n_blocks" not in origin:
+        start = None if resumed else origin["weights"]
+        origin["n_blocks"] = (weights.load_folded(start).architecture if start else
+                              model.ARCHITECTURES[settings.architecture]).n_blocks
     if resumed and "n_steps_d_first" in config.FINE_TUNING:  # the user left it as it is
         settings.n_steps_d_first = origin.get("n_steps_d_first", 0)
     if not adversarial:
@@ -376,7 +365,8 @@ def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: Easy
         pairs = data.validation_pairs(config, settings.scale, announce=not (demo or resumed))
     if resumed:
         runs.compare_settings(folder, last, config, demo, arguments.weights)
-    require_same_depth(strategy, settings, arguments.weights, origin.get("n_blocks"))
+    if strategy.cluster_resolver:  # networks of different depth would wait for each other for ever
+        devices.require_same(strategy, {"--weights": origin["n_blocks"]})
     with strategy.scope(), devices.compute_in(settings.precision):
         recipes, vgg = load_vgg(config, recipes, demo)
         photos = data.cache_photos(*found, settings.cache_path, settings.hr_patch_size, settings.scale)
@@ -384,7 +374,7 @@ def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: Easy
         pairs = [(hr, lr) for _, hr, lr in itertools.islice(readable, config.VALID.n_quick)]
         keras.utils.set_random_seed(settings.seed)
         networks, settings.n_steps_d_first = make_networks(
-            settings, None if resumed else arguments.weights, origin.get("n_blocks"),
+            settings, None if resumed else arguments.weights, origin["n_blocks"],
             origin.get("bn_epsilon", model.BN_EPSILON))
     patches = data.Patches(
         photos, settings.seed, settings.batch_size, settings.hr_patch_size, settings.patches_per_image, recipe)
@@ -397,8 +387,7 @@ def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: Easy
         sample_patches = data.Patches(photos, settings.seed, 8, settings.hr_patch_size, 1, recipe).batch(0, 0)
         trainer.monitor = monitor.Monitor(networks.averaged, trainer.total_step, pairs, sample_patches, folder,
                                           config.RESTORE.memory_mb)
-    origin = {**origin, "n_blocks": networks.generator.architecture.n_blocks,
-              "bn_epsilon": networks.generator.bn_epsilon, "n_steps_d_first": settings.n_steps_d_first}
+    origin |= {"bn_epsilon": networks.generator.bn_epsilon, "n_steps_d_first": settings.n_steps_d_first}
     if strategy.cluster_resolver:
         trainer.share_state({"config.LOSS": recipes, "config.DEGRADATION": recipe, "--weights": origin["bn_epsilon"],
                              "the photos": [(photo.height, photo.width) for photo in photos]})
@@ -456,7 +445,7 @@ def train(arguments: Namespace, config: EasyDict) -> int:
         try:
             trainer = prepare(strategy, arguments, config, demo, recipes)
             if not trainer.steps_left():
-                print(trainer.all_done())
+                print(f"Nothing is left to train: {trainer.all_done()} to train longer.")
                 return 0
             trainer.run(signals)
         except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError,
