@@ -12,6 +12,7 @@ from utils import UserError
 import keras
 import numpy as np
 import tensorflow as tf
+from easydict import EasyDict
 
 Tensor = keras.KerasTensor | tf.Tensor
 
@@ -97,6 +98,15 @@ def read_recipe(recipe: Mapping[str, float], title: str) -> dict[str, float]:
     if not weights:
         raise UserError(f"{title} weighs no loss; give one of {', '.join(NAMES[:4])} or vgg:conv2_2 a weight above 0.")
     return weights
+
+
+def read_recipes(config: EasyDict) -> list[dict[str, float]]:
+    """The recipes of both phases. Raises UserError for any recipe that names a loss which does not exist."""
+    recipes = {name: read_recipe(recipe, f"config.LOSS.{name}") for name, recipe in config.LOSS.items()}
+    if "adv" in recipes[config.TRAIN.loss_init]:
+        raise UserError(f"TRAIN.loss_init is {config.TRAIN.loss_init}, which has the loss adv, but phase 1 has no "
+                        "discriminator; set it to a recipe without it, such as mse.")
+    return [recipes[config.TRAIN.loss_init], recipes[config.TRAIN.loss]]
 
 
 def compute(recipe: Iterable[str], batch: Batch) -> dict[str, Tensor]:

@@ -63,7 +63,7 @@ class Trainer:
 
     settings: `config.TRAIN`.
     networks: of `make_networks`.
-    recipes, vgg: of `read_recipes` and `load_vgg`.
+    recipes, vgg: of `losses.read_recipes` and `load_vgg`.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy, settings: EasyDict, patches: data.Patches, networks: Networks,
@@ -262,15 +262,6 @@ class Trainer:
                   f"{utils.plural(int(self.epoch), 'epoch')}{steps}. (--restart starts over.)")
 
 
-def read_recipes(config: EasyDict) -> list[dict[str, float]]:
-    """The recipes of both phases. Raises UserError for any recipe that names a loss which does not exist."""
-    recipes = {name: losses.read_recipe(recipe, f"config.LOSS.{name}") for name, recipe in config.LOSS.items()}
-    if "adv" in recipes[config.TRAIN.loss_init]:
-        raise UserError(f"TRAIN.loss_init is {config.TRAIN.loss_init}, which has the loss adv, but phase 1 has no "
-                        "discriminator; set it to a recipe without it, such as mse.")
-    return [recipes[config.TRAIN.loss_init], recipes[config.TRAIN.loss]]
-
-
 def load_vgg(config: EasyDict, recipes: list[dict[str, float]],
              demo: bool) -> tuple[list[dict[str, float]], keras.Model | None]:
     """The recipes and the VGG19 that they need, None if they need none. Raises UserError."""
@@ -412,7 +403,7 @@ def say_end(trainer: Trainer, arguments: Namespace, demo: bool) -> None:
 
 def train(arguments: Namespace, config: EasyDict) -> int:
     """Train, or resume the training in the checkpoint folder. Returns the exit code."""
-    recipes = read_recipes(config)
+    recipes = losses.read_recipes(config)
     images.limit_pixels(config.RESTORE.max_megapixels)
     settings, folder, demo = config.TRAIN, Path(config.TRAIN.checkpoint_path), data.is_demo(config)
     if demo:

@@ -130,7 +130,7 @@ def make_trainer(photos, architecture="paper", loss="srgan_mse", precision="floa
     keras.utils.set_random_seed(0)
     patches = data.Patches(photos, 0, BATCH, PATCH, 8)
     with devices.compute_in(precision):
-        recipes = train.read_recipes(config)
+        recipes = losses.read_recipes(config)
         layers = losses.vgg_layers(*recipes)
         networks, _ = train.make_networks(config.TRAIN, None)
         trainer = train.Trainer(tf.distribute.get_strategy(), config.TRAIN, patches, networks, recipes,

@@ -172,7 +172,7 @@ def test_a_recipe_that_cannot_be_followed_is_one_sentence(setting, words):
     override(settings, [setting])
     resolve(settings)
     with pytest.raises(UserError) as caught:
-        train.read_recipes(settings)
+        losses.read_recipes(settings)
     assert words in str(caught.value)
 
 
@@ -201,6 +201,6 @@ def test_vgg19_is_built_only_for_a_recipe_that_names_it(recipe, monkeypatch):
     resolve(settings)
     settings.TRAIN.update({"loss": recipe, "n_epoch": 1})
     monkeypatch.setattr(keras.applications, "VGG19", None)
-    assert train.load_vgg(settings, train.read_recipes(settings), demo=False)[1] is None
+    assert train.load_vgg(settings, losses.read_recipes(settings), demo=False)[1] is None
     settings.TRAIN.update({"loss": "original", "n_epoch": 0})  # its phase is not trained
-    assert train.load_vgg(settings, train.read_recipes(settings), demo=False)[1] is None
+    assert train.load_vgg(settings, losses.read_recipes(settings), demo=False)[1] is None
