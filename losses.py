@@ -1,4 +1,4 @@
-"""What the networks learn by (Ledig et al., https://arxiv.org/abs/1609.04802, section 2.2).
+"""The losses (Ledig et al., https://arxiv.org/abs/1609.04802, section 2.2).
 
 To add a loss, write a function of a `Batch` and name it in `LOSSES`; a recipe in `config.LOSS` may then weigh it.
 """
@@ -28,7 +28,7 @@ VGG_LAYERS = {f"pool{block}": f"block{block}_pool" for block in range(1, 6)} | {
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """What losses compare.
+    """A batch of patches, as losses compare them.
 
     lr: (N, h, w, 3), in the range of the generator's input.
     hr, sr: (N, H, W, 3), in [-1, 1].
@@ -59,7 +59,7 @@ def l1_loss(batch: Batch) -> Tensor:
 
 
 def adversarial_loss(batch: Batch) -> Tensor:
-    """How far the discriminator is from taking SR for HR, equation 6 of the article."""
+    """Cross-entropy of the discriminator taking SR for HR, equation 6 of the article."""
     return _cross_entropy(tf.ones_like(batch.logits_sr), batch.logits_sr)
 
 
@@ -80,7 +80,7 @@ NAMES = [name for loss in LOSSES for name in ([f"vgg:{layer}" for layer in VGG_L
 
 
 def discriminator_loss(logits_hr: Tensor, logits_sr: Tensor) -> Tensor:
-    """How far the discriminator is from telling HR from SR, equation 2 of the article."""
+    """Cross-entropy of the discriminator telling HR from SR, equation 2 of the article."""
     return _cross_entropy(tf.ones_like(logits_hr), logits_hr) + _cross_entropy(tf.zeros_like(logits_sr), logits_sr)
 
 

@@ -61,7 +61,7 @@ class Restorer:
         self.scale, self.back_project, self.self_ensemble = self.upscaler.scale, back_project, self_ensemble
 
     def n_tiles(self, height: int, width: int) -> int:
-        """How many tiles an LR of that size goes through the network in."""
+        """The number of tiles in which an LR of that size goes through the network."""
         return len(self.upscaler.tiles(height, width))
 
     def __call__(self, lr: np.ndarray | Image.Image, report: Callable[[float], None] | None = None) -> np.ndarray:

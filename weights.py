@@ -68,7 +68,7 @@ class DownloadError(UserError):
 
 @dataclass(frozen=True)
 class _Recognised:
-    """What a file's arrays are."""
+    """The arrays of a file, recognised."""
 
     kind: str | None  # "generator", "discriminator", or None where both are possible
     architecture: Architecture
@@ -316,7 +316,7 @@ def _rename(layer, table):
 
 
 def _count_blocks(found):
-    """How many residual blocks a generator with these arrays has, from 1 to 99.
+    """The number of residual blocks of a generator with these arrays, from 1 to 99.
 
     Without our names: `paper` has 6 layers besides its blocks and 5 in each, `tensorlayer` 13 arrays and 10.
     """
@@ -369,7 +369,7 @@ def _checked(arrays, name, shape):
 
 
 def describe(path: str | Path) -> str:
-    """What weights are called on the screen: a file by its path, those with a name by their network."""
+    """The name of weights on the screen: a file's path, or the network of those with a name."""
     if path in SHIPPED:
         return f"{'SRGAN' if path == 'photo' else 'SRResNet'} for photos, models/{SHIPPED[path]}"
     if path not in PRETRAINED:

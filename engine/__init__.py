@@ -1,1 +1,1 @@
-"""What runs the networks: command line, steps of training, tiles, devices, the folder of a training run."""
+"""Running the networks: command line, steps of training, tiles, devices, the folder of a training run."""

@@ -30,7 +30,7 @@ class Part:
         return [values[id(x)] for x in self.outputs]
 
     def field(self) -> int:
-        """How far an output sees to each side, in pixels of the inputs."""
+        """The reach of an output to each side, in pixels of the inputs."""
         seen = {id(x): 0 for x in self.outputs}
         for layer in reversed(self.layers):
             half, factor = _window(layer)
@@ -63,7 +63,7 @@ def parts(network: keras.Model) -> list[Part]:
 
 
 def fields(parts: list[Part]) -> list[int]:
-    """How far an SR pixel sees to each side in the inputs of each part of a generator."""
+    """The reach of an SR pixel to each side in the inputs of each part of a generator."""
     return [sum(part.field() for part in parts[number:]) for number in range(len(parts))]
 
 

@@ -1,4 +1,4 @@
-"""What a training run shows of its networks: PSNR, samples, curves."""
+"""The record of a training run: PSNR, samples, curves."""
 import functools
 from pathlib import Path
 

@@ -11,7 +11,7 @@ import model
 
 
 class Networks(NamedTuple):
-    """What a training run trains; `averaged` is the moving average of the generator, which is what it saves."""
+    """The networks of a training run; `averaged` is the moving average of the generator, which is what it saves."""
 
     generator: keras.Model
     averaged: keras.Model

@@ -6,7 +6,7 @@ from PIL import Image
 
 
 def to_pixels(image: np.ndarray | Image.Image) -> np.ndarray:
-    """What may stand for an image in Python, as (H, W, C), C as in `images.read_image`, uint8 or uint16.
+    """An array or PIL image as (H, W, C), C as in `images.read_image`, uint8 or uint16.
 
     Gray may be (H, W). bool becomes 8 bits, floats in [0, 1] become 16, Pillow's other modes RGB. Raises UserError for
     all else.

@@ -1,4 +1,4 @@
-"""What a picture's file says besides its pixels: EXIF, dots per inch, profile, and the mark of our results."""
+"""Metadata of pictures: EXIF, dots per inch, profile, and the mark of our results."""
 import contextlib
 import dataclasses
 import glob

@@ -1,4 +1,4 @@
-"""What the user made is never touched: only a file that this program wrote, and nobody changed since, is replaced."""
+"""Output folders: only files that this program wrote, and nobody changed since, are replaced."""
 import contextlib
 import hashlib
 import json

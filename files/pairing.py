@@ -107,7 +107,7 @@ def _split(files, folder, scale):
 
 
 def _without_misfits(partners, matched, folder, scale):
-    """What `match_names` gives, of those LR files alone that are smaller or larger than their HR by a whole number."""
+    """`match_names`, of those LR files alone that are smaller or larger than their HR by a whole number."""
     @functools.cache
     def is_shrunk(lr, hr, by):
         sizes = images.image_size(lr), images.image_size(hr)

@@ -92,7 +92,7 @@ def size(file: BinaryIO) -> tuple[int, int]:
 
 
 def _count_colours(page):
-    """How many bands are colours. GDAL calls RGB of 16 bits or floats gray with two bands more, unless it is told."""
+    """The number of bands that are colours. GDAL calls RGB of 16 bits or floats gray with two bands more by default."""
     if (page.photometric == PHOTOMETRIC.MINISBLACK and page.samplesperpixel in (3, 4)
             and not any(extra in ALPHA for extra in page.extrasamples[:2])):
         return 3

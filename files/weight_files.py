@@ -186,7 +186,7 @@ def _read_torch(archive, entries, pickled):
 
 
 def _named_items(value):
-    """What a pickled dict has under names."""
+    """The items of a pickled dict that have names."""
     flat = value.items if isinstance(value, _Call) else value if isinstance(value, list) else []
     return {key: item for key, item in zip(flat[::2], flat[1::2], strict=False) if isinstance(key, str)}
 
@@ -259,7 +259,7 @@ def _read_h5(file):
 
 
 def _inside(group, path):
-    """What lies at a path in an HDF5 group, unless a link, which may lead to another file, is on the way there."""
+    """The object at a path in an HDF5 group; a link on the way there, which may lead to another file, is refused."""
     for part in path.split("/"):
         if not isinstance(group.get(part, getlink=True), h5py.HardLink):
             raise UserError(f"has a link or nothing at {path:.80}; get it from a source you trust.")
