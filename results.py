@@ -3,6 +3,7 @@ import contextlib
 import csv
 import json
 import os
+import textwrap
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,8 +22,8 @@ from files.outputs import OutputFolder
 from metrics import METRICS, SHOWN
 
 TITLES = {"lr": "LR", "lanczos": "Lanczos", "srresnet": "SRResNet", "srgan": "SRGAN", "pretrained": "pre-trained SRGAN",
-          "pretrained-srresnet": "pre-trained SRResNet", "back_projected": "back-projected", "blend_0": "SRResNet",
-          "hr": "original"}
+          "pretrained-srresnet": "pre-trained SRResNet", "back_projected": "back-projected",
+          "photo": "SRGAN for photos", "photo-srresnet": "SRResNet for photos", "hr": "original"}
 THUMBNAIL_SIZE = (240, 160)  # at most
 
 
@@ -50,7 +51,7 @@ def scored_paths(folder: Path, names: Iterable[str], suffixes: dict[str, str]) -
 
 def main_method(generators: list[str]) -> str:
     """The method whose picture is the result: SRGAN where there is one, otherwise the first."""
-    return "srgan" if "srgan" in generators else generators[0]
+    return next((method for method in ("srgan", "pretrained", "photo") if method in generators), generators[0])
 
 
 def blend_name(share: float) -> str:
@@ -89,19 +90,19 @@ def short_names(names: list[str], width: int) -> dict[str, str]:
 class Table:
     """METRICS of each method, printed image by image in 80 columns; progress bars are kept out of its way.
 
-    Of more than four methods Lanczos is left to metrics.csv, and what is still too many goes on a second line. A cell
-    has PSNR and SSIM; the means of all other metrics follow in a row each.
+    Of more than four methods the others go on a second line. A cell has PSNR and SSIM; the means of all other metrics
+    follow in a row each.
     """
 
     NAME, COLUMN, N_COLUMNS = 20, 15, 4
 
     def __init__(self, names: list[str], methods: list[str]):
-        self.names = short_names(names, self.NAME)
-        if len(methods) > self.N_COLUMNS:
-            methods = [method for method in methods if method != "lanczos"]
-        self.methods = methods
-        titles = short_names(methods, self.COLUMN - 1)
-        self._print("", [titles[method] for method in methods])
+        self.names, self.methods = short_names(names, self.NAME), methods
+        for start in range(0, len(methods), self.N_COLUMNS):
+            heads = [textwrap.wrap(method, self.COLUMN - 1) for method in methods[start:start + self.N_COLUMNS]]
+            height = max(map(len, heads))
+            for line in zip(*([""] * (height - len(head)) + head for head in heads), strict=True):
+                self._print("", line)
 
     def row(self, name: str, values: dict[str, dict[str, float | None]]) -> None:
         """Print the row of an image. values: by method and metric."""
@@ -119,8 +120,8 @@ class Table:
 
     def _print(self, name, cells):
         for start in range(0, len(cells), self.N_COLUMNS):
-            print(f"{'' if start else name:{self.NAME}}"
-                  + "".join(f"{cell:>{self.COLUMN}}" for cell in cells[start:start + self.N_COLUMNS]))
+            line = "".join(f"{cell:>{self.COLUMN}}" for cell in cells[start:start + self.N_COLUMNS])
+            print(f"{'' if start else name:{self.NAME}}{line}".rstrip())
 
 
 # -------------------------------------------------------------------------------------------------------- metrics

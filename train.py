@@ -231,7 +231,7 @@ class Trainer:
         if epoch % self.settings.save_every == 0 or epoch == phase.n_epochs:
             if self.monitor.pairs:
                 psnr = self.monitor.measure(phase.number)
-                line += f"; PSNR {psnr:.2f} dB, bicubic {self.monitor.bicubic_psnr:.2f} dB"
+                line += f"; {self.monitor.describe(psnr)}"
                 if phase.best_file and psnr > float(self.best_psnr):
                     self.best_psnr.assign(psnr)
                     weights.save_network(self.folder / phase.best_file, self.networks.averaged)
@@ -377,7 +377,7 @@ def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: Easy
         trainer.resume()
         sample_patches = data.Patches(photos, settings.seed, 8, settings.hr_patch_size, 1, recipe).batch(0, 0)
         trainer.monitor = monitor.Monitor(networks.averaged, trainer.total_step, pairs, sample_patches, folder,
-                                          config.RESTORE.memory_mb)
+                                          config.RESTORE.memory_mb, origin, resumed)
     origin |= {"bn_epsilon": networks.generator.bn_epsilon, "n_steps_d_first": settings.n_steps_d_first}
     if strategy.cluster_resolver:
         trainer.share_state({"config.LOSS": recipes, "config.DEGRADATION": recipe, "--weights": origin["bn_epsilon"],

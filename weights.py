@@ -150,9 +150,10 @@ def load_discriminator(path: str | Path, patch_size: int) -> keras.Model:
     """
     file = find_file("pretrained-discriminator" if path in {**PRETRAINED, **SHIPPED} else path)
     found = _recognise_file(file)
-    if found.kind == "generator":
-        beside = file.with_name("d_srgan.npz")
-        if not beside.exists():
+    if _is_generator(found):
+        names = file.name.replace("g", "d", 1), "d_srgan.npz"
+        beside = next(filter(Path.exists, map(file.with_name, names)), None)
+        if not beside:
             raise UserError(f"{path} is a generator without a discriminator beside it; put its d_srgan.npz into "
                             f"{file.parent}/.")
         file, found = beside, _recognise_file(beside)
@@ -241,6 +242,17 @@ def _recognise_file(file):
         return _recognise(arrays)
     except WeightsError as error:
         raise UserError(f"{file} {error}.") from error
+
+
+def _is_generator(found):
+    """Whether arrays are a generator's; TensorLayer's files do not say it."""
+    if found.kind:
+        return found.kind == "generator"
+    try:
+        _fit(found.arrays, _generator_shapes(replace(found.architecture, n_blocks=_count_blocks(found))), "generator")
+    except WeightsError:
+        return False
+    return True
 
 
 def _fit_file(file, found, kind, shapes):
@@ -377,25 +389,41 @@ def describe(path: str | Path) -> str:
     return f"{'SRGAN' if path == 'pretrained' else 'SRResNet'} of {PRETRAINED_VERSION.replace('==', ' ')}"
 
 
+NAMES = (*PRETRAINED, *SHIPPED)
+# Methods of this program's own, after which no file of weights is called.
+OWN_METHODS = ("lr", "hr", "bicubic", "lanczos", "nearest", "name", "srgan", "srresnet", "back_projected", *NAMES)
+
+
 def find_generators(given: str | None, trained: Path, scoring: bool) -> dict[str, str | Path]:
     """The weights to evaluate, by method: those `given` by --weights, the trained ones, or the pre-trained ones.
 
+    `srresnet` and `srgan` are the user's; `pretrained` and `pretrained-srresnet` those that came with the install.
     trained: TRAIN.checkpoint_path. scoring: take all that there are to compare, instead of the best one. Says where
     that one is trained, and why where trained weights are left out. Raises UserError if there are none.
     """
     if given:
-        method = shorten(Path(given).stem, 50)  # a part of the names of pictures
-        return {f"{method}_weights" if method in ("lr", "hr", "bicubic", "lanczos") else method: given}
+        return _named(given, scoring)
     files = {"srresnet": trained / "g_srgan_init.npz", "srgan": trained / "g_srgan.npz"}
     found = {method: path for method, path in files.items() if path.exists()}
-    if not found or _is_demonstration(trained):
+    if not found or (settings := _read_settings(trained)).get("demonstration"):
         return _pretrained_beside(found, trained, scoring)
+    start = settings.get("origin", {}).get("weights")
     if scoring:
-        return found
+        is_there = start and (start in NAMES or Path(start).exists())
+        return (_named(start, False) if is_there else {}) | found
     method, path = found.popitem()
     print(f"Using the weights of your training, {path}{' (phase 1 only)' if method == 'srresnet' else ''}. For the "
           "pre-trained ones: --weights pretrained")
     return {method: path}
+
+
+def _named(given, scoring):
+    """The weights of --weights, by method; to score those with a name, the SRResNet that they started from too."""
+    if given in NAMES:
+        return {name: name for name in ((f"{given}-srresnet", given) if scoring else (given,)) if name in NAMES}
+    method = shorten(Path(given).stem, 50)  # a part of the names of pictures
+    taken = method.lower() in OWN_METHODS or method.startswith("blend_")
+    return {f"{method}_weights" if taken else method: given}
 
 
 def _pretrained_beside(found, trained, scoring):
@@ -408,18 +436,15 @@ def _pretrained_beside(found, trained, scoring):
                             f"--weights. {error}") from error
         print(f"The weights in {trained}/ are those of the demonstration, for show only. {error}")
         return found if scoring else dict([found.popitem()])
-    if scoring:
-        others = {"pretrained": "pretrained"} if found else {"srresnet": "pretrained-srresnet", "srgan": "pretrained"}
-        return found | others
-    if found:
+    if found and not scoring:
         print(f"The weights in {trained}/ are those of the demonstration, for show only: the pre-trained SRGAN is "
               f"used. For yours: --weights {found.popitem()[1]}")
-    return {"pretrained": "pretrained"}
+    return (found if scoring else {}) | _named("pretrained", scoring and not found)
 
 
-def _is_demonstration(trained: Path) -> bool:
-    """Whether a training was the demonstration, by the settings that it left."""
+def _read_settings(trained):
+    """The settings that a training left; {} where they can't be read."""
     try:
-        return bool(json.loads((trained / "config.json").read_text(encoding="utf-8")).get("demonstration"))
-    except (OSError, ValueError, AttributeError):
-        return False
+        return dict(json.loads((trained / "config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}

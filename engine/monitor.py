@@ -20,13 +20,17 @@ class Monitor:
     patches: HR and LR to draw, the same each time.
     folder: of the run.
     memory_mb: for upscaling.
+    origin: what the run started from. Of given weights the PSNR is added to it, unless the run is `resumed`.
     """
 
     def __init__(self, network: keras.Model, total_step: tf.Variable, pairs: list[tuple[np.ndarray, np.ndarray]],
-                 patches: tuple[np.ndarray, np.ndarray], folder: Path, memory_mb: int):
+                 patches: tuple[np.ndarray, np.ndarray], folder: Path, memory_mb: int, origin: dict, resumed: bool):
         self.network, self.total_step, self.pairs, self.patches = network, total_step, pairs, patches
         self.upscaler = upscaling.Upscaler(network, memory_mb)
         self.writer = tf.summary.create_file_writer(str(runs.tensorflow_path(folder) / "logs"))
+        self.origin = origin
+        if origin.get("weights") and pairs and not resumed:
+            origin["psnr"] = float(self.measure(2))
 
     @functools.cached_property
     def bicubic_psnr(self) -> float:
@@ -48,6 +52,11 @@ class Monitor:
         means = metrics.mean([metrics.measure(self.upscaler(lr), hr, lr) for hr, lr in self.pairs])
         self.log(phase, {name: value for name, value in means.items() if value is not None})
         return means["psnr"]
+
+    def describe(self, psnr: float) -> str:
+        """A PSNR beside that of the weights that the run started from, if any, and that of bicubic."""
+        start = f"at the start {self.origin['psnr']:.2f} dB, " if "psnr" in self.origin else ""
+        return f"PSNR {psnr:.2f} dB, {start}bicubic {self.bicubic_psnr:.2f} dB"
 
     def draw(self, phase: int, path: Path) -> None:
         """Draw the patches into a file: a column each, from above bicubic, SR and HR."""

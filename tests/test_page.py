@@ -543,6 +543,26 @@ def test_restored_photos_have_no_scores(browse, tmp_path):
     assert page.texts(".captions span") == ["", ""]
     for selector in ("#strip", "#previous", "#next"):
         assert not page.find(selector).is_displayed()  # there is a single photo
+    assert "↑ ↓" not in page.texts("#keys kbd") and "← →" in page.texts("#keys kbd")
+
+
+def test_the_page_opens_on_what_was_asked_for(browse, tmp_path):
+    folder = build(tmp_path / "page", {name: plain(64, 48) for name in "ab"})
+    content = read_page(folder)
+    content["first"], content["images"][1]["result"] = "b", "lanczos"
+    write_page(folder, content)
+    page = browse(folder)
+    assert page.name() == "b" and page.chosen() == ["bicubic", "Lanczos"]
+    assert browse(folder, "image=a").name() == "a"
+
+
+def test_where_a_picture_is_reduced_1_to_1_is_suggested_until_the_zoom_is_used(browse, noisy):
+    page = browse(noisy, size=(700, 500))
+    assert "1:1 shows" in page.find("#message").text
+    page.zoom(1)
+    assert not page.find("#message").is_displayed()
+    page.press("arrow_down")
+    assert not page.find("#message").is_displayed()
 
 
 @pytest.fixture

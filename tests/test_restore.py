@@ -232,10 +232,13 @@ def test_weights_are_those_that_are_given_then_the_trained_then_the_pretrained(t
 
     init, gan = str(trained / "g_srgan_init.npz"), str(trained / "g_srgan.npz")
     assert find("my.npz", trained, False) == {"my": "my.npz"}
-    assert find("pretrained", trained, True) == {"pretrained": "pretrained"}
-    assert find("folder/bicubic.npz", trained, True) == {"bicubic_weights": "folder/bicubic.npz"}
+    both = {"pretrained-srresnet": "pretrained-srresnet", "pretrained": "pretrained"}
+    assert find("pretrained", trained, True) == both
+    assert find("pretrained", trained, False) == {"pretrained": "pretrained"}
+    for name in ("bicubic", "name", "LR", "srgan", "back_projected", "pretrained", "blend_0.5"):
+        assert find(f"folder/{name}.npz", trained, True) == {f"{name}_weights": f"folder/{name}.npz"}
     assert find(None, trained, True) == {"srresnet": init, "srgan": gan}
-    assert find(None, tmp_path, True) == {"srresnet": "pretrained-srresnet", "srgan": "pretrained"}
+    assert find(None, tmp_path, True) == both
     assert find(None, tmp_path, False) == {"pretrained": "pretrained"}
     assert not capsys.readouterr().out
     assert find(None, trained, False) == {"srgan": gan}
@@ -243,6 +246,12 @@ def test_weights_are_those_that_are_given_then_the_trained_then_the_pretrained(t
     shutil.copy(init, tmp_path)
     assert list(find(None, tmp_path, False)) == ["srresnet"]
     assert "g_srgan_init.npz (phase 1 only). For the pre-trained ones" in capsys.readouterr().out
+    start = tmp_path / "my_start.npz"
+    for weights_before, expected in (("pretrained", "pretrained"), (start, None), (start, "my_start")):
+        (tmp_path / "config.json").write_text(json.dumps({"TRAIN": {}, "origin": {"weights": str(weights_before)}}))
+        if expected == "my_start":
+            start.touch()
+        assert list(find(None, tmp_path, True)) == [expected, "srresnet"][not expected:]
 
 
 def test_the_demonstrations_weights_are_compared_but_restore_no_photos(trained, tmp_path, capsys, monkeypatch):

@@ -26,16 +26,16 @@ def test_a_long_name_keeps_its_beginning_and_its_end():
 
 
 def test_more_methods_than_fit_beside_each_other_go_on_a_second_line(capsys):
-    methods = ["bicubic", "lanczos", "srresnet", "srgan", "pretrained", "blend_0.5", "back_projected"]
+    methods = ["bicubic", "lanczos", "pretrained-srresnet", "srgan", "pretrained", "blend_0.5", "back_projected"]
     table = results.Table(["a"], methods)
     table.row("a", {method: {"psnr": 100, "ssim": 1} for method in methods})
     table.means({method: {"psnr": 28.434, "ssim": None, "lr_psnr": 34, "niqe": 4.5} for method in methods})
     lines = capsys.readouterr().out.splitlines()
     assert [line.split() for line in lines] == [
-        ["bicubic", "srresnet", "srgan", "pretrained"], ["blend_0.5", "back_projected"],
-        ["a", *["100.0", "/", "1.0000"] * 4], ["100.0", "/", "1.0000"] * 2,
-        ["mean", *["28.43", "/", "-"] * 4], ["28.43", "/", "-"] * 2, ["mean", "LR-PSNR", *["34.00"] * 4], ["34.00"] * 2,
-        ["mean", "NIQE", *["4.50"] * 4], ["4.50"] * 2]
+        ["pretrained-"], ["bicubic", "lanczos", "srresnet", "srgan"], ["pretrained", "blend_0.5", "back_projected"],
+        ["a", *["100.0", "/", "1.0000"] * 4], ["100.0", "/", "1.0000"] * 3,
+        ["mean", *["28.43", "/", "-"] * 4], ["28.43", "/", "-"] * 3, ["mean", "LR-PSNR", *["34.00"] * 4], ["34.00"] * 3,
+        ["mean", "NIQE", *["4.50"] * 4], ["4.50"] * 3]
     assert max(map(len, lines)) <= 80
 
 
@@ -51,6 +51,7 @@ def test_a_metric_that_is_not_defined_is_null_in_json_and_empty_in_csv(tmp_path)
 def test_the_picture_of_the_main_method_is_the_result():
     assert results.picture_suffixes(["srresnet", "srgan", "pretrained"])["srgan"] == "gen"
     assert results.picture_suffixes(["srresnet"])["srresnet"] == "gen"
+    assert results.picture_suffixes(["pretrained-srresnet", "pretrained"])["pretrained"] == "gen"
     suffixes = results.picture_suffixes(["my", "back_projected"])
     assert [*suffixes] == ["lr", "bicubic", "lanczos", "my", "back_projected", "hr"]
     assert [*suffixes.values()] == ["lr", "bicubic", "lanczos", "gen", "back_projected", "hr"]

