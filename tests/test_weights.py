@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import test_model
+from conftest import ROOT
 from keras import layers
 from test_model import randomize
 from test_weight_files import TorchArray, objects, save_as_torch, save_safetensors, some_arrays
@@ -455,3 +456,23 @@ def test_vgg_refuses_what_is_not_vgg(tmp_path, monkeypatch):
     monkeypatch.setattr(keras.applications, "VGG19", lambda **_: keras.utils.get_file("vgg", "http://127.0.0.1:9/vgg"))
     with pytest.raises(weights.DownloadError, match="Keras could not download"):
         weights.load_vgg(["pool4"], tmp_path / "nothing.npy")
+
+
+def test_weights_that_ship_are_those_of_their_page_and_compute_in_float32():
+    page = (ROOT / "docs" / "weights.md").read_text(encoding="utf-8")
+    for name, file in weights.SHIPPED.items():
+        digest = hashlib.sha256((ROOT / "models" / file).read_bytes()).hexdigest()
+        assert f"| `{name}` | `models/{file}` | `{digest}` |" in page
+        halves = np.load(ROOT / "models" / file)
+        network = weights.load_generator(name)
+        assert {array.dtype for key, array in halves.items() if "/" in key} == {np.dtype(np.float16)}
+        for variable in network.weights:
+            assert variable.dtype == "float32"
+            np.testing.assert_array_equal(variable, halves[variable.path].astype(np.float32))
+
+
+def test_photo_is_blended_with_its_own_srresnet():
+    srresnet, half, srgan = (weights.load_blended("photo", share).arrays for share in (0, 0.5, 1))
+    for name, array in weights.load_folded("photo-srresnet").arrays.items():
+        np.testing.assert_array_equal(srresnet[name], array)
+        np.testing.assert_allclose(half[name], (array + srgan[name]) / 2, atol=1e-6)
