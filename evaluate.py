@@ -94,7 +94,7 @@ def score(pairs: list[tuple[Path, Path | None]], folder: Path, restorers: list[d
     if n_figures:
         drawn = {method: suffix for method, suffix in suffixes.items() if method != "lanczos"}  # too close to bicubic
         results.draw_comparison(output, spread(rows, n_figures), drawn)
-    print(f"PSNR in dB / SSIM, on Y with {scale} border pixels cut, of "
+    print(f"PSNR in dB / SSIM, on Y (brightness) with {scale} border pixels cut, of "
           f"{utils.plural(len(rows), 'image')}; table, images{', comparison.png' if n_figures else ''} and index.html "
           f"are in {folder.absolute()}/.")
     return 0

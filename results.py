@@ -12,6 +12,7 @@ from urllib.parse import quote, unquote_to_bytes
 import utils
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
@@ -154,29 +155,40 @@ def draw_comparison(output: OutputFolder, rows: list[dict], suffixes: dict[str, 
 
     rows: of the images to show, as in metrics.json; their pictures are read from `output`. suffixes: of the pictures.
     """
-    figure = Figure(figsize=(3.2 * len(suffixes), 6.6 * len(rows)), layout="constrained")
-    axes = figure.subplots(2 * len(rows), len(suffixes), squeeze=False)
-    for row, wholes, details in zip(rows, axes[::2], axes[1::2], strict=True):
-        pictures = {method: images.read_image(picture_path(output.folder, row["name"], suffix))
-                    for method, suffix in suffixes.items()}
-        hr = pictures["hr"]
-        pictures["lr"] = images.resize(pictures["lr"], *hr.shape[:2], "nearest")
-        top, left, side = most_different_square([pictures[method] for method in pictures if method in row])
-        for (method, picture), whole, detail in zip(pictures.items(), wholes, details, strict=True):
-            whole.imshow(picture)
-            whole.add_patch(Rectangle((left - 0.5, top - 0.5), side, side, fill=False, edgecolor="red", linewidth=1.5))
-            whole.set_title(title(method), parse_math=False)
-            detail.imshow(picture[top:top + side, left:left + side], interpolation="nearest")
-            caption = row["name"] if method == "hr" else ""
-            if method in row:
-                caption = ", ".join(METRICS[metric].describe(row[method][metric]) for metric in SHOWN)
-            detail.set_xlabel(caption.encode(errors="backslashreplace").decode(), fontsize=12, parse_math=False)
-            for ax in (whole, detail):
-                ax.set(xticks=[], yticks=[])
-    path = output.folder / "comparison.png"
-    with output.replacing(path), utils.atomic_write(path) as partial, warnings.catch_warnings():
+    strips = []
+    with utils.progress("Drawing comparison.png, image", len(rows)) as bar:
+        for done, row in enumerate(rows, start=1):  # a figure of all of them takes the time of their number's square
+            strips.append(_draw_row(output.folder, row, suffixes))
+            bar.update(done)
+    with output.replacing(path := output.folder / "comparison.png"):
+        images.write_image(path, np.vstack(strips))
+
+
+def _draw_row(folder, row, suffixes):
+    """The strip of an image in the comparison, uint8 RGB."""
+    figure = Figure(figsize=(3.2 * len(suffixes), 6.6), dpi=110, layout="constrained")
+    pictures = {method: images.read_image(picture_path(folder, row["name"], suffix))
+                for method, suffix in suffixes.items()}
+    hr = pictures["hr"]
+    pictures["lr"] = images.resize(pictures["lr"], *hr.shape[:2], "nearest")
+    top, left, side = most_different_square([pictures[method] for method in pictures if method in row])
+    axes = figure.subplots(2, len(suffixes), squeeze=False)
+    for (method, picture), whole, detail in zip(pictures.items(), *axes, strict=True):
+        whole.imshow(picture)
+        whole.add_patch(Rectangle((left - 0.5, top - 0.5), side, side, fill=False, edgecolor="red", linewidth=1.5))
+        whole.set_title(title(method), parse_math=False)
+        detail.imshow(picture[top:top + side, left:left + side], interpolation="nearest")
+        caption = row["name"] if method == "hr" else ""
+        if method in row:
+            caption = ", ".join(METRICS[metric].describe(row[method][metric]) for metric in SHOWN)
+        detail.set_xlabel(caption.encode(errors="backslashreplace").decode(), fontsize=12, parse_math=False)
+        for ax in (whole, detail):
+            ax.set(xticks=[], yticks=[])
+    canvas = FigureCanvasAgg(figure)
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # of a name in a script that the font lacks
-        figure.savefig(partial, dpi=110, metadata={"Software": images.SOFTWARE})
+        canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[:, :, :3]
 
 
 def most_different_square(pictures: list[np.ndarray]) -> tuple[int, int, int]:
