@@ -92,7 +92,9 @@ def export(arguments, config) -> int:
     output = Path(arguments.output or "exported")
     (name, path), = weights.find_generators(
         arguments.weights, Path(config.TRAIN.checkpoint_path), scoring=False).items()
-    results, paths = OutputFolder(output), [output / name for name in FILES]
+    has_onnx = importlib.util.find_spec("tf2onnx") is not None
+    names = [name for name in FILES if has_onnx or not name.startswith(("srgan.onnx", "web/"))]
+    results, paths = OutputFolder(output), [output / name for name in names]
     results.check(paths)
     folded = weights.load_blended(path, config.RESTORE.blend)
     print(f"{name}: {weights.describe(path)}")
@@ -102,11 +104,11 @@ def export(arguments, config) -> int:
         save_module(output, folded, path)
         save_folder(network, output / "srgan_saved_model")
         save_file(network, output / "srgan.tflite", "litert")
-        if importlib.util.find_spec("tf2onnx"):
+        if has_onnx:
             save_file(network, output / "srgan.onnx", "onnx")
             save_page(output)
     print(f"The exported networks are in {output.absolute()}/; its README.md shows how to use them.")
-    if importlib.util.find_spec("tf2onnx"):
+    if has_onnx:
         return 0
     print("srgan.onnx was not written, as the package tf2onnx is not installed; run: pip install tf2onnx")
     return 1

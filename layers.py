@@ -42,7 +42,7 @@ class PReLU(layers.Layer):
             return _prelu(x, slope)
         y = tf.cast(slope, x.dtype) * x
         if self.form == "portable":
-            return y + (1 - slope) * tf.nn.relu(x)
+            return y + tf.cast(1 - slope, x.dtype) * tf.nn.relu(x)
         return tf.cond(tf.reduce_all(slope <= 1), lambda: tf.maximum(x, y), lambda: tf.where(x > 0, x, y))
 
 

@@ -321,13 +321,15 @@ def _write_study(output, page, key, pictures, scale):
                 bar.update(done)
         (study / "index.html").write_text(page, encoding="utf-8")
         built = int(datetime.datetime.now().timestamp())
-        for file in [*study.rglob("*"), study]:
+        for file in study.rglob("*.*"):
             os.utime(file, (built, built))
         files = [path / file.relative_to(partial) for file in study.rglob("*") if file.is_file()]
         with output.replacing(path / "key.json", *files):
             with utils.atomic_write(path / "key.json") as file:
                 file.write_text(json.dumps(key, indent=1) + "\n", encoding="utf-8")
             shutil.copytree(study, path / "study", dirs_exist_ok=True, copy_function=os.replace)
+            for folder in (path / "study" / "pictures", path / "study"):  # which the moves have changed
+                os.utime(folder, (built, built))
     except OSError as error:
         raise utils.cannot_write(path, error, "name another folder with MOS.path") from error
     finally:

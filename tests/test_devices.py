@@ -227,7 +227,8 @@ def test_evaluation_on_two_devices_gives_what_one_gives(one_device, tmp_path, mo
             f"TRAIN.devices={n_devices}")
         output, = finish(process)
         lines.append(output.replace(f"on_{n_devices}/", "out/"))
-    assert lines[0] == lines[1]
+    small_photos = "NIQE looks at blocks of 96x96 pixels; images with fewer than two have none.\n"  # said by a thread
+    assert lines[0].replace(small_photos, "") == lines[1].replace(small_photos, "")
     results = sorted(path.name for path in (tmp_path / "on_1").glob("*_gen.png"))
     assert results == [f"{number}_gen.png" for number in range(5)]
     for name in results:
@@ -238,7 +239,7 @@ def test_evaluation_on_two_devices_gives_what_one_gives(one_device, tmp_path, mo
 @pytest.mark.parametrize("features, precision", [("avx2 avx512_bf16 fma", "bfloat16"), ("amx_bf16", "bfloat16"),
                                                  ("avx512_bf16x avx2", "float32")])
 def test_auto_is_bfloat16_where_the_processor_has_it(features, precision, monkeypatch):
-    monkeypatch.setattr(devices.Path, "read_text", lambda path: f"flags\t: fpu {features}\n")
+    monkeypatch.setattr(devices.Path, "read_text", lambda path, **how: f"flags\t: fpu {features}\n")
     assert devices.precision("auto") == precision
     assert devices.precision("float16") == "float16"
 
