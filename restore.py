@@ -266,7 +266,7 @@ def photos_to_restore(inputs: list[Path], output: Path, method: str) -> list[Res
             for folder, paths in found.items()
             for path, name in zip(paths, photo_files.output_names(list(paths)), strict=True)]
     if photo_files.is_image_name(output) and not output.is_dir():
-        images.check_suffix(output)
+        photo_files.check_suffix(output)
         if len(jobs) > 1:
             raise UserError(f"{output} (--output) is the name of one image, but there are {len(jobs)} photos; name a "
                             "folder.")

@@ -125,6 +125,8 @@ def check_paths(arguments: argparse.Namespace, settings: EasyDict) -> None:
     if arguments.output:
         output = Path(arguments.output)
         is_file = photo_files.is_image_name(output) and not arguments.output.endswith((os.sep, "/"))
+        if is_file and arguments.input:
+            photo_files.check_suffix(output)
         check_writable(output.parent if is_file else output, "--output")
 
 

@@ -16,7 +16,7 @@ from imagecodecs import PNG
 from PIL import Image, PngImagePlugin
 
 from files import arrays, colours, metadata, photo_files, tiff
-from files.metadata import OUTPUT_SUFFIXES, SOFTWARE, Metadata
+from files.metadata import SOFTWARE, Metadata
 
 warnings.filterwarnings("ignore", module="PIL")  # of metadata and palettes; what matters is raised
 # Workflows of ComfyUI and histories in XMP take megabytes; what a small file can unpack to stays bounded all the same.
@@ -203,13 +203,6 @@ LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp")
 LARGEST_SIDE = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383, ".png": 1_000_000}  # libpng's, which others read with
 
 
-def check_suffix(path: str | Path) -> None:
-    """Raise UserError if a name does not end as those of the images that are written."""
-    if Path(path).suffix.lower() not in OUTPUT_SUFFIXES:
-        kinds = f"{', '.join(OUTPUT_SUFFIXES[:-1])} or {OUTPUT_SUFFIXES[-1]}"
-        raise UserError(f"{path} can't be written as that kind of file; name a {kinds}.")
-
-
 def check_size(path: str | Path, height: int, width: int) -> None:
     """Raise UserError if the kind of file that a name ends in can't hold an image of that size."""
     largest = LARGEST_SIDE.get(Path(path).suffix.lower())
@@ -223,7 +216,7 @@ def write_image(path: str | Path, image: np.ndarray, about: Metadata | None = No
     PNG and TIFF are lossless. JPEG and WebP have 8 bits and quality 95; JPEG shows transparent parts on white.
     about: metadata to keep, that of the photo which the image was made from. Raises UserError.
     """
-    check_suffix(path)
+    photo_files.check_suffix(path)
     suffix, about, image = Path(path).suffix.lower(), about or Metadata(), arrays.to_pixels(image)
     height, width = image.shape[:2]
     check_size(path, height, width)

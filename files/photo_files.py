@@ -105,6 +105,13 @@ def is_image_name(path: Path) -> bool:
     return path.suffix.lower() in (*IMAGE_SUFFIXES, *OTHER_SUFFIXES, *tiff.RAW_SUFFIXES)
 
 
+def check_suffix(path: str | Path) -> None:
+    """Raise UserError if a name does not end as those of the images that are written."""
+    if Path(path).suffix.lower() not in metadata.OUTPUT_SUFFIXES:
+        *kinds, last = metadata.OUTPUT_SUFFIXES
+        raise UserError(f"{path} can't be written as that kind of file; name a {', '.join(kinds)} or {last}.")
+
+
 def find_images(folder: str | Path, setting: str, results_too: bool = False) -> list[Path]:
     """Image files of the folder that a setting names, and of its subfolders; prints what else is there.
 

@@ -185,6 +185,7 @@ def test_a_wrong_option_is_one_sentence(run, tmp_path, arguments, words):
     (["--mode=evaluate", "--weights", "gone.npz"], "gone.npz (--weights) does not exist"),
     (["--mode=evaluate", "--input", "a.png", "--output", "a.png/out"], "a.png/out/ (--output) can't be written: Not a"),
     (["--mode=export", "--output", "a.png/out"], "a.png/out/ (--output) can't be written: Not a"),
+    (["--mode=evaluate", "--input", "a.png", "--output", "b.bmp"], "b.bmp can't be written as that kind of file"),
 ])
 def test_a_wrong_path_is_answered_before_tensorflow_is_imported(run, tmp_path, monkeypatch, arguments, words):
     (tmp_path / "empty").mkdir()

@@ -482,7 +482,7 @@ def test_photos_of_other_kinds_are_found_apart(tmp_path):
         images.read_image(tmp_path / "b.CR2")
 
 
-@pytest.mark.parametrize("suffix", images.OUTPUT_SUFFIXES)
+@pytest.mark.parametrize("suffix", metadata.OUTPUT_SUFFIXES)
 def test_pictures_that_this_program_wrote_are_not_photos(tmp_path, suffix):
     photo = np.tile(pictures.RGB, (8, 8, 1))
     Image.fromarray(photo).save(tmp_path / f"me_hr{suffix}", exif=pictures.exif(6))  # a name of ours, a user's photo
