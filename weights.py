@@ -15,7 +15,7 @@ import numpy as np
 
 import losses
 import model
-from files.weight_files import BATCH_NORM, Arrays, load_arrays, save_arrays
+from files.weight_files import BATCH_NORM, OTHER_NETWORKS, TORCH_LAYERS, TORCH_NORM, Arrays, load_arrays, save_arrays
 from layers import BN_EPSILON, NORM_WEIGHTS, FoldedConv, norm_of
 from model import Architecture
 
@@ -29,31 +29,6 @@ PRETRAINED = {
 SHIPPED = {  # names of weights that come with this program, and their files in models/, see docs/weights.md
     "photo": "srgan_photo.npz", "photo-srresnet": "srresnet_photo.npz"}
 KERAS_EPSILON = 1e-3  # of batch norms in files of Keras 2, which do not say it
-
-# Whose networks of PyTorch are read: patterns of their layers' names, our names, what to add to the number in a name.
-TORCH_LAYERS = {
-    "pytorch": (  # Lornatang/SRGAN-PyTorch since 2022
-        (r"conv(?:_block)?1\.0", "head_conv", 0), (r"conv(?:_block)?1\.1", "head_act", 0),
-        (r"trunk\.(\d+)\.rcb\.0", "block_{}_conv_1", 1), (r"trunk\.(\d+)\.rcb\.1", "block_{}_bn_1", 1),
-        (r"trunk\.(\d+)\.rcb\.2", "block_{}_act", 1),
-        (r"trunk\.(\d+)\.rcb\.3", "block_{}_conv_2", 1), (r"trunk\.(\d+)\.rcb\.4", "block_{}_bn_2", 1),
-        (r"conv(?:_block)?2\.0", "trunk_conv_1", 0), (r"conv(?:_block)?2\.1", "trunk_bn_1", 0),
-        (r"upsampling\.(\d+)\.upsample_block\.0", "upsample_{}_conv", 1),
-        (r"upsampling\.(\d+)\.upsample_block\.2", "upsample_{}_act", 1),
-        (r"conv(?:_block)?3", "tail_conv", 0)),
-    "paper": (  # leftthomas/SRGAN
-        (r"block1\.0", "head_conv", 0), (r"block1\.1", "head_act", 0),
-        (r"block([2-6])\.(conv|bn)(\d)", "block_{}_{}_{}", -1), (r"block([2-6])\.prelu", "block_{}_act", -1),
-        (r"block7\.0", "trunk_conv_1", 0), (r"block7\.1", "trunk_bn_1", 0),
-        (r"block8\.(\d+)\.conv", "upsample_{}_conv", 1), (r"block8\.(\d+)\.prelu", "upsample_{}_act", 1),
-        (r"block8\.2", "tail_conv", 0))}
-TORCH_NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
-# What other networks are, by the names of their layers.
-OTHER_NETWORKS = {
-    r"(?i).*\brdb\d": "the RRDB network of ESRGAN and Real-ESRGAN",
-    r".*relative_position": "a transformer such as SwinIR",
-    r"(features|net|classifier)\.": "a discriminator",
-    r"(head|body|tail)\.": "a network such as EDSR or RCAN"}
 
 VGG_URL = "https://media.githubusercontent.com/media/tensorlayer/pretrained-models/master/models/vgg19.npy"
 
