@@ -387,6 +387,12 @@ def test_a_closed_terminal_saves_the_training(tmp_path):
     assert list((tmp_path / "checkpoint").glob("state-*.index"))
 
 
+def not_ignored():
+    """Signals as a terminal leaves them: a shell starts background jobs with SIGINT ignored, nohup with SIGHUP."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("signals, saves", [
     ([signal.SIGHUP, signal.SIGHUP], True),  # of the shell and of the kernel
     ([signal.SIGHUP, signal.SIGHUP, signal.SIGTERM], True),
@@ -398,11 +404,12 @@ def test_only_a_second_request_quits_at_once(signals, saves):
     script = ("import sys, time; sys.path.insert(0, sys.argv[1]); from engine import runs; caught = []\n"
               "with runs.catch_signals(caught):\n"
               "    print('ready', flush=True)\n"
-              "    while not caught: pass\n"
+              "    end = time.monotonic() + 30\n"
+              "    while not caught and time.monotonic() < end: pass\n"
               "    time.sleep(1)\n"
               "print('saved')")
     process = subprocess.Popen([sys.executable, "-c", script, ROOT], stdout=subprocess.PIPE, text=True,
-                               preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))
+                               preexec_fn=not_ignored)
     process.stdout.readline()
     for number in signals:
         process.send_signal(number)
