@@ -1,4 +1,5 @@
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,9 @@ from unittest import mock
 import pytest
 
 ROOT = Path(__file__).parent.parent
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts background jobs; training runs inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 SLOW = ("test_runs.py", "test_devices.py", "test_train.py", "test_cli.py", "test_page.py", "test_mos.py")

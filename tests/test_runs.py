@@ -387,12 +387,6 @@ def test_a_closed_terminal_saves_the_training(tmp_path):
     assert list((tmp_path / "checkpoint").glob("state-*.index"))
 
 
-def not_ignored():
-    """Signals as a terminal leaves them: a shell starts background jobs with SIGINT ignored, nohup with SIGHUP."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-
 @pytest.mark.parametrize("signals, saves", [
     ([signal.SIGHUP, signal.SIGHUP], True),  # of the shell and of the kernel
     ([signal.SIGHUP, signal.SIGHUP, signal.SIGTERM], True),
@@ -409,7 +403,7 @@ def test_only_a_second_request_quits_at_once(signals, saves):
               "    time.sleep(1)\n"
               "print('saved')")
     process = subprocess.Popen([sys.executable, "-c", script, ROOT], stdout=subprocess.PIPE, text=True,
-                               preexec_fn=not_ignored)
+                               preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))
     process.stdout.readline()
     for number in signals:
         process.send_signal(number)
