@@ -4,7 +4,6 @@ Both do the same. `Varies(16, demo=8)` is a default that differs in the demonstr
 to train on, or in fine-tuning, which starts from --weights. A plain value in its place holds everywhere.
 """
 import copy
-import difflib
 import fnmatch
 import json
 import math
@@ -13,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import utils
 from utils import UserError, local_path
 
 from easydict import EasyDict as edict
@@ -276,7 +276,7 @@ def _check_name(key):
         raise UserError(f"There is no setting {key} any more; use {RENAMED[old]}.")
     if key not in known and not _matching(key, OPEN):
         same_name = [other for other in known if other.split(".")[-1] == key.split(".")[-1]]
-        nearest = (same_name or difflib.get_close_matches(key, known, n=1, cutoff=0))[0]
+        nearest = same_name[0] if same_name else utils.nearest(key, known)
         raise UserError(f"There is no setting {key}; the nearest is {nearest} (all of them are in config.py).")
 
 
@@ -302,7 +302,7 @@ def _checked(key, value, cfg):
         return value
     if isinstance(rule, Bounds):
         raise UserError(f"{key} is {value}; it must be {rule}.")
-    nearest = f"; the nearest is {difflib.get_close_matches(value, allowed, n=1, cutoff=0)[0]}" if kind is str else ""
+    nearest = f"; the nearest is {utils.nearest(value, allowed)}" if kind is str else ""
     raise UserError(f"{key} is one of {', '.join(map(str, allowed))}, not {value!r}{nearest}.")
 
 

@@ -3,13 +3,12 @@
 To add a step, write a function and name it in `STEPS`; a recipe may then name it. A step takes an image, uint8 RGB
 (H, W, 3), and a random generator, and returns a new image. None moves the picture, so that LR lies under its HR.
 """
-import difflib
 import inspect
 import io
 import math
 from collections.abc import Mapping
 
-from utils import UserError
+from utils import UserError, nearest
 
 import numpy as np
 import scipy.signal
@@ -143,7 +142,7 @@ def find_recipe(recipes: Mapping, name: str) -> Mapping:
         if step == "clean":
             _check_value(parameters, Share, title)
         elif step not in STEPS:
-            raise UserError(f"{title} is no step; the nearest is {_nearest(step, STEPS)} (all of them are in "
+            raise UserError(f"{title} is no step; the nearest is {nearest(step, STEPS)} (all of them are in "
                             "degradations.py).")
         elif not isinstance(parameters, Mapping):
             raise UserError(f"{title} is {parameters!r}; it must be the step's parameters by name, or {{}}.")
@@ -160,7 +159,7 @@ def _check_step(step, parameters, title):
         kinds["probability"] = Share
     for name, value in parameters.items():
         if name not in kinds:
-            raise UserError(f"{title} has no {name}; the nearest is {_nearest(name, kinds)}.")
+            raise UserError(f"{title} has no {name}; the nearest is {nearest(name, kinds)}.")
         _check_value(value, kinds[name], f"{title}.{name}")
     for name, parameter in known.items():
         if parameter.default is parameter.empty and name not in parameters:
@@ -179,7 +178,3 @@ def _check_value(value, kind, title):
     if not fits or numbers[0] > numbers[-1]:
         what = "two numbers, lowest and highest," if kind == Range else "a number"
         raise UserError(f"{title} is {value!r}; it must be {what} from {low} to {high}.")
-
-
-def _nearest(name, names):
-    return difflib.get_close_matches(name, list(names), n=1, cutoff=0)[0]

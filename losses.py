@@ -3,11 +3,10 @@
 To add a loss, write a function of a `Batch` and name it in `LOSSES`; a recipe in `config.LOSS` may then weigh it.
 """
 import dataclasses
-import difflib
 import functools
 from collections.abc import Iterable, Mapping
 
-from utils import UserError
+from utils import UserError, nearest
 
 import keras
 import numpy as np
@@ -91,9 +90,8 @@ def read_recipe(recipe: Mapping[str, float], title: str) -> dict[str, float]:
     """
     for name in recipe:
         if name not in NAMES:
-            nearest = difflib.get_close_matches(name, NAMES, n=1, cutoff=0)[0]
-            raise UserError(f"{title} names {name}, which is no loss; the nearest is {nearest} (all of them are in "
-                            "losses.py, and vgg:LAYER compares a layer of VGG19).")
+            raise UserError(f"{title} names {name}, which is no loss; the nearest is {nearest(name, NAMES)} (all of "
+                            "them are in losses.py, and vgg:LAYER compares a layer of VGG19).")
     weights = {name: recipe[name] for name in NAMES if recipe.get(name)}
     if not weights:
         raise UserError(f"{title} weighs no loss; give one of {', '.join(NAMES[:4])} or vgg:conv2_2 a weight above 0.")

@@ -1,5 +1,6 @@
 """Errors, paths, atomic files, progress and a quiet screen. Imports no TensorFlow, for a quick `--help`."""
 import contextlib
+import difflib
 import errno
 import functools
 import hashlib
@@ -214,6 +215,11 @@ def shorten(name: str, most: int) -> str:
     if len(encoded) <= most:
         return name
     return f"{encoded[:most - 9].decode(errors='ignore')}_{hashlib.sha256(encoded).hexdigest()[:8]}"
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The most similar of several names, for a message on one that does not exist."""
+    return difflib.get_close_matches(name, list(names), n=1, cutoff=0)[0]
 
 
 def listing(items: Iterable, most: int = 6) -> str:
