@@ -48,12 +48,12 @@ config.TRAIN.hr_patch_size = 96  # as in the paper; the authors of the `tensorla
 config.TRAIN.batch_size = Varies(16, demo=8)  # patches per step; halve it if memory runs out
 
 # network
-config.TRAIN.scale = 4  # SR has this many times the rows and columns of LR: 2, 3, 4 or 8
+config.TRAIN.scale = 4  # SR has this many times the rows and columns of LR: 2, 3, 4 or 8, whatever --weights had
 config.TRAIN.architecture = "paper"  # or tensorlayer, pytorch: for the weights of tensorlayer/srgan, SRGAN-PyTorch
 
 # phase 1: the generator alone
 config.TRAIN.loss_init = "mse"  # a recipe in config.LOSS, without `adv`
-config.TRAIN.n_epoch_init = Varies(100, demo=16, fine_tuning=0)  # 5,000 steps on DIV2K
+config.TRAIN.n_epoch_init = Varies(100, demo=16, fine_tuning=0)  # 5,000 steps on DIV2K; 100 also at a new scale
 config.TRAIN.learning_rate_init = Varies(1e-3, fine_tuning=1e-4)  # the original: constant 1e-4, far slower
 config.TRAIN.schedule_init = "cosine"  # cosine: falls to 0 by the end of the phase; constant: as in the original
 

@@ -284,12 +284,12 @@ def make_networks(settings: EasyDict, source: str | None, n_blocks: int | None =
 
     settings: `config.TRAIN`; n_blocks, bn_epsilon: of random ones. Says what was taken. Raises UserError.
     """
-    generator = (weights.load_generator(source) if source else
+    generator = (weights.load_generator(source, settings.scale) if source else
                  model.get_G(model.ARCHITECTURES[settings.architecture], n_blocks, bn_epsilon, settings.scale))
     architecture, bn_epsilon = generator.architecture, generator.bn_epsilon
-    if (architecture.name, architecture.scale) != (settings.architecture, settings.scale):
-        raise UserError(f"{source} is for the architecture {architecture.name} at scale {architecture.scale}; train it "
-                        f"with --set TRAIN.architecture={architecture.name} TRAIN.scale={architecture.scale}.")
+    if architecture.name != settings.architecture:
+        raise UserError(f"{source} is for the architecture {architecture.name}; train it with "
+                        f"--set TRAIN.architecture={architecture.name}.")
     averaged = model.get_G(architecture, bn_epsilon=bn_epsilon)
     averaged.set_weights(generator.get_weights())
     if source:  # in this order, as a run that is resumed makes them: several processes make variables together
@@ -323,12 +323,16 @@ def settle(config: EasyDict, origin: dict, resumed: bool, adversarial: bool) -> 
     origin: how the training began, as config.json keeps it; adversarial: whether phase 2 has a discriminator.
     """
     settings = config.TRAIN
-    if origin.get("weights"):
-        settings.update(config.FINE_TUNING)
     if "n_blocks" not in origin:
         start = None if resumed else origin["weights"]
-        origin["n_blocks"] = (weights.load_folded(start).architecture if start else
-                              model.ARCHITECTURES[settings.architecture]).n_blocks
+        architecture = (weights.load_folded(start).architecture if start else
+                        dataclasses.replace(model.ARCHITECTURES[settings.architecture], scale=settings.scale))
+        origin |= {"n_blocks": architecture.n_blocks, "scale": architecture.scale}
+    if origin.get("weights"):
+        usual_length = settings.n_epoch_init
+        settings.update(config.FINE_TUNING)
+        if origin.get("scale", settings.scale) != settings.scale:
+            settings.n_epoch_init = usual_length  # the upsampling is new
     if resumed and "n_steps_d_first" in config.FINE_TUNING:  # the user left it as it is
         settings.n_steps_d_first = origin.get("n_steps_d_first", 0)
     if not adversarial:

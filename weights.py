@@ -79,15 +79,24 @@ def find_file(path: str | Path) -> Path:
     return file
 
 
-def load_generator(path: str | Path) -> keras.Model:
+def load_generator(path: str | Path, scale: int | None = None) -> keras.Model:
     """The generator of a weights file, or of a name: "pretrained" and "photo" (SRGAN), each also with "-srresnet".
 
     Files of ours, of TensorLayer and of krasserm/super-resolution, told apart by content. Raises UserError.
+    scale: by default the file's. For another one all layers that fit are taken, the trunk and the tail among them; new
+    are steps of the upsampling, and a line says so.
     """
     found = _generator(path)
-    network = model.get_G(found.architecture, bn_epsilon=found.bn_epsilon)
+    network = model.get_G(found.architecture, bn_epsilon=found.bn_epsilon, scale=scale)
+    new = []
     for variable in network.weights:
-        variable.assign(found.arrays[variable.path])
+        if np.shape(array := found.arrays.get(variable.path)) == tuple(variable.shape):
+            variable.assign(array)
+        else:
+            new.append(variable.path.partition("/")[0])
+    if network.architecture != found.architecture:
+        print(f"{path} is of scale {found.architecture.scale}: for scale {scale} all that fits is taken, and new is "
+              f"{' and '.join(dict.fromkeys(new)) or 'nothing'}.")
     return network
 
 

@@ -1,4 +1,5 @@
 """Full disks, damaged files, locks, signals, settings and photos that change: no training is lost, and it is said."""
+import copy
 import errno
 import fcntl
 import json
@@ -24,6 +25,7 @@ from test_train import SCHEDULE, SMALL, contents, read_until, start
 import main
 import train
 import weights
+from config import config, override, resolve
 from engine import runs
 from files import images
 
@@ -498,7 +500,19 @@ def test_given_weights_with_phase_1_on_request_and_a_discriminator_that_does_not
     assert code == 0 and "with a fresh discriminator" in output and "Phase 1, epoch 1/1" in output, output
     assert saved_config(tmp_path)["TRAIN"]["learning_rate_init"] == 1e-4
     code, output = run(tmp_path, "TRAIN.architecture=tensorlayer", more=["--restart", "--weights", str(given)])
-    assert code == 2 and "is for the architecture paper at scale 4; train it with --set TRAIN.architecture=" in output
+    assert code == 2 and "is for the architecture paper; train it with --set TRAIN.architecture=paper" in output
+
+
+def test_given_weights_of_another_scale_begin_with_phase_1_and_resume(given, tmp_path, run):
+    settings = "TRAIN.scale=2", "TRAIN.hr_patch_size=32"
+    code, output = run(tmp_path, *settings, "TRAIN.n_epoch=0", "TRAIN.n_epoch_init=1", more=["--weights", str(given)])
+    assert code == 0 and f"{given} is of scale 4: for scale 2 " in output and "with a fresh disc" in output, output
+    assert saved_config(tmp_path)["origin"]["scale"] == 4 and np.load("checkpoint/g_srgan_init.npz")["scale"] == 2
+    cfg = copy.deepcopy(config)
+    override(cfg, settings)
+    resolve(cfg)
+    train.settle(cfg, saved_config(tmp_path)["origin"], resumed=True, adversarial=True)
+    assert (cfg.TRAIN.n_epoch_init, cfg.TRAIN.learning_rate_init, cfg.TRAIN.lr_init) == (100, 1e-4, 1e-5)
 
 
 def test_a_new_discriminator_is_trained_alone_first(given, tmp_path, run):
