@@ -16,7 +16,7 @@ import weights
 from engine import devices
 from files import images, photo_files
 from files.outputs import OutputFolder
-from restore import Restorer, make_restorers, map_ahead, map_over_devices
+from restore import Restorer, make_restorers
 
 
 def evaluate(arguments: Namespace, config: EasyDict) -> int:
@@ -81,8 +81,8 @@ def score(pairs: list[tuple[Path, Path | None]], folder: Path, restorers: list[d
     rows, sizes = [], []
     with utils.progress("Image", len(pairs)) as bar:
         table = results.Table(list(names.values()), methods)
-        upscaled = map_over_devices(upscale, data.read_pairs(pairs, scale, recipe), restorers)
-        for done, (row, size) in enumerate(map_ahead(write, upscaled), start=1):
+        upscaled = devices.map_over_devices(upscale, data.read_pairs(pairs, scale, recipe), restorers)
+        for done, (row, size) in enumerate(devices.map_ahead(write, upscaled), start=1):
             table.row(row["name"], row)
             rows.append(row)
             sizes.append(size)

@@ -3,8 +3,7 @@ import importlib.util
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-NAMES = ("config", "degradations", "engine", "files", "layers", "losses", "metrics", "model", "results",
-         "utils", "weights")
+NAMES = ("config", "degradations", "engine", "files", "layers", "losses", "model", "utils", "weights")
 
 for name in NAMES:
     found = importlib.util.find_spec(name)

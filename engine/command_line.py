@@ -19,7 +19,7 @@ from config import config, flatten, is_div2k, override, resolve
 
 MODES = ("train", "srgan", "evaluate", "export", "mos", "download")
 OPTIONS = ("--mode", "--input", "--output", "--weights", "--restart", "--set", "--help")
-MODULES = {"mos": "study.mos", "ratings": "study.ratings", "download": "files.download"}
+MODULES = {"restore": "restore_files", "mos": "study.mos", "ratings": "study.ratings", "download": "files.download"}
 EXAMPLES = """examples:
   python main.py --mode=evaluate --input photo.jpg  restore a photo, or several
   python main.py --mode=evaluate                    score and compare weights

@@ -1,11 +1,14 @@
-"""Devices and precision of a run: GPUs, `tf.distribute`, clusters of machines, the type that networks compute in."""
+"""Devices and precision of a run: GPUs, threads, `tf.distribute`, clusters, the type that networks compute in."""
+import collections
 import contextlib
 import json
 import os
+import queue
 import re
 import signal
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import utils
@@ -187,3 +190,37 @@ def compute_in(setting: str) -> Iterator[None]:
         yield
     finally:
         keras.config.set_dtype_policy("float32")
+
+
+def map_ahead(function: Callable, items: Iterable, n_threads: int = 1) -> Iterator:
+    """Yield `function(item)` of each item, in order, computed in threads at most `n_threads` ahead of the consumer."""
+    running: collections.deque = collections.deque()
+    pool = ThreadPoolExecutor(n_threads)
+    try:
+        for item in items:
+            running.append(pool.submit(function, item))
+            if len(running) > n_threads:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def map_over_devices(function: Callable, items: Iterable, workers: list) -> Iterator:
+    """Yield `function(worker, item)` of each item, in order. Each worker, one a device, has one item at a time."""
+    if len(workers) == 1:  # in this thread, so that Ctrl-C ends it at once
+        yield from (function(workers[0], item) for item in items)
+        return
+    idle: queue.SimpleQueue = queue.SimpleQueue()
+    for worker in workers:
+        idle.put(worker)
+
+    def run(item):
+        worker = idle.get()
+        try:
+            return function(worker, item)
+        finally:
+            idle.put(worker)
+
+    yield from map_ahead(run, items, len(workers))

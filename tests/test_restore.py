@@ -25,7 +25,9 @@ from restoring import check_page, nearest, page_of, photo, restore_all, run, sma
 import evaluate
 import model
 import restore
+import restore_files
 import weights
+from engine import devices
 from files import arrays, images, photo_files
 
 pytestmark = pytest.mark.usefixtures("tensorflow_has_started")
@@ -310,18 +312,18 @@ def test_items_come_in_order_and_no_more_are_computed_ahead_than_threads():
         time.sleep(0.02 if number % 2 else 0)
         return number
 
-    for done, number in enumerate(restore.map_ahead(work, range(9), 2)):
+    for done, number in enumerate(devices.map_ahead(work, range(9), 2)):
         assert number == done and len(begun) <= done + 4
-    workers = restore.map_over_devices(lambda worker, number: (worker, work(number)), range(20), ["a", "b"])
+    workers = devices.map_over_devices(lambda worker, number: (worker, work(number)), range(20), ["a", "b"])
     found = list(workers)
     assert [number for _, number in found] == list(range(20)) and {worker for worker, _ in found} == {"a", "b"}
 
 
 def test_an_error_ends_what_runs_ahead():
     with pytest.raises(ZeroDivisionError):
-        list(restore.map_ahead(lambda number: 1 / (number - 3), range(9)))
+        list(devices.map_ahead(lambda number: 1 / (number - 3), range(9)))
     with pytest.raises(ZeroDivisionError):
-        list(restore.map_over_devices(lambda worker, number: 1 / (number - 3), range(9), ["a", "b"]))
+        list(devices.map_over_devices(lambda worker, number: 1 / (number - 3), range(9), ["a", "b"]))
 
 
 def test_the_next_photo_is_read_and_the_last_one_written_while_one_is_upscaled(tmp_path, monkeypatch):
@@ -419,7 +421,7 @@ def test_results_mirror_the_subfolders_of_the_photos(tmp_path, capsys):
     assert written == ["a_gen.png", "day 1/a_gen.png", "day 1/b_gen.png", "day 1/deep/c_gen.png"]
     (tmp_path / "photos" / "e.psd").touch()
     (tmp_path / "photos" / "day 1" / "f.svg").touch()
-    restore.photos_to_restore([tmp_path / "photos"], tmp_path / "out", "srgan")
+    restore_files.photos_to_restore([tmp_path / "photos"], tmp_path / "out", "srgan")
     out = capsys.readouterr().out
     for said in ("1 raw photo (d.cr2), to be developed first", "2 photos (f.svg, e.psd) of a kind that is not read"):
         assert f"Left out of {tmp_path / 'photos'} (--input): {said}.\n" in out
@@ -428,7 +430,7 @@ def test_results_mirror_the_subfolders_of_the_photos(tmp_path, capsys):
 def test_a_folder_of_raw_photos_alone_is_refused_with_their_names(tmp_path):
     (tmp_path / "a.dng").touch()
     with pytest.raises(utils.UserError, match=r"no image, but 1 raw photo \(a\.dng\), to be developed first; PNG"):
-        restore.photos_to_restore([tmp_path], tmp_path / "out", "srgan")
+        restore_files.photos_to_restore([tmp_path], tmp_path / "out", "srgan")
 
 
 def test_date_and_place_of_a_photo_are_those_of_its_result(tmp_path):
@@ -456,7 +458,7 @@ def test_results_in_the_folder_itself_are_not_restored_again(tmp_path, capsys):
 def test_what_can_not_begin_is_said_at_once(tmp_path, capsys):
     (tmp_path / "photos").mkdir()
     with pytest.raises(utils.UserError, match="holds no image"):
-        restore.photos_to_restore([tmp_path / "photos"], tmp_path / "out", "srgan")
+        restore_files.photos_to_restore([tmp_path / "photos"], tmp_path / "out", "srgan")
     Image.fromarray(pictures.RGB).save(tmp_path / "photos" / "a.png")
     (tmp_path / "file").touch()
     with pytest.raises(utils.UserError, match="can't be written"):
@@ -539,10 +541,10 @@ def test_only_a_folder_of_that_name_takes_several_photos(tmp_path):
     restore_all(tmp_path / "a.png", tmp_path / "b.png")
     assert (tmp_path / "b.png" / "a_gen.png").is_file()
     files = [tmp_path / name for name in ("a.png", "c.png", "a.png")]
-    photos = restore.photos_to_restore(files, tmp_path / "b.png", "srgan")
+    photos = restore_files.photos_to_restore(files, tmp_path / "b.png", "srgan")
     assert [photo.target for photo in photos] == [tmp_path / "b.png" / "a_gen.png", tmp_path / "b.png" / "c_gen.png"]
     with pytest.raises(utils.UserError, match=r"d\.png \(--output\) is .* one image, .* 2 photos; name a folder\."):
-        restore.photos_to_restore(files, tmp_path / "d.png", "srgan")
+        restore_files.photos_to_restore(files, tmp_path / "d.png", "srgan")
     assert not (tmp_path / "d.png").exists()
 
 
@@ -551,7 +553,7 @@ def test_an_output_that_is_no_kind_of_result_is_refused_before_the_work(tmp_path
     Image.fromarray(pictures.RGB).save(tmp_path / "a.png")
     output = tmp_path / f"result{suffix}"
     with pytest.raises(utils.UserError, match=rf"result{suffix} can't be written as that .* \.png, \.jpg, .* \.tiff\."):
-        restore.photos_to_restore([tmp_path / "a.png"], output, "srgan")
+        restore_files.photos_to_restore([tmp_path / "a.png"], output, "srgan")
     assert not output.exists()
     output.mkdir()
     restore_all(tmp_path / "a.png", output)
@@ -564,8 +566,8 @@ def test_a_photo_whose_name_is_as_long_as_can_be_is_restored_and_shown(tmp_path,
     assert restore_all(tmp_path, tmp_path / "out") == 0
     written = [path.name for path in (tmp_path / "out").rglob("[!.]*.*")]
     assert len(written) == 4 and all(name.startswith(stem[:40]) or name == "index.html" for name in written)
-    photo, = restore.photos_to_restore([tmp_path / f"{stem}.png"], tmp_path / "out", "srgan")
-    targets = [each.target for each in restore.with_blend_stops(photo, "srgan", 0.123456)[0]]
+    photo, = restore_files.photos_to_restore([tmp_path / f"{stem}.png"], tmp_path / "out", "srgan")
+    targets = [each.target for each in restore_files.with_blend_stops(photo, "srgan", 0.123456)[0]]
     method, = weights.find_generators(f"{stem}.npz", tmp_path, True)
     name, = photo_files.output_names([photo.path], ending=f"_{method}.png")
     for target in [*targets, tmp_path / "out" / f"{name}_{method}.png"]:
@@ -588,7 +590,7 @@ def test_several_inputs_are_each_restored_once_to_names_of_their_own(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.fromarray(pictures.RGB).save(tmp_path / name)
     inputs = [tmp_path / name for name in ("x/a.png", "y/a.png", "x", "x/a.png")]
-    photos = restore.photos_to_restore(inputs, tmp_path / "out", "srgan")
+    photos = restore_files.photos_to_restore(inputs, tmp_path / "out", "srgan")
     assert [photo.path.relative_to(tmp_path).as_posix() for photo in photos] == ["x/a.png", "y/a.png", "x/b.png"]
     assert len({photo.target for photo in photos}) == 3
 
@@ -652,10 +654,10 @@ def test_the_page_of_a_folder_keeps_what_lies_in_it(tmp_path, no_bar, capsys):
     assert page_of(tmp_path / "out")["first"] == "a2"
     assert methods == ["lr", "bicubic", "lanczos", "srgan", "hr"]
     jobs = [dataclasses.replace(job, method="blend_0.5", target=tmp_path / "out" / "a_blend_0.5.png")
-            for job in restore.photos_to_restore([tmp_path / "a.png"], tmp_path / "out", "srgan")]
+            for job in restore_files.photos_to_restore([tmp_path / "a.png"], tmp_path / "out", "srgan")]
     devices = [{"blend_0.5": stand_in()[0]["srgan"]}]
     (tmp_path / "out" / "a2_gen.png").unlink()
-    assert restore.run_jobs(jobs, devices, restore.output_folder(jobs, tmp_path / "out")) == 0
+    assert restore_files.run_jobs(jobs, devices, restore_files.output_folder(jobs, tmp_path / "out")) == 0
     _, entries = check_page(tmp_path / "out")
     assert list(entries) == ["a", "b"] and set(entries["a"]["pictures"]) == {"bicubic", "srgan", "blend_0.5"}
     assert evaluate.score([(tmp_path / "a2.png", None)], tmp_path / "out", stand_in(), 0) == 0
@@ -667,17 +669,17 @@ def test_the_time_is_said_once_after_the_first_tile(tmp_path, monkeypatch, capsy
         Image.new("RGB", size).save(tmp_path / name)
 
     def upscale(lr, report):
-        monkeypatch.setattr(restore.time, "monotonic", lambda: began + 8)
+        monkeypatch.setattr(restore_files.time, "monotonic", lambda: began + 8)
         report(0.25)  # within the first of two tiles
-        monkeypatch.setattr(restore.time, "monotonic", lambda: began + 20)
+        monkeypatch.setattr(restore_files.time, "monotonic", lambda: began + 20)
         report(0.5)
         return nearest(lr)
 
     began = time.monotonic()
-    monkeypatch.setattr(restore.time, "monotonic", lambda: began)
+    monkeypatch.setattr(restore_files.time, "monotonic", lambda: began)
     restorers = stand_in(upscale)
     upscale.n_tiles = lambda height, width: 2
-    jobs = restore.photos_to_restore([tmp_path / "a.png", tmp_path / "b.png"], tmp_path / "out", "srgan")
-    assert restore.run_jobs(jobs, restorers, restore.output_folder(jobs, tmp_path / "out")) == 0
+    jobs = restore_files.photos_to_restore([tmp_path / "a.png", tmp_path / "b.png"], tmp_path / "out", "srgan")
+    assert restore_files.run_jobs(jobs, restorers, restore_files.output_folder(jobs, tmp_path / "out")) == 0
     line, = (line for line in capsys.readouterr().out.splitlines() if "tiles" in line)
     assert line == "a.png is 40x30 and becomes 160x120, in 2 tiles: about 0:00:40, and 0:02:00 for all 2 results."
