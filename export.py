@@ -87,11 +87,11 @@ FILES = ("README.md", "srgan.json", "srgan.py", "srgan_saved_model", "srgan.tfli
 def export(arguments, config) -> int:
     """Write srgan.onnx, srgan.tflite, srgan_saved_model/, srgan.py that runs each, web/ and README.md to `--output`.
 
-    The generator is the one that would restore photos. Returns the exit code, 1 if a package was missing.
+    The generator is the one that would restore a JPEG. Returns the exit code, 1 if a package was missing.
     """
     output = Path(arguments.output or "exported")
-    (name, path), = weights.find_generators(
-        arguments.weights, Path(config.TRAIN.checkpoint_path), scoring=False).items()
+    found = weights.find_generators(arguments.weights, Path(config.TRAIN.checkpoint_path), scoring=False)
+    name, path = next(iter(found.items()))
     has_onnx = importlib.util.find_spec("tf2onnx") is not None
     names = [name for name in FILES if has_onnx or not name.startswith(("srgan.onnx", "web/"))]
     results, paths = OutputFolder(output), [output / name for name in names]

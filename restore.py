@@ -1,6 +1,6 @@
 """Restoring photos. From Python: `from restore import Restorer; sr = Restorer()(lr)`."""
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 
 import module_names  # noqa: F401
@@ -140,14 +140,14 @@ def back_project(sr: np.ndarray, lr: np.ndarray, sigma: int = 0) -> np.ndarray:
     return sr + images.resize(difference, *sr.shape[:2])
 
 
-def make_restorers(generators: dict[str, tuple[model.Folded, bool | str]], options: EasyDict,
-                   config: EasyDict) -> list[dict[str, Restorer]]:
-    """For each device, the Restorer of each method.
+def make_restorers(generators: dict[Hashable, tuple[model.Folded, bool | str]], options: EasyDict,
+                   config: EasyDict) -> list[dict[Hashable, Restorer]]:
+    """For each device, a Restorer of each generator, by the same keys.
 
-    generators: by method, its weights and whether to project back. options: config.RESTORE, or config.VALID to score.
+    generators: the weights of each, and whether to project back. options: config.RESTORE, or config.VALID to score.
     """
     with utils.quiet():
         names = [device.name for device in devices.list_devices()]
-    return [{method: Restorer(generator, back_project=back_project, self_ensemble=options.self_ensemble,
-                              memory_mb=config.RESTORE.memory_mb, precision=options.precision, device=name)
-             for method, (generator, back_project) in generators.items()} for name in names]
+    return [{key: Restorer(generator, back_project=back_project, self_ensemble=options.self_ensemble,
+                           memory_mb=config.RESTORE.memory_mb, precision=options.precision, device=name)
+             for key, (generator, back_project) in generators.items()} for name in names]

