@@ -12,6 +12,7 @@ import data
 import degradations
 import metrics
 import results
+import shipped
 import weights
 from engine import devices
 from files import images, photo_files
@@ -25,7 +26,7 @@ def evaluate(arguments: Namespace, config: EasyDict) -> int:
     images.limit_pixels(config.RESTORE.max_megapixels)
     output = Path(arguments.output or Path(config.TRAIN.sample_path) / "evaluate")
     recipe = degradations.find_recipe(config.DEGRADATION, valid.degradation)
-    paths = weights.find_generators(arguments.weights, Path(config.TRAIN.checkpoint_path), scoring=True)
+    paths = shipped.find_generators(arguments.weights, Path(config.TRAIN.checkpoint_path), scoring=True)
     with utils.quiet():
         devices.choose_devices(config.TRAIN.devices)
     loaded = {method: weights.load_blended(path) for method, path in paths.items()}
@@ -41,7 +42,7 @@ def evaluate(arguments: Namespace, config: EasyDict) -> int:
     restorers = make_restorers(generators, valid, config)
     for method, path in paths.items():
         other = "" if method in generators else f", left out: it is of scale {loaded[method].architecture.scale}"
-        print(f"{method}: {weights.describe(path)}{other}")
+        print(f"{method}: {shipped.describe(path)}{other}")
     print(f"Computing on {devices.describe()} in {devices.precision(valid.precision)}.")
     if recipe:
         print(f"LR is made by the recipe {valid.degradation}.")

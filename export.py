@@ -17,6 +17,7 @@ with utils.quiet():
 
     import layers
     import model
+    import shipped
     import weights
     from engine import graph
     from files.outputs import OutputFolder
@@ -90,14 +91,14 @@ def export(arguments, config) -> int:
     The generator is the one that would restore a JPEG. Returns the exit code, 1 if a package was missing.
     """
     output = Path(arguments.output or "exported")
-    found = weights.find_generators(arguments.weights, Path(config.TRAIN.checkpoint_path), scoring=False)
+    found = shipped.find_generators(arguments.weights, Path(config.TRAIN.checkpoint_path), scoring=False)
     name, path = next(iter(found.items()))
     has_onnx = importlib.util.find_spec("tf2onnx") is not None
     names = [name for name in FILES if has_onnx or not name.startswith(("srgan.onnx", "web/"))]
     results, paths = OutputFolder(output), [output / name for name in names]
     results.check(paths)
     folded = weights.load_blended(path, config.RESTORE.blend)
-    print(f"{name}: {weights.describe(path)}")
+    print(f"{name}: {shipped.describe(path)}")
     with utils.quiet():
         network = image_network(folded)
     with results.replacing(*paths):
@@ -117,8 +118,8 @@ def export(arguments, config) -> int:
 def save_module(output: Path, folded: model.Folded, path: str | Path) -> None:
     """Write srgan.py, which runs the exported networks, srgan.json, which says what it needs to know, and README.md."""
     parts = graph.parts(model.inference_generator(folded.architecture))
-    is_known = path in {**weights.PRETRAINED, **weights.SHIPPED}
-    facts = {"scale": folded.architecture.scale, "field": graph.fields(parts)[0], "weights": weights.describe(path),
+    is_known = path in shipped.NAMES
+    facts = {"scale": folded.architecture.scale, "field": graph.fields(parts)[0], "weights": shipped.describe(path),
              "licence": KRASSERM if is_known else "that of whoever trained them"}
     tile_gb = 1.35 * max(part.widest() for part in parts) * 256 ** 2 / 1e9  # as measured with ONNX Runtime
     texts = {"README.md": README.format(gb=tile_gb, runtime=WEB_RUNTIME, **facts),

@@ -3,7 +3,8 @@ import importlib.util
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-NAMES = ("config", "degradations", "engine", "files", "layers", "losses", "model", "utils", "weights")
+NAMES = ("config", "degradations", "engine", "files", "layers", "losses", "model", "shipped",
+         "utils", "weights")
 
 for name in NAMES:
     found = importlib.util.find_spec(name)

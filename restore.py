@@ -20,7 +20,8 @@ with utils.quiet():  # imported from Python, nobody else keeps TensorFlow's note
     from degradations import shrink
     from engine import devices, upscaling
     from files import arrays, images
-    from weights import is_for_photos, load_blended
+    from shipped import is_for_photos
+    from weights import load_blended
 
 BAND = 128  # rows of LR that are finished at once, as that takes several copies
 BICUBIC_MARGIN = 4  # LR pixels: 2 to each side that the kernel reaches down, and 2 that it reaches up

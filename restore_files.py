@@ -16,6 +16,7 @@ import tensorflow as tf
 from easydict import EasyDict
 
 import results
+import shipped
 import weights
 from engine import devices
 from files import images, photo_files
@@ -58,7 +59,7 @@ def restore(arguments: Namespace, config: EasyDict) -> int:
     options = config.RESTORE
     images.limit_pixels(options.max_megapixels)
     output = Path(arguments.output or Path(config.TRAIN.sample_path) / "evaluate")
-    found = weights.find_generators(arguments.weights, Path(config.TRAIN.checkpoint_path), scoring=False)
+    found = shipped.find_generators(arguments.weights, Path(config.TRAIN.checkpoint_path), scoring=False)
     jobs = photos_to_restore([Path(source) for source in arguments.input], output, next(iter(found)), options.blend)
     take_weights_by_kind(jobs, found)
     if options.blend < 1 and len(jobs) == 1 and jobs[0].shown_as:
@@ -70,7 +71,7 @@ def restore(arguments: Namespace, config: EasyDict) -> int:
         devices.choose_devices(config.TRAIN.devices)
     generators = {
         (name, blend): (weights.load_blended(found[name], blend),
-                        options.back_project and ("colours" if weights.is_for_photos(found[name]) else True))
+                        options.back_project and ("colours" if shipped.is_for_photos(found[name]) else True))
         for name, blend in dict.fromkeys((job.weights, job.blend) for job in jobs)}
     restorers = make_restorers(generators, options, config)
     print(f"Computing on {devices.describe()} in {devices.precision(options.precision)}.")
@@ -117,7 +118,7 @@ def take_weights_by_kind(jobs: list[RestoreJob], found: dict[str, str | Path]) -
                  "pretrained": f", for {utils.plural(n_lossless, 'lossless picture')} (--weights photo, if they once "
                                "were JPEG, as in screenshots)"}
     for name in dict.fromkeys(job.weights for job in jobs):
-        print(f"{name}: {weights.describe(found[name])}{kinds.get(name, '')}")
+        print(f"{name}: {shipped.describe(found[name])}{kinds.get(name, '')}")
     if poor:
         print(f"Compressed so strongly that little can be restored (JPEG below quality {POOR_QUALITY}): "
               f"{utils.listing(poor, 3)}.")

