@@ -1,11 +1,13 @@
 """Restoring the photos of --input: files to files, and the page that shows them."""
 import collections
 import dataclasses
+import hashlib
 import math
 import os
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Iterable
 from pathlib import Path
 
 import utils
@@ -15,11 +17,13 @@ import numpy as np
 import tensorflow as tf
 from easydict import EasyDict
 
+import model
 import results
 import shipped
 import weights
 from engine import devices
 from files import images, photo_files
+from files.metadata import SOFTWARE, has_mark
 from files.outputs import OutputFolder
 from restore import Restorer, make_restorers
 
@@ -32,8 +36,8 @@ class RestoreJob:
     """A photo on its way from its file to that of its result.
 
     weights, blend: by which it is upscaled. shown_as: `target` without suffixes, if index.html is to show the photo.
-    is_chosen: whether the page opens on it. metadata: of the photo, for its result to keep. error: why there is no
-    result.
+    is_chosen: whether the page opens on it. mark: of the result. metadata: of the photo, for its result to keep.
+    error: why there is no result.
     """
 
     path: Path
@@ -42,6 +46,7 @@ class RestoreJob:
     blend: float = 1
     shown_as: Path | None = None
     is_chosen: bool = True
+    mark: str = SOFTWARE
     lr: np.ndarray | None = None
     sr: np.ndarray | None = None
     metadata: images.Metadata | None = None
@@ -73,9 +78,13 @@ def restore(arguments: Namespace, config: EasyDict) -> int:
         (name, blend): (weights.load_blended(found[name], blend),
                         options.back_project and ("colours" if shipped.is_for_photos(found[name]) else True))
         for name, blend in dict.fromkeys((job.weights, job.blend) for job in jobs)}
+    mark_jobs(jobs, generators, options)
+    done = {job.target: job for job in jobs if arguments.skip_existing and is_done(job, folder)}
+    if done:
+        print(f"{len(done):,} of {utils.plural(len(jobs), 'result')} are there already, made with these settings.")
     restorers = make_restorers(generators, options, config)
     print(f"Computing on {devices.describe()} in {devices.precision(options.precision)}.")
-    return run_jobs(jobs, restorers, folder)
+    return run_jobs([job for job in jobs if job.target not in done], restorers, folder, done.values())
 
 
 def photos_to_restore(inputs: list[Path], output: Path, weights: str, blend: float = 1) -> list[RestoreJob]:
@@ -124,6 +133,29 @@ def take_weights_by_kind(jobs: list[RestoreJob], found: dict[str, str | Path]) -
               f"{utils.listing(poor, 3)}.")
 
 
+def mark_jobs(jobs: list[RestoreJob], generators: dict[tuple[str, float], tuple[model.Folded, bool | str]],
+              options: EasyDict) -> None:
+    """Set the marks that say what the results are made of, and how.
+
+    generators: as for `make_restorers`; options: config.RESTORE.
+    """
+    settings = {}
+    for key, (folded, back_project) in generators.items():
+        digest = hashlib.sha256(b"".join(map(np.ndarray.tobytes, folded.arrays.values()))).hexdigest()
+        settings[key] = f"weights {digest[:16]}, back_project {back_project}, self_ensemble {options.self_ensemble}"
+    for job in jobs:
+        size = job.path.stat().st_size if job.path.exists() else 0
+        job.mark = f"{SOFTWARE} (of {size} bytes, {settings[job.weights, job.blend]})"
+
+
+def is_done(job: RestoreJob, output: OutputFolder) -> bool:
+    """Whether the result that a job would give is there, and what the page shows beside it."""
+    size = images.image_size(job.target)
+    return (size is not None and has_mark(job.target, job.mark)
+            and job.target.stat().st_mtime >= job.path.stat().st_mtime
+            and (not job.shown_as or results.page_entry(output.folder, job.shown_as, *size) is not None))
+
+
 def output_folder(jobs: list[RestoreJob], output: Path) -> OutputFolder:
     """The folder of `--output`; raises UserError if something of the user's would be replaced, or can't be written."""
     originals = {_file_id(job.path) for job in jobs} - {None}
@@ -153,13 +185,17 @@ def with_blend_stops(job: RestoreJob) -> list[RestoreJob]:
                                 is_chosen=share == job.blend) for share in sorted({*BLEND_STOPS, job.blend})]
 
 
-def run_jobs(jobs: list[RestoreJob], restorers: list[dict[str, Restorer]], output: OutputFolder) -> int:
+def run_jobs(jobs: list[RestoreJob], restorers: list[dict[tuple[str, float], Restorer]], output: OutputFolder,
+             done: Iterable[RestoreJob] = ()) -> int:
     """Restore photos and write the page that shows them; a failure does not stop the others.
 
-    restorers: of `make_restorers`. While they compute, the next photo is read and the last one is written: two results
-    are in memory at most, and one more for each further device. Returns the exit code, 1 if some failed.
+    restorers: of `make_restorers`. done: jobs whose results are there, for the page. While they compute, the next photo
+    is read and the last one is written: two results are in memory at most, and one more for each further device.
+    Returns the exit code, 1 if some failed.
     """
     steps = _Steps(jobs, output, restorers)
+    for job in done:
+        steps.show(job)
     with utils.progress("", len(jobs), counter=False, delay=1) as steps.bar:
         upscaled = devices.map_over_devices(steps.upscale, devices.map_ahead(steps.read, jobs), restorers)
         collections.deque(devices.map_ahead(steps.finish, upscaled), maxlen=0)
@@ -202,7 +238,7 @@ class _Steps:
     @_step
     def read(self, job):
         job.lr = images.read_image(job.path, native=True)
-        job.metadata = images.read_metadata(job.path)
+        job.metadata = dataclasses.replace(images.read_metadata(job.path), mark=job.mark)
         images.check_size(job.target, *(self.scale * side for side in job.lr.shape[:2]))
 
     @_step
@@ -240,14 +276,22 @@ class _Steps:
             images.write_image(job.target, job.sr, job.metadata)
         (height, width), (sr_height, sr_width) = job.lr.shape[:2], job.sr.shape[:2]
         job.sr = None  # the bicubic for the page is as large
-        if job.shown_as:
-            if job.path not in self.shown:
-                self.shown[job.path] = results.page_entry(self.output, job.shown_as, job.lr, self.scale)
-            entry = self.shown[job.path]
-            entry["pictures"][job.method] = results.page_url(self.output.folder, job.target)
-            if job.is_chosen:
-                entry["result"] = job.method
+        if job.shown_as and job.path not in self.shown:
+            results.write_bicubic(self.output, job.shown_as, job.lr, sr_height, sr_width)
+        self.show(job)
         print(f"{job.path} {width}x{height} -> {job.target} {sr_width}x{sr_height}")
+
+    def show(self, job):
+        """Put a result, which is in its file, on the page."""
+        if not job.shown_as:
+            return
+        if job.path not in self.shown:
+            size = images.image_size(job.target)
+            self.shown[job.path] = results.page_entry(self.output.folder, job.shown_as, *size)
+        entry = self.shown[job.path]
+        entry["pictures"][job.method] = results.page_url(self.output.folder, job.target)
+        if job.is_chosen:
+            entry["result"] = job.method
 
     def finish(self, job):
         self.write(job)

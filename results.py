@@ -226,41 +226,49 @@ def write_restored_page(output: OutputFolder, entries: list[dict], scale: int) -
 
     entries: see `page_entry`.
     """
-    page = _read_page(output)
-    before = {entry["name"]: entry for entry in page["images"] if "metrics" not in entry}
-    for entry in entries:
-        old = before.get(entry["name"])
-        if old and all(old[side] == entry[side] for side in ("width", "height")):
-            replaced = entry["pictures"].values()
-            others = {method: url for method, url in old["pictures"].items() if url not in replaced}
-            entry["pictures"] = others | entry["pictures"]
-    images = sorted([*entries, *_still_there(output, page["images"], entries)],
-                    key=lambda entry: [utils.natural_key(part) for part in entry["name"].split("/")])
-    _write_page(output, images, entries[0]["name"], page["mean"], page["scale"] if page["mean"] else scale)
+    with output.alone():
+        page = _read_page(output)
+        before = {entry["name"]: entry for entry in page["images"] if "metrics" not in entry}
+        for entry in entries:
+            old = before.get(entry["name"])
+            if old and all(old[side] == entry[side] for side in ("width", "height")):
+                replaced = entry["pictures"].values()
+                others = {method: url for method, url in old["pictures"].items() if url not in replaced}
+                entry["pictures"] = others | entry["pictures"]
+        images = sorted([*entries, *_still_there(output, page["images"], entries)],
+                        key=lambda entry: [utils.natural_key(part) for part in entry["name"].split("/")])
+        _write_page(output, images, entries[0]["name"], page["mean"], page["scale"] if page["mean"] else scale)
 
 
 def page_paths(folder: Path, name: Path) -> list[Path]:
-    """The files that `page_entry` may write for the page in `folder`."""
+    """The files that `write_bicubic` may write for the page in `folder`; the last one is the thumbnail."""
     return [*(name.with_name(f"{name.name}_bicubic{suffix}") for suffix in (".jpg", ".png")),
             thumbnail_path(folder, name.relative_to(folder))]
 
 
-def page_entry(output: OutputFolder, name: Path, lr: np.ndarray, scale: int) -> dict:
-    """Entry of a photo on the page; writes its bicubic, `<name>_bicubic.jpg`, and its thumbnail.
+def write_bicubic(output: OutputFolder, name: Path, lr: np.ndarray, height: int, width: int) -> None:
+    """Write what the page shows beside a result: bicubic of its size, `<name>_bicubic.jpg`, and a thumbnail.
 
     lr: as `images.read_image` gives it with `native`.
     """
     shown = _pillow(lr)
-    height, width = (scale * side for side in lr.shape[:2])
     jpeg = shown.mode in ("L", "RGB") and max(height, width) <= images.LARGEST_SIDE[".jpg"]
-    as_jpeg, as_png, thumbnail = page_paths(output.folder, name)
+    as_jpeg, as_png, _ = page_paths(output.folder, name)
     bicubic = as_jpeg if jpeg else as_png
     with output.replacing(bicubic):
         images.write_image(bicubic, np.atleast_3d(shown.resize((width, height), Image.Resampling.BICUBIC)))
-    name = name.relative_to(output.folder)
-    write_thumbnail(output, name, lr)
-    return {"name": name.as_posix(), "width": width, "height": height, "thumb": page_url(output.folder, thumbnail),
-            "pictures": {"bicubic": page_url(output.folder, bicubic)}}
+    write_thumbnail(output, name.relative_to(output.folder), lr)
+
+
+def page_entry(folder: Path, name: Path, height: int, width: int) -> dict | None:
+    """Entry of a photo, whose result has this size, on the page in `folder`; None without what is shown beside it."""
+    *bicubics, thumbnail = page_paths(folder, name)
+    there = [path for path in bicubics if images.image_size(path) == (height, width)]
+    if not there or not thumbnail.exists():
+        return None
+    bicubic = max(there, key=os.path.getmtime)
+    return {"name": name.relative_to(folder).as_posix(), "width": width, "height": height,
+            "thumb": page_url(folder, thumbnail), "pictures": {"bicubic": page_url(folder, bicubic)}}
 
 
 def thumbnail_path(folder: Path, name: Path | str) -> Path:

@@ -18,7 +18,8 @@ from easydict import EasyDict
 from config import config, flatten, is_div2k, override, resolve
 
 MODES = ("train", "srgan", "evaluate", "export", "mos", "download")
-OPTIONS = ("--mode", "--input", "--output", "--weights", "--restart", "--set", "--help")
+FOR_PHOTOS = ("--skip-existing",)  # options that only --input of photos takes
+OPTIONS = ("--mode", "--input", "--output", "--weights", *FOR_PHOTOS, "--restart", "--set", "--help")
 MODULES = {"restore": "restore_files", "mos": "study.mos", "ratings": "study.ratings", "download": "files.download"}
 EXAMPLES = """examples:
   python main.py --mode=evaluate --input photo.jpg  restore a photo, or several
@@ -60,6 +61,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
                         help="evaluate, export: the generator to use; train: the one to start from. A file, or "
                              "a name: photo (SRGAN for photos from phones and messengers) or pretrained (for clean "
                              "ones), each also with -srresnet")
+    parser.add_argument("--skip-existing", action="store_true",
+                        help="leave photos alone whose results are there already, made with the same settings")
     parser.add_argument("--restart", action="store_true",
                         help="train, mos: start over; the old training or study is moved aside, not deleted")
     parser.add_argument("--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[],
@@ -70,6 +73,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     if arguments.mode in ("train", "srgan") and (arguments.input or arguments.output):
         parser.exit(2, "--input and --output do not go with training; to restore photos run: python main.py "
                        f"--mode=evaluate --input {shlex.join(arguments.input or ['photo.jpg'])}\n")
+    for option in FOR_PHOTOS:
+        if vars(arguments)[option[2:].replace("-", "_")] and not (arguments.mode == "evaluate" and arguments.input):
+            parser.exit(2, f"{option} is for restoring photos; name them with --mode=evaluate --input PATH.\n")
     if arguments.mode == "mos" and len(arguments.input) > 1:
         parser.exit(2, "--mode=mos takes one --input; put the raters' files into one folder.\n")
     try:

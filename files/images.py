@@ -16,7 +16,7 @@ from imagecodecs import PNG
 from PIL import Image, PngImagePlugin
 
 from files import arrays, colours, metadata, photo_files, tiff
-from files.metadata import SOFTWARE, Metadata
+from files.metadata import Metadata
 
 warnings.filterwarnings("ignore", module="PIL")  # of metadata and palettes; what matters is raised
 # Workflows of ComfyUI and histories in XMP take megabytes; what a small file can unpack to stays bounded all the same.
@@ -246,11 +246,11 @@ def write_image(path: str | Path, image: np.ndarray, about: Metadata | None = No
         image = _simplify(path, image, keep_alpha=suffix == ".webp")
     with utils.atomic_write(path) as partial:
         if suffix in (".tif", ".tiff"):
-            tiff.write(partial, image, SOFTWARE, about.exif_of(height, width), profile, about.dpi)
+            tiff.write(partial, image, about.mark, about.exif_of(height, width), profile, about.dpi)
         elif suffix in LOSSY_SUFFIXES:
             exif = about.exif_of(height, width).tobytes()
             fits = len(exif) < 65_000
-            options = {"quality": 95, "exif": exif if fits else Metadata().exif_of(height, width).tobytes(),
+            options = {"quality": 95, "exif": exif if fits else Metadata(mark=about.mark).exif_of(1, 1).tobytes(),
                        "subsampling": 0, "dpi": about.dpi, "icc_profile": profile}
             options = {name: value for name, value in options.items() if value is not None}
             iio.imwrite(partial, image[:, :, 0] if image.shape[2] == 1 else image, plugin="pillow", **options)

@@ -30,20 +30,24 @@ SRGB_PROFILE = _profile[:24] + bytes(12) + _profile[36:]  # without the date, so
 
 @dataclasses.dataclass(frozen=True)
 class Metadata:
-    """tags, exif, gps: the three directories of EXIF; dpi: None if unknown; profiled: whether colours had a profile."""
+    """tags, exif, gps: the three directories of EXIF; dpi: None if unknown; profiled: whether colours had a profile.
+
+    mark: SOFTWARE, which may be followed by how a result was made.
+    """
 
     tags: dict[int, Any] = dataclasses.field(default_factory=dict)
     exif: dict[int, Any] = dataclasses.field(default_factory=dict)
     gps: dict[int, Any] = dataclasses.field(default_factory=dict)
     dpi: tuple[float, float] | None = None
     profiled: bool = False
+    mark: str = SOFTWARE
 
     def exif_of(self, height: int, width: int) -> Image.Exif:
         """EXIF of a result of that size: upright, in sRGB, without a thumbnail."""
         exif = Image.Exif()
         for tag, value in self.tags.items():
             exif[tag] = value
-        exif[PROCESSING_SOFTWARE] = SOFTWARE
+        exif[PROCESSING_SOFTWARE] = self.mark
         if self.tags or self.exif or self.gps:
             exif[ORIENTATION] = 1
         if self.dpi:
@@ -111,7 +115,7 @@ def _as_stored(value):
 
 def png_chunks(metadata: Metadata, height: int, width: int, is_gray: bool) -> bytes:
     """The chunks that hold metadata in a PNG, to stand after its header."""
-    chunks = [(b"tEXt", b"Software\0" + SOFTWARE.encode())]
+    chunks = [(b"tEXt", b"Software\0" + metadata.mark.encode())]
     if metadata.profiled and not is_gray:
         chunks.append((b"iCCP", b"sRGB\0\0" + zlib.compress(SRGB_PROFILE)))
     if metadata.dpi:
@@ -122,8 +126,8 @@ def png_chunks(metadata: Metadata, height: int, width: int, is_gray: bool) -> by
                     for kind, data in chunks)
 
 
-def has_mark(path: Path) -> bool:
-    """Whether a file is a picture in which this program left its mark."""
+def has_mark(path: Path, mark: str = SOFTWARE) -> bool:
+    """Whether a file is a picture in which this program left its mark, or this one."""
     if path.suffix.lower() not in OUTPUT_SUFFIXES:  # a text may quote it
         return False
     try:
@@ -135,7 +139,7 @@ def has_mark(path: Path) -> bool:
             ends += file.read()
     except OSError:  # read_image will report it
         return False
-    return SOFTWARE.encode() in ends
+    return mark.encode() in ends
 
 
 def is_result(path: Path) -> bool:

@@ -10,6 +10,8 @@ from pathlib import Path
 import utils
 from utils import UserError
 
+import filelock
+
 from files import metadata
 
 LIST = ".srgan-files"
@@ -27,13 +29,7 @@ class OutputFolder:
     def __init__(self, folder: Path, setting: str = "--output", is_listed: bool = True):
         self.folder, self.setting, self.is_listed, self.lock = folder, setting, is_listed, threading.Lock()
         self.known = {}
-        with contextlib.suppress(OSError):
-            head, *lines = (folder / LIST).read_text(encoding="utf-8", errors="replace").split("\n")
-            self.is_listed = is_listed and head in (HEADER, "")
-            for line in lines:
-                with contextlib.suppress(ValueError):  # the last one may be cut short
-                    name, *facts = json.loads(line)
-                    self.known[name] = facts
+        self._read()
 
     def check(self, paths: Iterable[Path]) -> None:
         """Raise UserError if one of the files to be written is the user's, or if its folder can't be written."""
@@ -51,6 +47,27 @@ class OutputFolder:
         finally:
             if self.is_listed:
                 self._list(paths)
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Within this, other processes that write to this folder, too, wait, and what they wrote is known."""
+        lock = filelock.FileLock(self.folder / f"{LIST}.lock", timeout=60, fallback_to_soft=False)
+        with contextlib.suppress(OSError):  # a file system without locks
+            lock.acquire()
+        try:
+            self._read()
+            yield
+        finally:
+            lock.release()
+
+    def _read(self):
+        with contextlib.suppress(OSError):
+            head, *lines = (self.folder / LIST).read_text(encoding="utf-8", errors="replace").split("\n")
+            self.is_listed = self.is_listed and head in (HEADER, "")
+            for line in lines:
+                with contextlib.suppress(ValueError):  # the last one may be cut short
+                    name, *facts = json.loads(line)
+                    self.known[name] = facts
 
     def _list(self, paths):
         files = [file for path in paths for file in (path, *path.rglob("*")) if file.is_file()]
