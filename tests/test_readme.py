@@ -16,14 +16,14 @@ PAGES = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
 
 def blocks(page, language=""):
     """The blocks of code of a page."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", PAGES[page], re.DOTALL | re.MULTILINE)
+    return re.findall(rf"^ *```{language}\n(.*?)^ *```$", PAGES[page], re.DOTALL | re.MULTILINE)
 
 
 def commands(page):
     """The command lines of a page, in its blocks and sentences, each as its words."""
     lines = [line for block in blocks(page) for line in block.splitlines()]
     for line in (*lines, *re.findall(r"`([^`\n]+)`", PAGES[page])):
-        for command in line.split(" && "):
+        for command in line.strip().split(" && "):
             if re.match(r"(\w+=\S+ |uv run |venv/bin/)*(python |pytest|main.py )", command):
                 yield shlex.split(command, comments=True)
 
