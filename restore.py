@@ -122,9 +122,9 @@ class Restorer:
             for _ in range(turns):
                 y, y_stop, x, x_stop = turned.shape[1] - x_stop, turned.shape[1] - x, y, y_stop
                 turned = np.rot90(turned)
-            sr = self.upscaler.upscale(turned, y, y_stop, x, x_stop)
+            sr = self.upscaler.upscale(turned, y, y_stop, x, x_stop,
+                                       lambda share, number=number: report((number + share) / 8))
             total = total + (np.rot90(sr, -turns)[:, ::-1] if flip else np.rot90(sr, -turns)) / 8
-            report((number + 1) / 8)
         return total
 
 

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import utils
@@ -74,10 +74,7 @@ def restore(arguments: Namespace, config: EasyDict) -> int:
     folder = output_folder(jobs, output)
     with utils.quiet():
         devices.choose_devices(config.TRAIN.devices)
-    generators = {
-        (name, blend): (weights.load_blended(found[name], blend),
-                        options.back_project and ("colours" if shipped.is_for_photos(found[name]) else True))
-        for name, blend in dict.fromkeys((job.weights, job.blend) for job in jobs)}
+    generators = load_generators(jobs, found, options.back_project)
     mark_jobs(jobs, generators, options)
     done = {job.target: job for job in jobs if arguments.skip_existing and is_done(job, folder)}
     if done:
@@ -133,6 +130,14 @@ def take_weights_by_kind(jobs: list[RestoreJob], found: dict[str, str | Path]) -
               f"{utils.listing(poor, 3)}.")
 
 
+def load_generators(jobs: list[RestoreJob], found: dict[str, str | Path],
+                    back_project: bool) -> dict[tuple[str, float], tuple[model.Folded, bool | str]]:
+    """What `make_restorers` needs for some jobs, by weights and blend. found: weights by method. Raises UserError."""
+    return {(name, blend): (weights.load_blended(found[name], blend),
+                            back_project and ("colours" if shipped.is_for_photos(found[name]) else True))
+            for name, blend in dict.fromkeys((job.weights, job.blend) for job in jobs)}
+
+
 def mark_jobs(jobs: list[RestoreJob], generators: dict[tuple[str, float], tuple[model.Folded, bool | str]],
               options: EasyDict) -> None:
     """Set the marks that say what the results are made of, and how.
@@ -186,14 +191,15 @@ def with_blend_stops(job: RestoreJob) -> list[RestoreJob]:
 
 
 def run_jobs(jobs: list[RestoreJob], restorers: list[dict[tuple[str, float], Restorer]], output: OutputFolder,
-             done: Iterable[RestoreJob] = ()) -> int:
+             done: Iterable[RestoreJob] = (), report: Callable[[str, float], None] | None = None) -> int:
     """Restore photos and write the page that shows them; a failure does not stop the others.
 
-    restorers: of `make_restorers`. done: jobs whose results are there, for the page. While they compute, the next photo
-    is read and the last one is written: two results are in memory at most, and one more for each further device.
+    restorers: of `make_restorers`. done: jobs whose results are there, for the page. report: called with the photo in
+    work and the share of all that is done, from 0 to 1; what it raises ends the work. While one is computed, the next
+    photo is read and the last one is written: two results are in memory at most, and one more for each further device.
     Returns the exit code, 1 if some failed.
     """
-    steps = _Steps(jobs, output, restorers)
+    steps = _Steps(jobs, output, restorers, report)
     for job in done:
         steps.show(job)
     with utils.progress("", len(jobs), counter=False, delay=1) as steps.bar:
@@ -228,8 +234,8 @@ def _step(function):
 class _Steps:
     """The steps of restoring photos, which run in threads of their own."""
 
-    def __init__(self, jobs, output, restorers):
-        self.jobs, self.output, self.n_devices = jobs, output, len(restorers)
+    def __init__(self, jobs, output, restorers, report):
+        self.jobs, self.output, self.n_devices, self.report = jobs, output, len(restorers), report
         self.scale = next(iter(restorers[0].values())).scale
         self.is_estimated = False
         self.numbers = {id(job): number for number, job in enumerate(jobs, start=1)}
@@ -254,7 +260,10 @@ class _Steps:
                 self.estimate(job, n_tiles, (time.monotonic() - began) / share)
             job.share_done = share
             self.bar.set_description_str(label, refresh=False)
-            self.bar.update(sum(job.share_done for job in self.jobs))
+            n_done = sum(job.share_done for job in self.jobs)
+            self.bar.update(n_done)
+            if self.report:
+                self.report(label, n_done / len(self.jobs))
 
         report(0)
         job.sr = restorer(job.lr, report)

@@ -131,12 +131,14 @@ class Upscaler:
         with tf.device(self.device):
             seen = around(tile, self.field, image)
             maps = [normalize_lr(_crop(lr[np.newaxis], image, seen), self.architecture)]
-            for field, stage in zip(stage_fields, self._stages, strict=True):
+            for done, (field, stage) in enumerate(zip(stage_fields, self._stages, strict=True), start=1):
                 before, seen = seen, around(tile, field, image)
                 maps = stage([_crop(each, before, seen) for each in maps])
+                if report:
+                    report(done / len(self._stages) / 2)  # the trunk takes about half of the time
             for done, part in enumerate(parts):
                 if report:
-                    report(0.5 + done / len(parts) / 2)  # the trunk takes about half of the time
+                    report(0.5 + done / len(parts) / 2)
                 wider = around(part, margin, image)
                 result, = self._upsampling([_crop(each, seen, wider) for each in maps])
                 sr[scale * (part[0] - y):scale * (part[1] - y), scale * (part[2] - x):scale * (part[3] - x)] = _crop(
