@@ -30,12 +30,25 @@ def commands(page):
 
 def test_readme_is_short_and_begins_with_the_two_commands():
     assert len(PAGES["README.md"].splitlines()) <= 200
-    install, tests, *_ = blocks("README.md")
-    first, second = (block.removesuffix("\n").split(" && ") for block in (install, tests))
-    assert first[:2] == ["python3 -m venv venv", "venv/bin/pip install -r requirements.txt"]
-    assert second == ["venv/bin/pip install -r requirements-dev.txt", "venv/bin/pytest"]
-    arguments = command_line.parse_arguments(shlex.split(first[2])[2:])
-    assert arguments.mode == "evaluate" and all((ROOT / name).is_file() for name in arguments.input)
+    install, tests, *_ = (block.removesuffix("\n").split(" && ") for block in blocks("README.md"))
+    assert install[:2] == ["python3 -m venv venv", "venv/bin/pip install -r requirements.txt"]
+    assert tests == ["venv/bin/pip install -r requirements-dev.txt", "venv/bin/pytest"]
+    assert install[2] == "venv/bin/" + blocks("README.md")[2].strip()  # the command whose lines are shown
+
+
+def test_first_command_prints_what_readme_shows(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    command, shown = blocks("README.md")[2:4]
+    photo, = command_line.parse_arguments(shlex.split(command)[2:]).input
+    (tmp_path / photo).parent.mkdir()
+    Image.open(ROOT / photo).resize((20, 12)).save(tmp_path / photo)
+    assert command_line.main(command_line.parse_arguments(shlex.split(command)[2:])) == 0
+    weights, device, result, page = shown.replace("/home/me/srgan", str(tmp_path)).splitlines()
+    width, height = Image.open(ROOT / photo).size
+    result = result.replace(f"{width}x{height}", "20x12").replace(f"{4 * width}x{4 * height}", "80x48")
+    printed = capsys.readouterr().out.splitlines()
+    assert [printed[0], *printed[2:]] == [weights, result, page]
+    assert printed[1].split()[0] == device.split()[0] and Image.open(result.split()[-2]).size == (80, 48)
 
 
 @pytest.mark.parametrize("page", PAGES)
