@@ -36,8 +36,8 @@ class RestoreJob:
     """A photo on its way from its file to that of its result.
 
     weights, blend: by which it is upscaled. shown_as: `target` without suffixes, if index.html is to show the photo.
-    is_chosen: whether the page opens on it. mark: of the result. metadata: of the photo, for its result to keep.
-    error: why there is no result.
+    is_chosen: whether the page opens on it. quality: of a lossy result. mark: of the result. metadata: of the photo,
+    for its result to keep. error: why there is no result.
     """
 
     path: Path
@@ -46,6 +46,7 @@ class RestoreJob:
     blend: float = 1
     shown_as: Path | None = None
     is_chosen: bool = True
+    quality: int = images.QUALITY
     mark: str = SOFTWARE
     lr: np.ndarray | None = None
     sr: np.ndarray | None = None
@@ -65,9 +66,14 @@ def restore(arguments: Namespace, config: EasyDict) -> int:
     images.limit_pixels(options.max_megapixels)
     output = Path(arguments.output or Path(config.TRAIN.sample_path) / "evaluate")
     found = shipped.find_generators(arguments.weights, Path(config.TRAIN.checkpoint_path), scoring=False)
-    jobs = photos_to_restore([Path(source) for source in arguments.input], output, next(iter(found)), options.blend)
+    jobs = photos_to_restore([Path(source) for source in arguments.input], output, next(iter(found)), options.blend,
+                             arguments.format)
+    if arguments.part:
+        jobs = part_of(jobs, *arguments.part)
+    if arguments.quality:
+        set_quality(jobs, arguments.quality)
     take_weights_by_kind(jobs, found)
-    if options.blend < 1 and len(jobs) == 1 and jobs[0].shown_as:
+    if options.blend < 1 and len(jobs) == 1 and jobs[0].shown_as and not arguments.part:
         jobs = with_blend_stops(jobs[0])
         print(f"One photo is restored in {len(jobs)} blends, to choose from on the page: "
               f"{', '.join(f'{job.blend:g}' for job in jobs)}. For {options.blend:g} alone, name a file with --output.")
@@ -84,19 +90,21 @@ def restore(arguments: Namespace, config: EasyDict) -> int:
     return run_jobs([job for job in jobs if job.target not in done], restorers, folder, done.values())
 
 
-def photos_to_restore(inputs: list[Path], output: Path, weights: str, blend: float = 1) -> list[RestoreJob]:
+def photos_to_restore(inputs: list[Path], output: Path, weights: str, blend: float = 1,
+                      form: str | None = None) -> list[RestoreJob]:
     """The photos that are named, and those of folders, to be restored by `weights`, a method, and their `blend`.
 
     Results of a folder are laid out as its subfolders are. `output` is a folder, unless there is one photo and `output`
-    ends as an image does: then it is the result's own file. Raises UserError if there are no photos or if several would
-    go to one file.
+    ends as an image does: then it is the result's own file. form: of the results, png if None. Raises UserError if
+    there are no photos, if several would go to one file, or if that is of another form.
     """
     found: dict[Path, dict[Path, None]] = {}  # photos, each once, by the folder of their results
     for source in inputs:
         for path in photo_files.find_images(source, "--input") if source.is_dir() else [source]:
             folder = output / (path.parent.relative_to(source) if source.is_dir() else "")
             found.setdefault(folder, {})[path] = None
-    jobs = [RestoreJob(path, results.restored_path(folder / name, blend), weights, blend, shown_as=folder / name)
+    jobs = [RestoreJob(path, results.restored_path(folder / name, blend, f".{form or 'png'}"), weights, blend,
+                       shown_as=folder / name)
             for folder, paths in found.items()
             for path, name in zip(paths, photo_files.output_names(list(paths)), strict=True)]
     if photo_files.is_image_name(output) and not output.is_dir():
@@ -104,8 +112,30 @@ def photos_to_restore(inputs: list[Path], output: Path, weights: str, blend: flo
         if len(jobs) > 1:
             raise UserError(f"{output} (--output) is the name of one image, but there are {len(jobs)} photos; name a "
                             "folder.")
+        if form and form != output.suffix[1:].lower():
+            raise UserError(f"{output} (--output) does not end in .{form}, the --format; leave --format out.")
         jobs = [RestoreJob(jobs[0].path, output, weights, blend)]
     return jobs
+
+
+def part_of(jobs: list[RestoreJob], part: int, n_parts: int) -> list[RestoreJob]:
+    """One of several parts, counted from 1. Raises UserError if nothing is left for it."""
+    if part > len(jobs):
+        raise UserError(f"--part is {part}/{n_parts}, but there is no more than {utils.plural(len(jobs), 'photo')}; "
+                        "make fewer parts.")
+    mine = jobs[part - 1::n_parts]
+    print(f"Part {part} of {n_parts}: {len(mine):,} of {utils.plural(len(jobs), 'photo')}.")
+    return mine
+
+
+def set_quality(jobs: list[RestoreJob], quality: int) -> None:
+    """Set the quality of lossy results. Raises UserError if there are none."""
+    lossy = [job for job in jobs if job.target.suffix.lower() in images.LOSSY_SUFFIXES]
+    if not lossy:
+        raise UserError(f"--quality is for JPEG, WebP and AVIF, but the results are {jobs[0].target.suffix}; add "
+                        "--format jpg, webp or avif.")
+    for job in lossy:
+        job.quality = quality
 
 
 def take_weights_by_kind(jobs: list[RestoreJob], found: dict[str, str | Path]) -> None:
@@ -150,7 +180,7 @@ def mark_jobs(jobs: list[RestoreJob], generators: dict[tuple[str, float], tuple[
         settings[key] = f"weights {digest[:16]}, back_project {back_project}, self_ensemble {options.self_ensemble}"
     for job in jobs:
         size = job.path.stat().st_size if job.path.exists() else 0
-        job.mark = f"{SOFTWARE} (of {size} bytes, {settings[job.weights, job.blend]})"
+        job.mark = f"{SOFTWARE} (of {size} bytes, {settings[job.weights, job.blend]}, quality {job.quality})"
 
 
 def is_done(job: RestoreJob, output: OutputFolder) -> bool:
@@ -186,8 +216,9 @@ def _file_id(path):
 
 def with_blend_stops(job: RestoreJob) -> list[RestoreJob]:
     """The job once for each share of SRGAN to choose from."""
-    return [dataclasses.replace(job, target=results.restored_path(job.shown_as, share), blend=share,
-                                is_chosen=share == job.blend) for share in sorted({*BLEND_STOPS, job.blend})]
+    return [dataclasses.replace(job, blend=share, is_chosen=share == job.blend,
+                                target=results.restored_path(job.shown_as, share, job.target.suffix))
+            for share in sorted({*BLEND_STOPS, job.blend})]
 
 
 def run_jobs(jobs: list[RestoreJob], restorers: list[dict[tuple[str, float], Restorer]], output: OutputFolder,
@@ -282,7 +313,7 @@ class _Steps:
     @_step
     def write(self, job):
         with self.output.replacing(job.target):
-            images.write_image(job.target, job.sr, job.metadata)
+            images.write_image(job.target, job.sr, job.metadata, job.quality)
         (height, width), (sr_height, sr_width) = job.lr.shape[:2], job.sr.shape[:2]
         job.sr = None  # the bicubic for the page is as large
         if job.shown_as and job.path not in self.shown:

@@ -60,9 +60,9 @@ def blend_name(share: float) -> str:
     return f"blend_{share:g}"
 
 
-def restored_path(name: Path, blend: float) -> Path:
-    """The file of a restored picture: `<name>_gen.png`, or with the blend's name."""
-    return name.with_name(f"{name.name}_{'gen' if blend == 1 else blend_name(blend)}.png")
+def restored_path(name: Path, blend: float, suffix: str) -> Path:
+    """The file of a restored picture: `<name>_gen<suffix>`, or with the blend's name."""
+    return name.with_name(f"{name.name}_{'gen' if blend == 1 else blend_name(blend)}{suffix}")
 
 
 def title(method: str) -> str:

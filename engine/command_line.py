@@ -18,7 +18,7 @@ from easydict import EasyDict
 from config import config, flatten, is_div2k, override, resolve
 
 MODES = ("train", "srgan", "evaluate", "export", "mos", "download")
-FOR_PHOTOS = ("--skip-existing",)  # options that only --input of photos takes
+FOR_PHOTOS = ("--format", "--quality", "--skip-existing", "--part")  # options that only --input of photos takes
 OPTIONS = ("--mode", "--input", "--output", "--weights", *FOR_PHOTOS, "--restart", "--set", "--help")
 MODULES = {"restore": "restore_files", "mos": "study.mos", "ratings": "study.ratings", "download": "files.download"}
 EXAMPLES = """examples:
@@ -45,6 +45,21 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{message}; {hint}\n")
 
 
+def as_quality(text: str) -> int:
+    """The number of --quality."""
+    if not (text.isdecimal() and 1 <= int(text) <= 100):
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 to 100")
+    return int(text)
+
+
+def as_part(text: str) -> tuple[int, int]:
+    """The two numbers of --part, such as 2/4."""
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not (match and 1 <= int(match[1]) <= int(match[2])):
+        raise argparse.ArgumentTypeError(f"{text} is not a part of several, such as 2/4, the second of four")
+    return int(match[1]), int(match[2])
+
+
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line, with `~` expanded in paths. A mistake ends the program with one sentence and exit code 2."""
     argv = sys.argv[1:] if argv is None else argv
@@ -61,6 +76,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
                         help="evaluate, export: the generator to use; train: the one to start from. A file, or "
                              "a name: photo (SRGAN for photos from phones and messengers) or pretrained (for clean "
                              "ones), each also with -srresnet")
+    parser.add_argument("--format", choices=("jpg", "png", "webp", "tif", "avif"),
+                        help="the kind of file of restored photos (default: png)")
+    parser.add_argument("--quality", metavar="N", type=as_quality,
+                        help="of restored photos as JPEG, WebP or AVIF, 1 to 100 (default: 95)")
+    parser.add_argument("--part", metavar="K/N", type=as_part,
+                        help="restore the K-th of N parts of the photos, as one of several processes or machines")
     parser.add_argument("--skip-existing", action="store_true",
                         help="leave photos alone whose results are there already, made with the same settings")
     parser.add_argument("--restart", action="store_true",

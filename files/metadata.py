@@ -12,7 +12,7 @@ from PIL import Image, ImageCms
 
 SOFTWARE = "SRGAN 4x super-resolution"  # in every picture that is written, so that results are not taken for photos
 
-OUTPUT_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")  # of the pictures that are written
+OUTPUT_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff")  # of the pictures that are written
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")  # of photos beside which earlier versions may have put their results
 

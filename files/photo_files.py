@@ -71,7 +71,7 @@ def _list_files(folder, recursive=True):
     return sorted(found, key=lambda path: [utils.natural_key(part) for part in path.relative_to(folder).parts])
 
 
-def output_names(paths: Iterable[Path], *folders: str | Path, ending: str = "_blend_0.123456.png") -> list[str]:
+def output_names(paths: Iterable[Path], *folders: str | Path, ending: str = "_blend_0.123456.webp") -> list[str]:
     """Names for the results of images, all different: the stem, shortened where `ending` does not fit behind it.
 
     Files below one of `folders` keep the way to them: `sub/photo` for `folder/sub/photo.jpg`. Of several with one name

@@ -551,7 +551,7 @@ def test_only_a_folder_of_that_name_takes_several_photos(tmp_path):
     assert not (tmp_path / "d.png").exists()
 
 
-@pytest.mark.parametrize("suffix", [".bmp", ".avif", ".gif", ".heic", ".JFIF", ".psd"])
+@pytest.mark.parametrize("suffix", [".bmp", ".gif", ".heic", ".JFIF", ".psd"])
 def test_an_output_that_is_no_kind_of_result_is_refused_before_the_work(tmp_path, suffix):
     Image.fromarray(pictures.RGB).save(tmp_path / "a.png")
     output = tmp_path / f"result{suffix}"

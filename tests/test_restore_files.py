@@ -3,15 +3,18 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import conftest
 import numpy as np
 import pytest
 from PIL import Image
-from restoring import check_page, photo, run
+from restoring import check_page, nearest, page_of, photo, run
 
 import restore
+import results
 from files import images
+from files.outputs import OutputFolder
 
 pytestmark = pytest.mark.usefixtures("tensorflow_has_started")
 
@@ -73,3 +76,68 @@ def test_only_results_of_the_same_photo_and_settings_are_left_alone(trained, tmp
     os.utime(tmp_path / "in" / "2.png", (1, 1))
     assert redone("--set", "RESTORE.back_project=false") == {"0", "1", "2", "3"}
     assert redone("--weights", trained / "g_srgan_init.npz") == {"0", "1", "2", "3"}
+
+
+# ------------------------------------------------------------------------------------------------- kinds of files
+
+
+@pytest.mark.parametrize("form, kind", [("jpg", "JPEG"), ("webp", "WEBP"), ("tif", "TIFF"), ("avif", "AVIF")])
+def test_results_are_of_the_kind_and_the_quality_that_are_asked_for(trained, tmp_path, form, kind):
+    write_photos(tmp_path / "in", 2)
+    arguments = ["--weights", trained / "g_srgan.npz", "--input", tmp_path / "in", "--format", form]
+    sr, sizes, errors = restore.Restorer(trained / "g_srgan.npz")(numbered(1)), [], []
+    for quality in [["--quality", "30"], []][form == "tif":]:
+        out = tmp_path / "-".join(["out", *quality])
+        assert run(*arguments, *quality, "--output", out) == 0
+        assert set(times(out)) == {f"0_gen.{form}", f"1_gen.{form}"} and set(check_page(out)[1]) == {"0", "1"}
+        with Image.open(out / f"1_gen.{form}") as result:
+            assert result.format == kind
+            errors.append(np.abs(np.asarray(result).astype(int) - sr).mean())
+        sizes.append((out / f"1_gen.{form}").stat().st_size)
+        before = times(out)
+        assert run(*arguments, *quality, "--output", out, "--skip-existing") == 0 and times(out) == before
+    assert errors == [0] if form == "tif" else errors[1] < 0.9 * errors[0] and sizes[0] < 0.6 * sizes[1]
+
+
+def test_a_format_or_a_quality_that_can_not_be_is_said_in_a_sentence(trained, tmp_path, capsys):
+    write_photos(tmp_path / "in", 1)
+    arguments = ["--weights", trained / "g_srgan.npz", "--input", tmp_path / "in" / "0.png"]
+    for wrong, said in ((["--quality", "80"], "but the results are .png; add --format jpg, webp or avif."),
+                        (["--format", "jpg", "--output", tmp_path / "a.png"], "does not end in .jpg, the --format"),
+                        (["--part", "2/2"], "--part is 2/2, but there is no more than 1 photo; make fewer parts.")):
+        assert run(*arguments, *wrong) == 2 and said in capsys.readouterr().err
+    for wrong, said in ((["--quality", "0"], "0 is not a whole number from 1 to 100"),
+                        (["--part", "3/2"], "3/2 is not a part of several, such as 2/4"),
+                        (["--format", "gif"], "invalid choice: 'gif'")):
+        with pytest.raises(SystemExit):
+            run(*arguments, *wrong)
+        assert said in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------- several processes
+
+
+def test_parts_share_a_folder_and_its_page(trained, tmp_path, capsys):
+    write_photos(tmp_path / "in", 5)
+    arguments = ["--weights", trained / "g_srgan.npz", "--input", tmp_path / "in", "--output", tmp_path / "out"]
+    for part in (1, 2):
+        assert run(*arguments, "--part", f"{part}/2") == 0
+        said = capsys.readouterr().out
+        assert f"Part {part} of 2: {4 - part} of 5 photos.\n" in said and said.count(" -> ") == 4 - part
+    assert set(check_page(tmp_path / "out")[1]) == {"0", "1", "2", "3", "4"}
+
+
+def test_pages_that_are_written_at_once_hold_all_photos(tmp_path):
+    def write(name):
+        output = OutputFolder(tmp_path)
+        lr = numbered(3)
+        with output.replacing(target := tmp_path / f"{name}_gen.png"):
+            images.write_image(target, nearest(lr))
+        results.write_bicubic(output, tmp_path / name, lr, 240, 320)
+        entry = results.page_entry(tmp_path, tmp_path / name, 240, 320)
+        results.write_restored_page(output, [entry], 4)
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(write, "abcdef"))
+    assert [image["name"] for image in page_of(tmp_path)["images"]] == list("abcdef")
+    OutputFolder(tmp_path).check([tmp_path / "index.html"])
