@@ -119,22 +119,25 @@ def test_tensorlayer_networks_equal_those_of_tensorlayer():
     np.testing.assert_allclose(ours(hr), theirs(hr), atol=2e-5)
 
 
+@pytest.mark.parametrize("by_eigen", [False, True])
 @pytest.mark.parametrize("size, factor", [(1, 2), (3, 2), (9, 2), (1, 3), (5, 3), (9, 3)])
-def test_low_resolution_tail_equals_the_convolution_at_full_resolution(size, factor):
+def test_low_resolution_tail_equals_the_convolution_at_full_resolution(size, factor, by_eigen, monkeypatch):
+    monkeypatch.setattr(layers, "_convolves_by_eigen", lambda: by_eigen)
     tail = layers.SubpixelConv(3, size, factor, "glorot_uniform", "tail")
-    x = np.random.default_rng(0).normal(size=(2, 9, 12, 16 * factor ** 2)).astype("float32")
+    x = tf.Variable(np.random.default_rng(0).normal(size=(2, 9, 12, 16 * factor ** 2)).astype("float32"))
     tail(x)
     tail.bias.assign([0.1, -0.2, 0.3])
     with tf.GradientTape() as tape:
         y = tail(x)
         loss = tf.reduce_sum(y ** 2)
-    gradient = tape.gradient(loss, tail.kernel.value)
+    gradients = tape.gradient(loss, [x, tail.kernel.value])
     kernel = tf.Variable(tail.kernel.value)
     with tf.GradientTape() as tape:
         plain = tf.nn.conv2d(tf.nn.depth_to_space(x, factor), kernel, 1, "SAME") + tf.constant([0.1, -0.2, 0.3])
         loss = tf.reduce_sum(plain ** 2)
     np.testing.assert_allclose(y, plain, atol=1e-4)
-    np.testing.assert_allclose(gradient, tape.gradient(loss, kernel), rtol=1e-3, atol=1e-2)
+    for gradient, expected in zip(gradients, tape.gradient(loss, [x, kernel]), strict=True):
+        np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=1e-2)
 
 
 def test_prelu_before_the_shuffle_is_keras_prelu_behind_it():
