@@ -1,5 +1,6 @@
 """Find, read and write images, and resize them."""
 import contextlib
+import dataclasses
 import math
 import os
 import warnings
@@ -13,7 +14,7 @@ import imageio.v3 as iio
 import numpy as np
 import tensorflow as tf
 from imagecodecs import PNG
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageSequence, PngImagePlugin
 
 from files import arrays, colours, metadata, photo_files, tiff
 from files.metadata import Metadata
@@ -23,6 +24,7 @@ warnings.filterwarnings("ignore", module="PIL")  # of metadata and palettes; wha
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2 ** 26
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")  # Pillow's others run programs or hold no photos
+MOVING = {"GIF": ".gif", "WEBP": ".webp", "PNG": ".png"}  # formats whose frames are read and written, and their suffix
 DECODER_VERSION = 1  # raise it when files are decoded to other pixels, so that cached photos are decoded again
 
 
@@ -45,9 +47,23 @@ def read_image(path: str | Path, native: bool = False) -> np.ndarray:
     alpha, 3 RGB or 4 RGB and alpha, uint8 or, of a file of more than 8 bits, uint16 in [0, 65535].
     Raises UserError if the file can't be read.
     """
-    try:
+    with _reading(path):
         image = _decode(path)
-    except Exception as error:  # decoders raise any type on a damaged file
+    if native:
+        return image
+    if image.dtype == np.uint16:
+        image = arrays.to_8_bits(image)
+    if image.shape[2] < 3:
+        return np.repeat(image[:, :, :1], 3, axis=2)
+    return np.ascontiguousarray(image[:, :, :3])
+
+
+@contextlib.contextmanager
+def _reading(path):
+    """Make a UserError of what decoders raise on a file."""
+    try:
+        yield
+    except Exception as error:  # they raise any type on a damaged file
         if isinstance(error, Image.DecompressionBombError):
             raise UserError(f"{path} claims more than {Image.MAX_IMAGE_PIXELS * 2 / 1e6:,.6g} million pixels; raise "
                             "RESTORE.max_megapixels if that is true, or set it to 0 for no limit.") from error
@@ -61,13 +77,6 @@ def read_image(path: str | Path, native: bool = False) -> np.ndarray:
             reason = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
         raise UserError(f"{path} can't be read as an image ({reason}); replace it or take it out of the "
                         "folder.") from error
-    if native:
-        return image
-    if image.dtype == np.uint16:
-        image = arrays.to_8_bits(image)
-    if image.shape[2] < 3:
-        return np.repeat(image[:, :, :1], 3, axis=2)
-    return np.ascontiguousarray(image[:, :, :3])
 
 
 def _decode(path):
@@ -115,7 +124,8 @@ def _decode_by_pillow(file):
     with _open(file) as image:
         animated = getattr(image, "is_animated", False)
         if animated and image.format not in ("MPO", "TIFF"):  # MPO: a JPEG with a second picture
-            utils.say_once(f"{file.name} holds several frames; the first is taken.")
+            option = " (to restore all of them: --frames)" if image.format in MOVING else ""
+            utils.say_once(f"{file.name} holds several frames; the first is taken{option}.")
         info = image.info
         if image.format == "AVIF":
             with contextlib.suppress(Exception):  # Pillow reads kinds that libheif does not, such as sequences
@@ -170,6 +180,49 @@ def _finish(planes, profile, orientation):
     return np.ascontiguousarray(pixels)
 
 
+@dataclasses.dataclass
+class Animation:
+    """A picture that moves.
+
+    frames: uint8 RGB (H, W, 3), or (H, W, 4) with alpha. durations: of each, in milliseconds. loop: how often it is
+    shown, 0: without end, None: as the format has it. shape: of a frame.
+    """
+
+    frames: list[np.ndarray]
+    durations: list[float]
+    loop: int | None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.frames[0].shape
+
+
+def moving_suffix(path: str | Path) -> str | None:
+    """The suffix for its kind of file, if a picture moves and `read_frames` reads it; else None."""
+    if not os.path.isfile(path):  # opening a pipe would block
+        return None
+    with contextlib.suppress(Exception), Image.open(path, formats=list(MOVING)) as image:
+        return MOVING[image.format] if image.is_animated else None
+    return None
+
+
+def read_frames(path: str | Path) -> Animation:
+    """Read all frames of a GIF, WebP or APNG as they are shown, as `read_image` does one. Raises UserError."""
+    with _reading(path), open(path, "rb") as file, Image.open(file, formats=list(MOVING)) as image:
+        if image.n_frames * image.width * image.height > 2 * (Image.MAX_IMAGE_PIXELS or math.inf):
+            raise Image.DecompressionBombError
+        frames, durations = [], []
+        for frame in ImageSequence.Iterator(image):
+            frames.append(np.asarray(frame.convert("RGBA")))
+            durations.append(frame.info.get("duration", 0))  # known when the frame is decoded
+        profile, orientation = colours.declared_profile(image, image.info, file), image.getexif().get(0x0112)
+        frames = [_finish(np.split(frame, [3], axis=2), profile, orientation) for frame in frames]
+        first = 1 if image.info.get("default_image") else 0  # a picture for programs that show no frames
+        if all((frame[:, :, 3] == 255).all() for frame in frames):
+            frames = [frame[:, :, :3] for frame in frames]
+        return Animation(frames[first:], durations[first:], image.info.get("loop"))
+
+
 def image_size(path: str | Path) -> tuple[int, int] | None:
     """Height and width of an image as it is shown, by the head of its file; None if that can't be read."""
     if not os.path.isfile(path):  # opening a pipe would block
@@ -221,7 +274,7 @@ def read_metadata(path: str | Path) -> Metadata:
 
 LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp", ".avif")
 LARGEST_SIDE = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383, ".avif": 16384,  # libavif's, for what it reads
-                ".png": 1_000_000}  # libpng's, which others read with
+                ".gif": 65535, ".png": 1_000_000}  # libpng's, which others read with
 QUALITY = 95  # of lossy files
 
 
@@ -269,6 +322,38 @@ def write_image(path: str | Path, image: np.ndarray, about: Metadata | None = No
                 file.write(png[:33])  # signature and header
                 file.write(metadata.png_chunks(about, height, width, is_gray))
                 file.write(png[33:])
+
+
+def write_frames(path: str | Path, animation: Animation, about: Metadata | None = None, quality: int = QUALITY) -> None:
+    """Write a moving picture to a GIF, WebP or PNG file, by its suffix; whole or not at all.
+
+    GIF has 256 colours a frame, and alpha of 0 or 255. about, quality: as in `write_image`. Raises UserError.
+    """
+    suffix, about = Path(path).suffix.lower(), about or Metadata()
+    height, width, channels = animation.shape
+    check_size(path, height, width)
+    first, *others = map(Image.fromarray, animation.frames)
+    options = {"save_all": True, "duration": animation.durations, "quality": quality}
+    if animation.loop is not None:
+        options["loop"] = animation.loop
+    if suffix == ".gif":
+        options["comment"] = about.mark.encode()
+        if channels == 4:
+            first, *others = (_with_hard_edges(frame) for frame in animation.frames)
+            options["disposal"] = 2  # clear each frame before the next one
+    else:
+        options["exif"] = about.exif_of(height, width).tobytes()
+    if suffix == ".png":
+        options["pnginfo"] = PngImagePlugin.PngInfo()
+        options["pnginfo"].add_text("Software", about.mark)
+    with utils.atomic_write(path) as partial:
+        first.save(partial, append_images=others, **options)
+
+
+def _with_hard_edges(frame):
+    """A Pillow image of RGBA whose pixels are opaque, or transparent in one colour."""
+    opaque = frame[:, :, 3:] > 127
+    return Image.fromarray(np.where(opaque, frame | np.uint8([0, 0, 0, 255]), np.uint8(0)))
 
 
 def _simplify(path, image, keep_alpha):

@@ -128,7 +128,7 @@ def png_chunks(metadata: Metadata, height: int, width: int, is_gray: bool) -> by
 
 def has_mark(path: Path, mark: str = SOFTWARE) -> bool:
     """Whether a file is a picture in which this program left its mark, or this one."""
-    if path.suffix.lower() not in OUTPUT_SUFFIXES:  # a text may quote it
+    if path.suffix.lower() not in (*OUTPUT_SUFFIXES, ".gif"):  # a text may quote it
         return False
     try:
         if not path.is_file():  # reading a pipe would block

@@ -619,6 +619,44 @@ def test_a_picture_too_large_for_its_kind_of_file_is_refused_by_name(tmp_path):
     assert Image.open(tmp_path / "a.jpg").size == (20_000, 1)
 
 
+# ------------------------------------------------------------------------------------------------------ animations
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("form", ["gif", "webp", "png"])
+def test_moving_pictures_keep_their_frames_times_and_loops(tmp_path, form, channels):
+    """Written by Pillow, read, written and read by Pillow again."""
+    y, x = np.mgrid[:24, :30]
+    shown = [np.dstack([np.where((x // 6 + y // 8 + step) % 2, 230, 40), 8 * y, np.full_like(x, 40 * step),
+                        np.where((x - 15) ** 2 + (y - 12) ** 2 < 30 + 20 * step, 255, 0)])[:, :, :channels]
+             for step in range(4)]
+    frames = [Image.fromarray(np.uint8(frame)) for frame in shown]
+    frames[0].save(tmp_path / f"a.{form}", save_all=True, append_images=frames[1:], duration=[100, 250, 40, 1000],
+                   loop=3, disposal=2, **({"lossless": True} if form == "webp" else {}))
+    assert images.moving_suffix(tmp_path / f"a.{form}") == f".{form}"
+    animation = images.read_frames(tmp_path / f"a.{form}")
+    images.write_frames(tmp_path / f"b.{form}", animation, quality=100)
+    assert metadata.is_result(tmp_path / f"b.{form}")
+    with Image.open(tmp_path / f"b.{form}") as written:
+        assert written.format == form.upper() and written.n_frames == 4 and written.info["loop"] == 3
+        for step, duration in enumerate([100, 250, 40, 1000]):
+            written.seek(step)
+            theirs = np.asarray(written.convert("RGBA")).astype(int)
+            assert written.info["duration"] == duration
+            visible = shown[step][:, :, 3] > 0 if channels == 4 else np.full((24, 30), True)
+            assert np.abs(theirs - np.dstack([shown[step], 255 * visible])[:, :, :4])[visible].mean() < (12 if form == "webp" else 6)
+            assert (theirs[:, :, 3] == 255 * visible).all()
+
+
+def test_what_does_not_move_has_no_frames(tmp_path):
+    for name in ("a.gif", "a.webp", "a.png", "a.jpg"):
+        Image.fromarray(pictures.RGB).save(tmp_path / name)
+        assert images.moving_suffix(tmp_path / name) is None
+    (tmp_path / "b.gif").write_bytes((tmp_path / "a.gif").read_bytes()[:40])
+    with pytest.raises(utils.UserError, match=r"b\.gif can't be read as an image"):
+        images.read_frames(tmp_path / "b.gif")
+
+
 # ------------------------------------------------------------------------------------------------------ metadata
 
 
