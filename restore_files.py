@@ -36,8 +36,8 @@ class RestoreJob:
     """A photo on its way from its file to that of its result.
 
     weights, blend: by which it is upscaled. shown_as: `target` without suffixes, if index.html is to show the photo.
-    is_chosen: whether the page opens on it. quality: of a lossy result. mark: of the result. metadata: of the photo,
-    for its result to keep. error: why there is no result.
+    is_chosen: whether the page opens on it. moves: whether all frames are restored. quality: of a lossy result. mark:
+    of the result. metadata: of the photo, for its result to keep. error: why there is no result.
     """
 
     path: Path
@@ -46,10 +46,11 @@ class RestoreJob:
     blend: float = 1
     shown_as: Path | None = None
     is_chosen: bool = True
+    moves: bool = False
     quality: int = images.QUALITY
     mark: str = SOFTWARE
-    lr: np.ndarray | None = None
-    sr: np.ndarray | None = None
+    lr: np.ndarray | images.Animation | None = None
+    sr: np.ndarray | images.Animation | None = None
     metadata: images.Metadata | None = None
     error: UserError | None = None
     share_done: float = 0
@@ -67,7 +68,7 @@ def restore(arguments: Namespace, config: EasyDict) -> int:
     output = Path(arguments.output or Path(config.TRAIN.sample_path) / "evaluate")
     found = shipped.find_generators(arguments.weights, Path(config.TRAIN.checkpoint_path), scoring=False)
     jobs = photos_to_restore([Path(source) for source in arguments.input], output, next(iter(found)), options.blend,
-                             arguments.format)
+                             arguments.format, arguments.frames)
     if arguments.part:
         jobs = part_of(jobs, *arguments.part)
     if arguments.quality:
@@ -91,12 +92,13 @@ def restore(arguments: Namespace, config: EasyDict) -> int:
 
 
 def photos_to_restore(inputs: list[Path], output: Path, weights: str, blend: float = 1,
-                      form: str | None = None) -> list[RestoreJob]:
+                      form: str | None = None, frames: bool = False) -> list[RestoreJob]:
     """The photos that are named, and those of folders, to be restored by `weights`, a method, and their `blend`.
 
     Results of a folder are laid out as its subfolders are. `output` is a folder, unless there is one photo and `output`
-    ends as an image does: then it is the result's own file. form: of the results, png if None. Raises UserError if
-    there are no photos, if several would go to one file, or if that is of another form.
+    ends as an image does: then it is the result's own file. form: of the results, png if None. frames: restore all of
+    pictures that move. Raises UserError if there are no photos, if several would go to one file, or if that is of
+    another form.
     """
     found: dict[Path, dict[Path, None]] = {}  # photos, each once, by the folder of their results
     for source in inputs:
@@ -108,14 +110,30 @@ def photos_to_restore(inputs: list[Path], output: Path, weights: str, blend: flo
             for folder, paths in found.items()
             for path, name in zip(paths, photo_files.output_names(list(paths)), strict=True)]
     if photo_files.is_image_name(output) and not output.is_dir():
-        photo_files.check_suffix(output)
+        photo_files.check_suffix(output, frames)
         if len(jobs) > 1:
             raise UserError(f"{output} (--output) is the name of one image, but there are {len(jobs)} photos; name a "
                             "folder.")
         if form and form != output.suffix[1:].lower():
             raise UserError(f"{output} (--output) does not end in .{form}, the --format; leave --format out.")
         jobs = [RestoreJob(jobs[0].path, output, weights, blend)]
-    return jobs
+    return [with_frames(job, output) for job in jobs] if frames else jobs
+
+
+def with_frames(job: RestoreJob, output: Path) -> RestoreJob:
+    """The job for all frames if the picture moves: to a file of the same kind, without a place on the page.
+
+    Raises UserError if `output`, the result's own file, is of another kind.
+    """
+    suffix = images.moving_suffix(job.path)
+    if not suffix:
+        photo_files.check_suffix(job.target)
+        return job
+    if job.target == output and output.suffix.lower() != suffix:
+        raise UserError(f"{output} (--output) does not end in {suffix}, but {job.path.name} moves; name a {suffix}, or "
+                        "leave --frames out.")
+    return dataclasses.replace(job, moves=True, shown_as=None,
+                               target=job.target if job.target == output else job.target.with_suffix(suffix))
 
 
 def part_of(jobs: list[RestoreJob], part: int, n_parts: int) -> list[RestoreJob]:
@@ -198,8 +216,8 @@ def output_folder(jobs: list[RestoreJob], output: Path) -> OutputFolder:
         if _file_id(job.target) in originals:
             which = "the photo itself" if len(originals) == 1 else "one of the photos"
             raise UserError(f"{job.target} is {which}; name another place with --output.")
-    shown = {job.shown_as for job in jobs if job.shown_as}
-    folder = OutputFolder(output if shown else output.parent, is_listed=bool(shown))
+    shown, is_file = {job.shown_as for job in jobs if job.shown_as}, jobs[0].target == output
+    folder = OutputFolder(output.parent if is_file else output, is_listed=not is_file)
     folder.check([*(job.target for job in jobs), *([output / "index.html"] if shown else []),
                   *(path for name in shown for path in results.page_paths(output, name))])
     return folder
@@ -274,7 +292,7 @@ class _Steps:
 
     @_step
     def read(self, job):
-        job.lr = images.read_image(job.path, native=True)
+        job.lr = images.read_frames(job.path) if job.moves else images.read_image(job.path, native=True)
         job.metadata = dataclasses.replace(images.read_metadata(job.path), mark=job.mark)
         images.check_size(job.target, *(self.scale * side for side in job.lr.shape[:2]))
 
@@ -297,7 +315,13 @@ class _Steps:
                 self.report(label, n_done / len(self.jobs))
 
         report(0)
-        job.sr = restorer(job.lr, report)
+        if job.moves:
+            n = len(job.lr.frames)
+            frames = [restorer(frame, lambda share, done=done: report((done + share) / n))
+                      for done, frame in enumerate(job.lr.frames)]
+            job.sr = dataclasses.replace(job.lr, frames=frames)
+        else:
+            job.sr = restorer(job.lr, report)
 
     def estimate(self, job, n_tiles, seconds):
         """Say how long a photo takes, and all of them, by the time of its first tile."""
@@ -313,13 +337,15 @@ class _Steps:
     @_step
     def write(self, job):
         with self.output.replacing(job.target):
-            images.write_image(job.target, job.sr, job.metadata, job.quality)
+            write = images.write_frames if job.moves else images.write_image
+            write(job.target, job.sr, job.metadata, job.quality)
         (height, width), (sr_height, sr_width) = job.lr.shape[:2], job.sr.shape[:2]
         job.sr = None  # the bicubic for the page is as large
         if job.shown_as and job.path not in self.shown:
             results.write_bicubic(self.output, job.shown_as, job.lr, sr_height, sr_width)
         self.show(job)
-        print(f"{job.path} {width}x{height} -> {job.target} {sr_width}x{sr_height}")
+        frames = f", {utils.plural(len(job.lr.frames), 'frame')}" if job.moves else ""
+        print(f"{job.path} {width}x{height} -> {job.target} {sr_width}x{sr_height}{frames}")
 
     def show(self, job):
         """Put a result, which is in its file, on the page."""

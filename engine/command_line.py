@@ -18,7 +18,7 @@ from easydict import EasyDict
 from config import config, flatten, is_div2k, override, resolve
 
 MODES = ("train", "srgan", "evaluate", "export", "mos", "download")
-FOR_PHOTOS = ("--format", "--quality", "--skip-existing", "--part")  # options that only --input of photos takes
+FOR_PHOTOS = ("--format", "--quality", "--frames", "--skip-existing", "--part")  # options of --input alone
 OPTIONS = ("--mode", "--input", "--output", "--weights", *FOR_PHOTOS, "--restart", "--set", "--help")
 MODULES = {"restore": "restore_files", "mos": "study.mos", "ratings": "study.ratings", "download": "files.download"}
 EXAMPLES = """examples:
@@ -80,6 +80,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
                         help="the kind of file of restored photos (default: png)")
     parser.add_argument("--quality", metavar="N", type=as_quality,
                         help="of restored photos as JPEG, WebP or AVIF, 1 to 100 (default: 95)")
+    parser.add_argument("--frames", action="store_true",
+                        help="restore all frames of GIF, WebP and APNG that move, to the same kind of file")
     parser.add_argument("--part", metavar="K/N", type=as_part,
                         help="restore the K-th of N parts of the photos, as one of several processes or machines")
     parser.add_argument("--skip-existing", action="store_true",
@@ -153,7 +155,7 @@ def check_paths(arguments: argparse.Namespace, settings: EasyDict) -> None:
         output = Path(arguments.output)
         is_file = photo_files.is_image_name(output) and not arguments.output.endswith((os.sep, "/"))
         if is_file and arguments.input:
-            photo_files.check_suffix(output)
+            photo_files.check_suffix(output, arguments.frames)
         check_writable(output.parent if is_file else output, "--output")
 
 

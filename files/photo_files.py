@@ -105,9 +105,9 @@ def is_image_name(path: Path) -> bool:
     return path.suffix.lower() in (*IMAGE_SUFFIXES, *OTHER_SUFFIXES, *tiff.RAW_SUFFIXES)
 
 
-def check_suffix(path: str | Path) -> None:
-    """Raise UserError if a name does not end as those of the images that are written."""
-    if Path(path).suffix.lower() not in metadata.OUTPUT_SUFFIXES:
+def check_suffix(path: str | Path, frames: bool = False) -> None:
+    """Raise UserError if a name does not end as those of the images that are written, or of moving ones."""
+    if Path(path).suffix.lower() not in (*metadata.OUTPUT_SUFFIXES, *([".gif"] if frames else [])):
         *kinds, last = metadata.OUTPUT_SUFFIXES
         raise UserError(f"{path} can't be written as that kind of file; name a {', '.join(kinds)} or {last}.")
 

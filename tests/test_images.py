@@ -644,7 +644,8 @@ def test_moving_pictures_keep_their_frames_times_and_loops(tmp_path, form, chann
             theirs = np.asarray(written.convert("RGBA")).astype(int)
             assert written.info["duration"] == duration
             visible = shown[step][:, :, 3] > 0 if channels == 4 else np.full((24, 30), True)
-            assert np.abs(theirs - np.dstack([shown[step], 255 * visible])[:, :, :4])[visible].mean() < (12 if form == "webp" else 6)
+            error = np.abs(theirs - np.dstack([shown[step], 255 * visible])[:, :, :4])[visible].mean()
+            assert error < (12 if form == "webp" else 6)
             assert (theirs[:, :, 3] == 255 * visible).all()
 
 

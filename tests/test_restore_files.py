@@ -114,6 +114,40 @@ def test_a_format_or_a_quality_that_can_not_be_is_said_in_a_sentence(trained, tm
         assert said in capsys.readouterr().err
 
 
+def test_all_frames_are_restored_to_the_same_kind_of_file(trained, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    frames = [numbered(20 * step) for step in range(3)]
+    for name in ("a.gif", "b.webp", "c.png"):
+        Image.fromarray(frames[0]).save(tmp_path / "in" / name, save_all=True, duration=[70, 200, 130], loop=0,
+                                        append_images=list(map(Image.fromarray, frames[1:])), lossless=True)
+    Image.fromarray(frames[0]).save(tmp_path / "in" / "d.png")
+    arguments = ["--weights", trained / "g_srgan.npz", "--input", tmp_path / "in"]
+    assert run(*arguments, "--output", tmp_path / "first") == 0
+    assert "c.png holds several frames; the first is taken (to restore all of them: --f" in capsys.readouterr().out
+    assert run(*arguments, "--output", tmp_path / "out", "--frames") == 0
+    said, before = capsys.readouterr().out, times(tmp_path / "out")
+    assert "a_gen.gif 320x240, 3 frames\n" in said and "d_gen.png 320x240\n" in said and "first is taken" not in said
+    assert set(before) == {"a_gen.gif", "b_gen.webp", "c_gen.png", "d_gen.png"}
+    assert set(check_page(tmp_path / "out")[1]) == {"d"}
+    restorer = restore.Restorer(trained / "g_srgan.npz")
+    with Image.open(tmp_path / "out" / "c_gen.png") as result:
+        for number, frame in enumerate(frames):
+            result.seek(number)
+            np.testing.assert_array_equal(np.asarray(result.convert("RGB")), restorer(frame))
+    for name in before.keys() - {"d_gen.png"}:
+        with Image.open(tmp_path / "out" / name) as result:
+            for number, duration in enumerate((70, 200, 130)):
+                result.seek(number)
+                result.load()
+                assert (result.info["duration"], result.size) == (duration, (320, 240))
+    assert run(*arguments, "--output", tmp_path / "out", "--frames", "--skip-existing") == 0
+    assert times(tmp_path / "out") == before
+    single = ["--weights", trained / "g_srgan.npz", "--input", tmp_path / "in" / "a.gif", "--frames", "--output"]
+    assert run(*single, tmp_path / "large.png") == 2
+    assert "large.png (--output) does not end in .gif" in capsys.readouterr().err
+    assert run(*single, tmp_path / "large.gif") == 0 and Image.open(tmp_path / "large.gif").n_frames == 3
+
+
 # ------------------------------------------------------------------------------------------------- several processes
 
 
