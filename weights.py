@@ -47,20 +47,24 @@ def load_generator(path: str | Path, scale: int | None = None) -> keras.Model:
     """The generator of a weights file, or of a name: "pretrained" and "photo" (SRGAN), each also with "-srresnet".
 
     Files of ours, of TensorLayer and of krasserm/super-resolution, told apart by content. Raises UserError.
-    scale: by default the file's. For another one all layers that fit are taken, the trunk and the tail among them; new
-    are steps of the upsampling, and a line says so.
+    scale: by default the file's. For another one the layers that fit are taken, the trunk and the tail among them. New
+    is the last step of the upsampling, which scales do not share (taken, it costs 1 dB at scale 2 after 179 steps),
+    and those that do not fit; a line says so.
     """
     found = _generator(path, scale or 4)
     network = model.get_G(found.architecture, bn_epsilon=found.bn_epsilon, scale=scale)
+    last = f"upsample_{len(model.UPSAMPLING[network.architecture.scale])}_"
+    is_other = network.architecture != found.architecture
     new = []
     for variable in network.weights:
-        if np.shape(array := found.arrays.get(variable.path)) == tuple(variable.shape):
+        array = found.arrays.get(variable.path)
+        if np.shape(array) == tuple(variable.shape) and not (is_other and variable.path.startswith(last)):
             variable.assign(array)
         else:
             new.append(variable.path.partition("/")[0])
-    if network.architecture != found.architecture:
-        print(f"{path} is of scale {found.architecture.scale}: for scale {scale} all that fits is taken, and new is "
-              f"{' and '.join(dict.fromkeys(new)) or 'nothing'}.")
+    if is_other:
+        print(f"{path} is of scale {found.architecture.scale}: for scale {scale} the layers that fit are taken; new "
+              f"are {' and '.join(dict.fromkeys(new))}.")
     return network
 
 
