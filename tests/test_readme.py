@@ -63,6 +63,13 @@ def test_commands_are_understood(page):
             assert (ROOT / name).exists()
 
 
+def test_options_exist(capsys):
+    with pytest.raises(SystemExit):
+        command_line.parse_arguments(["--help"])
+    known = {"--photos", *re.findall(r"--[\w-]+", capsys.readouterr().out)}  # the first is of tests/bench.py
+    assert set(re.findall(r"`(--[a-z-]+)", "".join(PAGES.values()))) <= known
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_settings_exist(page):
     for setting in re.findall(r"`((?:TRAIN|VALID|RESTORE|LOSS|MOS|VGG|DEGRADATION)\.[^`\s]+)`", PAGES[page]):
