@@ -82,13 +82,17 @@ config.TRAIN.checkpoint_path = "checkpoint/"
 config.TRAIN.sample_path = "samples/"
 
 # Recipes: the weight of each loss, by its name in losses.py; what is not named weighs 0. `vgg:conv2_2` compares the
-# features of that layer of VGG19, one of pool1 to pool5 or conv1_1 to conv5_4 (after its ReLU); several may be named.
+# features of that layer of VGG19, one of pool1 to pool5 or conv1_1 to conv5_4, squared after its ReLU; several may be
+# named. `vgg:conv2_2-` takes them before its ReLU, as ESRGAN does, and `vgg_l1:conv2_2-` their absolute difference.
 config.LOSS = edict()
 config.LOSS.mse = {"mse": 1.0}  # the paper's SRResNet
 config.LOSS.original = {"mse": 1.0, "vgg:pool4": 2e-6, "adv": 1e-3}  # tensorlayer/srgan
 config.LOSS.srgan_vgg54 = {"vgg:conv5_4": 1 / 12.75 ** 2, "adv": 1e-3}  # the paper's best
 config.LOSS.srgan_vgg22 = {"vgg:conv2_2": 1 / 12.75 ** 2, "adv": 1e-3}  # the paper's SRGAN-VGG22
 config.LOSS.srgan_mse = {"mse": 1.0, "adv": 1e-3}  # the paper's SRGAN-MSE
+config.LOSS.real_esrgan = {  # Real-ESRGAN's; its VGG19 has features of another scale, which the paper's 12.75 makes up
+    "l1": 0.5, "vgg_l1:conv1_2-": 0.1 / 12.75, "vgg_l1:conv2_2-": 0.1 / 12.75, "vgg_l1:conv3_4-": 1 / 12.75,
+    "vgg_l1:conv4_4-": 1 / 12.75, "vgg_l1:conv5_4-": 1 / 12.75, "adv": 0.1}
 
 # Recipes of how LR is made from HR: steps of degradations.py in the order of application, and their parameters. Between
 # two numbers a value is drawn. A step is applied with its `probability`, always if that is not given.

@@ -20,9 +20,9 @@ _mean_squared_error = keras.losses.MeanSquaredError()
 _mean_absolute_error = keras.losses.MeanAbsoluteError()
 _cross_entropy = keras.losses.BinaryCrossentropy(from_logits=True)
 
-VGG_LAYERS = {f"pool{block}": f"block{block}_pool" for block in range(1, 6)} | {
-    f"conv{block}_{number}": f"block{block}_conv{number}"
-    for block in range(1, 6) for number in range(1, 3 if block < 3 else 5)}
+VGG_LAYERS = [*(f"pool{block}" for block in range(1, 6)), *(
+    f"conv{block}_{number}{end}" for end in ("", "-") for block in range(1, 6)
+    for number in range(1, 3 if block < 3 else 5))]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,8 @@ class Batch:
     lr: (N, h, w, 3), in the range of the generator's input.
     hr, sr: (N, H, W, 3), in [-1, 1].
     logits_sr: (N, 1), the discriminator's answer to SR; None where a recipe has no `adv`.
-    vgg: of `get_vgg`; None where a recipe has no `vgg`.
+    vgg: of `get_vgg`; None where a recipe names no layer of it.
+    averaged: the moving average of the generator; None where a recipe has no `ldl`.
     """
 
     lr: Tensor
@@ -40,6 +41,7 @@ class Batch:
     sr: Tensor
     logits_sr: Tensor | None = None
     vgg: keras.Model | None = None
+    averaged: keras.Model | None = None
 
     @functools.cached_property
     def features(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -68,14 +70,45 @@ def vgg_loss(batch: Batch, layer: str) -> Tensor:
     return _mean_squared_error(hr[layer], sr[layer])
 
 
+def vgg_l1_loss(batch: Batch, layer: str) -> Tensor:
+    """Mean absolute difference of the feature maps of a layer of VGG19, as ESRGAN's (arXiv 1809.00219, section 3.3)."""
+    hr, sr = batch.features
+    return _mean_absolute_error(hr[layer], sr[layer])
+
+
 def colour_loss(batch: Batch) -> Tensor:
     """Mean absolute difference of HR and SR, each shrunk to LR: it holds colours and brightness."""
     return _mean_absolute_error(*(shrink(image, *batch.lr.shape[1:3]) for image in (batch.hr, batch.sr)))
 
 
-LOSSES = {"mse": mse_loss, "l1": l1_loss, "adv": adversarial_loss, "colour": colour_loss, "vgg": vgg_loss}
+def ldl_loss(batch: Batch) -> Tensor:
+    """Mean of M |HR - SR|, which goes against invented grain and streaks: LDL, arXiv 2203.09195, section 3.
+
+    M is the variance of R in the 7x7 window around a pixel, times the fifth root of R's variance in the patch, where R
+    is |HR - SR| summed over the channels. It is 0 where R is below that of the averaged generator: details are kept.
+    As in the authors' code, M has a gradient too. Images in [-1, 1] make it 10.6 times what it is in their [0, 1].
+    """
+    residual, averaged = (tf.reduce_sum(tf.abs(batch.hr - sr), -1, keepdims=True)
+                          for sr in (batch.sr, tf.stop_gradient(batch.averaged(batch.lr, training=False))))
+    patch = tf.math.reduce_variance(residual, [1, 2, 3], keepdims=True)
+    # The root has no slope where a patch is all black in HR and SR.
+    weight = (patch + 1e-12) ** 0.2 * _local_variance(residual, 7) * tf.cast(residual >= averaged, residual.dtype)
+    return _mean_absolute_error(weight * batch.hr, weight * batch.sr)
+
+
+def _local_variance(plane, size):
+    """The unbiased variance in the window around each pixel of (N, H, W, 1), mirrored at the border."""
+    border = size // 2
+    padded = tf.pad(plane, [(0, 0), (border, border), (border, border), (0, 0)], "REFLECT")
+    mean, square = (tf.nn.avg_pool2d(values, size, 1, "VALID") for values in (padded, padded ** 2))
+    return (square - mean ** 2) * (size ** 2 / (size ** 2 - 1))
+
+
+LOSSES = {"mse": mse_loss, "l1": l1_loss, "adv": adversarial_loss, "colour": colour_loss, "ldl": ldl_loss,
+          "vgg": vgg_loss, "vgg_l1": vgg_l1_loss}
 # As recipes name them, in the order in which they are added: sums in another order differ in the last bits.
-NAMES = [name for loss in LOSSES for name in ([f"vgg:{layer}" for layer in VGG_LAYERS] if loss == "vgg" else [loss])]
+NAMES = [name for loss in LOSSES
+         for name in ([f"{loss}:{layer}" for layer in VGG_LAYERS] if loss.startswith("vgg") else [loss])]
 
 
 def discriminator_loss(logits_hr: Tensor, logits_sr: Tensor) -> Tensor:
@@ -91,7 +124,7 @@ def read_recipe(recipe: Mapping[str, float], title: str) -> dict[str, float]:
     for name in recipe:
         if name not in NAMES:
             raise UserError(f"{title} names {name}, which is no loss; the nearest is {nearest(name, NAMES)} (all of "
-                            "them are in losses.py, and vgg:LAYER compares a layer of VGG19).")
+                            "them are in losses.py; vgg:LAYER and vgg_l1:LAYER compare a layer of VGG19).")
     weights = {name: recipe[name] for name in NAMES if recipe.get(name)}
     if not weights:
         raise UserError(f"{title} weighs no loss; give one of {', '.join(NAMES[:4])} or vgg:conv2_2 a weight above 0.")
@@ -114,7 +147,8 @@ def compute(recipe: Iterable[str], batch: Batch) -> dict[str, Tensor]:
 
 def vgg_layers(*recipes: Iterable[str]) -> list[str]:
     """The layers of VGG19 that recipes name."""
-    return [layer for layer in VGG_LAYERS if any(f"vgg:{layer}" in recipe for recipe in recipes)]
+    named = set().union(*recipes)
+    return [layer for layer in VGG_LAYERS if named & {f"vgg:{layer}", f"vgg_l1:{layer}"}]
 
 
 def shrink(images: Tensor, height: int, width: int) -> Tensor:
@@ -133,13 +167,21 @@ def _resize_matrix(size, target):
 def get_vgg(layers: Iterable[str], weights: str | None = None) -> keras.Model:
     """Feature maps of VGG19 (article, section 2.2.1): RGB (N, H, W, 3) in [-1, 1] to the outputs of layers, by name.
 
-    layers: of `VGG_LAYERS`; `conv5_4` is taken after its ReLU. weights: as keras.applications.VGG19 takes them.
+    layers: of `VGG_LAYERS`; `conv5_4` is taken after its ReLU, `conv5_4-` before it. weights: as
+    keras.applications.VGG19 takes them.
     """
     vgg = keras.applications.VGG19(include_top=False, weights=weights, input_shape=(None, None, 3))
     hr = keras.Input((None, None, 3), name="hr")
     # The weights come from Caffe: BGR, with the mean of ImageNet subtracted, in that order.
-    bgr = (hr[..., ::-1] + 1) * 127.5 - np.array([103.939, 116.779, 123.68], "float32")
-    features = keras.Model(vgg.input, {layer: vgg.get_layer(VGG_LAYERS[layer]).output for layer in layers})(bgr)
-    extractor = keras.Model(hr, features, name="vgg19")
+    x, features = (hr[..., ::-1] + 1) * 127.5 - np.array([103.939, 116.779, 123.68], "float32"), {}
+    for layer in vgg.layers[1:]:
+        block, kind = layer.name.removeprefix("block").split("_")  # "1", "conv2" or "pool"
+        if kind == "pool":
+            x = features[f"pool{block}"] = layer(x)
+        else:
+            name, layer.activation = f"conv{block}_{kind[-1]}", None
+            x = features[f"{name}-"] = layer(x)
+            x = features[name] = keras.ops.relu(x)
+    extractor = keras.Model(hr, {layer: features[layer] for layer in layers}, name="vgg19")
     extractor.trainable = False
     return extractor

@@ -164,10 +164,12 @@ class Trainer:
         times, history = [], []
         with utils.progress(f"Phase {phase.number}, step", stop, start) as bar:
             for done in range(start + 1, stop + 1):
-                self.set_learning_rates(phase, done - 1, n_alone)
+                self.set_learning_rates(phase, max(0, done - 1 - n_alone))
+                step = phase.step.discriminator_alone if done <= n_alone else phase.step
                 began = time.perf_counter()
-                values = {name: float(value) for name, value in phase.step(*next(batches)).items()}  # waits for it
-                times.append(time.perf_counter() - began)
+                values = {name: float(value) for name, value in step(*next(batches)).items()}  # waits for it
+                if done > n_alone:  # those before are quicker
+                    times.append(time.perf_counter() - began)
                 history.append(values)
                 for name in (name for name, value in values.items() if not np.isfinite(value)):
                     raise self.diverged(done, f"the loss {name} is {values[name]}")
@@ -176,21 +178,19 @@ class Trainer:
                 self.step.assign(done % n)
                 if done % n == 0:
                     if self.monitor:
-                        self.end_epoch(phase, np.median(times), history)
+                        self.end_epoch(phase, times, history)
                     times, history = [], []
                 if self.must_stop():
                     if self.monitor:
                         self.save()
                     return
 
-    def set_learning_rates(self, phase, done, n_alone):
-        """Set the rates of the next step of a phase, of which so many are done; n_alone: of the discriminator alone."""
-        n, since = self.patches.steps_per_epoch, max(0, done - n_alone)
-        rates = phase.learning_rates(since // n + since % n / n)
+    def set_learning_rates(self, phase, done):
+        """Set the rates of the next step of a phase, of which so many are done, not counting the discriminator's."""
+        n = self.patches.steps_per_epoch
+        rates = phase.learning_rates(done // n + done % n / n)
         for optimizer, rate in zip(phase.step.optimizers, rates, strict=True):
             optimizer.learning_rate.assign(rate)
-        if done < n_alone:  # a step of its own would be quicker, but one more graph to compile
-            phase.step.optimizers[0].learning_rate.assign(0)
 
     def batches(self, phase, start, stop):
         """This process's shares of the batches for steps [start, stop)."""
@@ -220,13 +220,14 @@ class Trainer:
         devices.take_from_chief(self.strategy, [self.n_alone, *(variable for part in self.state.values()
                                                                 for variable in getattr(part, "variables", [part]))])
 
-    def end_epoch(self, phase, seconds, history):
+    def end_epoch(self, phase, times, history):
         """Print and log the mean losses of an epoch; every `save_every` epochs measure, save and draw samples."""
         epoch = int(self.epoch)
-        means = {name: np.mean([values[name] for values in history]) for name in history[0]}
+        means = {name: np.mean([values[name] for values in history if name in values]) for name in history[-1]}
         line = (f"Phase {phase.number}, epoch {epoch}/{phase.n_epochs}: "
-                + ", ".join(f"{name} {loss:.4g}" for name, loss in means.items())
-                + f", {seconds:.2f} s a step, {self.time_left(seconds)}")
+                + ", ".join(f"{name} {loss:.4g}" for name, loss in means.items()))
+        if times:
+            line += f", {np.median(times):.2f} s a step, {self.time_left(np.median(times))}"
         self.monitor.log(phase.number, {**means, "learning_rate": phase.step.optimizers[0].learning_rate})
         if epoch % self.settings.save_every == 0 or epoch == phase.n_epochs:
             if self.monitor.pairs:

@@ -43,28 +43,49 @@ class Step:
     # Not by XLA as a whole: no faster on a CPU, slower to compile, and it can't compile the all-reduce.
     @tf.function
     def __call__(self, lr, hr):
-        values = self.strategy.run(self.on_device, args=(lr, hr))
+        return self.on_devices(self.train_both, lr, hr)
+
+    @tf.function
+    def discriminator_alone(self, lr, hr):
+        """A step that leaves the generator's weights as they are, in a fraction of the time."""
+        return self.on_devices(self.train_discriminator, lr, hr)
+
+    def on_devices(self, train, lr, hr):
+        """The batch's losses, summed over the shares of all devices, which `train` on theirs."""
+
+        def on_device(lr, hr):
+            values = train(model.normalize_lr(lr, self.networks.generator.architecture), model.normalize_hr(hr))
+            self.update_average()
+            return tf.distribute.get_replica_context().all_reduce("SUM", values)
+
+        values = self.strategy.run(on_device, args=(lr, hr))
         return {name: self.strategy.experimental_local_results(value)[0] for name, value in values.items()}
 
-    def on_device(self, lr, hr):
-        """Train the generator and the discriminator, both on the same SR, as the original does."""
+    def train_discriminator(self, lr, hr):
+        """Train the discriminator on SR as `train_both` makes it."""
         generator, _, discriminator = self.networks
-        lr, hr = model.normalize_lr(lr, generator.architecture), model.normalize_hr(hr)
+        sr = generator(lr, training=True)
+        with tf.GradientTape() as tape:
+            loss = losses.discriminator_loss(discriminator(hr, training=True), discriminator(sr, training=True))
+        self.apply_gradients(discriminator, loss, tape, self.optimizers[1])
+        return {"d": loss}
+
+    def train_both(self, lr, hr):
+        """Train the generator and the discriminator, both on the same SR, as the original does."""
+        generator, averaged, discriminator = self.networks
         with tf.GradientTape(persistent=True) as tape:
             sr = generator(lr, training=True)
             logits_hr = logits_sr = None
             if self.adversarial:
                 logits_hr, logits_sr = discriminator(hr, training=True), discriminator(sr, training=True)
-            values = losses.compute(self.recipe, losses.Batch(lr, hr, sr, logits_sr, self.vgg))
+            values = losses.compute(self.recipe, losses.Batch(lr, hr, sr, logits_sr, self.vgg, averaged))
             total = sum(weight * values[name] for name, weight in self.recipe.items())
             if self.adversarial:
                 values["d"] = losses.discriminator_loss(logits_hr, logits_sr)
         self.apply_gradients(generator, total, tape, self.optimizers[0])
         if self.adversarial:
             self.apply_gradients(discriminator, values["d"], tape, self.optimizers[1])
-        self.update_average()
-        # The batch's losses, from each device's share.
-        return tf.distribute.get_replica_context().all_reduce("SUM", values)
+        return values
 
     def apply_gradients(self, network, loss, tape, optimizer):
         """Apply one optimizer step. `loss` is this device's share; gradients are summed over devices."""

@@ -144,10 +144,14 @@ def make_trainer(photos, architecture="paper", loss="srgan_mse", precision="floa
     return trainer
 
 
+def losses_of(step, batch):
+    return {name: float(loss) for name, loss in step(*batch).items()}  # waits for the result
+
+
 def bench_step(what, phase, targets, batch, installed, n_runs, make):
     """Rows for the step of a phase beside PyTorch's. The losses of the first step must be equal.
 
-    make: makes the trainer for a precision. Returns the one for float32.
+    make: makes the trainer for a precision. Returns the trainers by precision.
     """
     trainers = {precision: make(precision=precision) for precision in PRECISIONS}
     steps = {("ours", precision): trainer.phases[phase - 1].step for precision, trainer in trainers.items()}
@@ -161,17 +165,26 @@ def bench_step(what, phase, targets, batch, installed, n_runs, make):
         steps["PyTorch NCHW", "float32"] = peer.steps[phase - 1]
         defaults.add(("PyTorch NCHW", "float32"))
 
-    def losses_of(step):
-        return {name: float(loss) for name, loss in step(*batch).items()}  # waits for the result
-
-    first = {key: losses_of(step) for key, step in steps.items()}
+    first = {key: losses_of(step, batch) for key, step in steps.items()}
     for (name, precision), values in first.items():
         for loss, value in values.items():
             check_same(f"{what}, the loss {loss} of {name}, {precision},", first["ours", "float32"][loss], value,
                        1e-3 if precision == "float32" else 3e-2)
-    candidates = {key: functools.partial(losses_of, step) for key, step in steps.items()}
+    candidates = {key: functools.partial(losses_of, step, batch) for key, step in steps.items()}
     compare(what, take_turns(candidates, n_runs), defaults, targets)
-    return trainers["float32"]
+    return trainers
+
+
+def bench_alone(what, trainers, batch, n_runs):
+    """Rows for the step of the discriminator alone, beside phase 2's."""
+    for precision, trainer in trainers.items():
+        both = trainer.phases[1].step
+        losses_of(both.discriminator_alone, batch)  # compiled here
+        seconds = take_turns({step: functools.partial(losses_of, step, batch)
+                              for step in (both.discriminator_alone, both)}, n_runs)
+        alone, beside = seconds.values()
+        row(f"{what}, {precision}", spread(alone), f"phase-2 step {spread(beside)}",
+            f"{statistics.median(alone) / statistics.median(beside):.2f}", "0.40")
 
 
 def bench_training(photos, installed, quick):
@@ -180,13 +193,14 @@ def bench_training(photos, installed, quick):
     size = f"batch {batch_size}, HR {PATCH}"
     for architecture, target in (("paper", "0.80"), ("tensorlayer", "0.90"))[:1 if quick else 2]:
         targets = {"float32": target, "bfloat16": "0.80"}
-        trainer = bench_step(f"phase-1 step, {architecture}, {size}", 1, targets, batch, installed, n_runs,
-                             functools.partial(make_trainer, photos, architecture))
+        bench_step(f"phase-1 step, {architecture}, {size}", 1, targets, batch, installed, n_runs,
+                   functools.partial(make_trainer, photos, architecture))
     for loss, what in (("original", "with VGG19"), ("srgan_mse", "SRGAN-MSE"))[:1 if quick else 2]:
         targets = {"float32": "0.85", "bfloat16": "0.85"}
-        trainer = bench_step(f"phase-2 step, {what}, {size}", 2, targets, batch, installed, n_runs,
-                             functools.partial(make_trainer, photos, loss=loss))
-    bench_data(trainer, 3 if quick else 10)
+        trainers = bench_step(f"phase-2 step, {what}, {size}", 2, targets, batch, installed, n_runs,
+                              functools.partial(make_trainer, photos, loss=loss))
+        bench_alone(f"step of the discriminator alone, {what}, {size}", trainers, batch, n_runs)
+    bench_data(trainers["float32"], 3 if quick else 10)
 
 
 def bench_devices():

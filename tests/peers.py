@@ -139,8 +139,7 @@ class TorchTrainer:
             self.d_optimizer = torch.optim.Adam(self.discriminator.parameters(), 1e-4)
         self.vgg = None
         if step.vgg:
-            keras_vgg = next(layer for layer in step.vgg.layers if hasattr(layer, "layers"))
-            self.vgg = self.place(give_weights(keras_vgg, torch_vgg())).requires_grad_(False)
+            self.vgg = self.place(give_weights(step.vgg, torch_vgg())).requires_grad_(False)
 
     def place(self, network):
         return network.to(memory_format=self.format)

@@ -7,6 +7,7 @@ from utils import UserError
 import keras
 import numpy as np
 import pytest
+import skimage.data
 import tensorflow as tf
 from PIL import Image
 
@@ -23,16 +24,20 @@ SIZE = 16  # of HR
 class Canvas(keras.layers.Layer):
     """A generator's only layer: SR is its weight, whatever LR is."""
 
+    def __init__(self, seed):
+        super().__init__()
+        self.initializer = keras.initializers.RandomUniform(-1, 1, seed)
+
     def build(self, input_shape):
-        self.sr = self.add_weight(shape=(2, SIZE, SIZE, 3), initializer=keras.initializers.RandomUniform(-1, 1, seed=1))
+        self.sr = self.add_weight(shape=(2, SIZE, SIZE, 3), initializer=self.initializer)
 
     def call(self, lr):
         return self.sr + 0 * tf.reduce_mean(lr)
 
 
-def canvas():
+def canvas(seed):
     lr = keras.Input((SIZE // 4, SIZE // 4, 3))
-    network = keras.Model(lr, Canvas()(lr))
+    network = keras.Model(lr, Canvas(seed)(lr))
     network.architecture = model.PAPER
     return network
 
@@ -71,9 +76,10 @@ def features(image, kernels, layer):
     for name, (kernel, bias) in kernels.items():
         padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
         windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2))
-        x = np.maximum(np.tensordot(windows, kernel, ((4, 5, 3), (0, 1, 2))) + bias, 0)
-        if name == layer:
-            return x
+        before = np.tensordot(windows, kernel, ((4, 5, 3), (0, 1, 2))) + bias
+        x = np.maximum(before, 0)
+        if name == layer.rstrip("-"):
+            return before if layer.endswith("-") else x
         if name in ("conv1_2", "conv2_2", "conv3_4", "conv4_4", "conv5_4"):
             n, height, width, channels = x.shape
             x = x.reshape(n, height // 2, 2, width // 2, 2, channels).max((2, 4))
@@ -88,11 +94,20 @@ def shrunk(image):
     return np.einsum("yi,nijc,xj->nyxc", matrix, image, matrix)
 
 
+def artefacts(hr, sr, averaged):
+    """The weights of `ldl`, (N, H, W, 1)."""
+    residual, averaged = (np.abs(hr - image).sum(-1) for image in (sr, averaged))
+    windows = np.lib.stride_tricks.sliding_window_view(
+        np.pad(residual, ((0, 0), (3, 3), (3, 3)), mode="reflect"), (7, 7), (1, 2))
+    patch = residual.var((1, 2), keepdims=True)
+    return (patch ** 0.2 * windows.var((3, 4), ddof=1) * (residual >= averaged))[..., np.newaxis]
+
+
 def softplus(x):
     return np.log1p(np.exp(x))
 
 
-def by_hand(name, *, hr, sr, discriminator, kernels):
+def by_hand(name, *, hr, sr, averaged, discriminator, kernels):
     """A loss in float64, -log(sigmoid(x)) being softplus(-x)."""
     match name.split(":"):
         case ["mse"]:
@@ -101,6 +116,8 @@ def by_hand(name, *, hr, sr, discriminator, kernels):
             return np.mean(np.abs(hr - sr))
         case ["colour"]:
             return np.mean(np.abs(shrunk(hr) - shrunk(sr)))
+        case ["ldl"]:
+            return np.mean(artefacts(hr, sr, averaged) * np.abs(hr - sr))
         case ["adv"]:
             return np.mean(softplus(-(sr.reshape(len(sr), -1) @ discriminator)))
         case ["d"]:
@@ -108,6 +125,8 @@ def by_hand(name, *, hr, sr, discriminator, kernels):
             return np.mean(softplus(-logits_hr)) + np.mean(softplus(logits_sr))
         case ["vgg", layer]:
             return np.mean((features(hr, kernels, layer) - features(sr, kernels, layer)) ** 2)
+        case ["vgg_l1", layer]:
+            return np.mean(np.abs(features(hr, kernels, layer) - features(sr, kernels, layer)))
 
 
 def slope(function, x, direction, h=1e-6):
@@ -115,7 +134,8 @@ def slope(function, x, direction, h=1e-6):
 
 
 RECIPES = [*config.LOSS.values(),
-           dict.fromkeys(["l1", "colour", "adv", "vgg:conv3_1", "mse", "vgg:conv2_2", "vgg:pool1"])]
+           dict.fromkeys(["l1", "colour", "adv", "vgg:conv3_1", "mse", "vgg:conv2_2", "ldl", "vgg_l1:conv2_1-",
+                          "vgg:conv3_1-", "vgg:pool1"])]
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=" ".join)
@@ -123,11 +143,11 @@ def test_a_step_follows_the_slope_of_every_loss_of_a_recipe(recipe, vgg, vgg_ker
     """SGD of rate 1 moves SR, which is all that this generator consists of, by the gradient itself."""
     rng = np.random.default_rng(0)
     lr, hr = (rng.integers(0, 256, (2, size, size, 3), "uint8") for size in (SIZE // 4, SIZE))
-    networks = Networks(canvas(), canvas(), linear_discriminator())
+    networks = Networks(canvas(1), canvas(2), linear_discriminator())
     before = [network.weights[0].numpy().astype(float) for network in networks]
     hr_float = hr / 127.5 - 1
     direction = hr_float - before[0] + rng.normal(0, 0.3, hr.shape)  # no loss is flat there
-    losses_at = functools.partial(by_hand, hr=hr_float, kernels=vgg_kernels)
+    losses_at = functools.partial(by_hand, hr=hr_float, averaged=before[1], kernels=vgg_kernels)
     slopes = {name: slope(lambda sr, name=name: losses_at(name, sr=sr, discriminator=before[2]), before[0], direction)
               for name in recipe}
     # Weights by which each loss counts, and none makes up for another.
@@ -157,13 +177,108 @@ def test_colours_are_compared_as_lr_is_made():
     np.testing.assert_allclose(ours, np.stack(channels, -1), atol=1e-3)
 
 
+# -------------------------------------------------------------------------------------------------- PyTorch's gradients
+
+
+def torch_features(functional, torch, image, kernels, layer):
+    """The features of `layer`, which is before a ReLU, of RGB (N, 3, H, W) in [-1, 1]."""
+    x = (image.flip(1) + 1) * 127.5 - torch.tensor([103.939, 116.779, 123.68]).reshape(1, 3, 1, 1)
+    for name, (kernel, bias) in kernels.items():
+        x = functional.conv2d(x, torch.tensor(kernel.transpose(3, 2, 0, 1)), torch.tensor(bias), padding="same")
+        if layer == f"{name}-":
+            return x
+        x = functional.relu(x)
+        if name in ("conv1_2", "conv2_2"):
+            x = functional.max_pool2d(x, 2)
+
+
+def in_torch(name, functional, torch, *, hr, sr, averaged, kernels):
+    """A loss of images (N, 3, H, W) in PyTorch; `ldl` as in https://github.com/csjliang/LDL, where the map is made."""
+    match name.split(":"):
+        case ["colour"]:
+            return functional.l1_loss(*(functional.interpolate(image, scale_factor=0.25, mode="bicubic", antialias=True)
+                                        for image in (sr, hr)))
+        case ["ldl"]:
+            residual, of_averaged = (torch.sum(torch.abs(hr - image), 1, keepdim=True) for image in (sr, averaged))
+            windows = functional.pad(residual, (3, 3, 3, 3), "reflect").unfold(2, 7, 1).unfold(3, 7, 1)
+            weight = torch.var(residual, (-1, -2, -3), keepdim=True) ** (1 / 5) * torch.var(windows, (-1, -2))
+            weight = torch.where(residual < of_averaged, 0, weight)
+            return functional.l1_loss(weight * sr, weight * hr)
+        case ["vgg_l1", layer]:
+            return functional.l1_loss(*(torch_features(functional, torch, x, kernels, layer) for x in (sr, hr)))
+
+
+@pytest.mark.parametrize("name", ["colour", "ldl", "vgg_l1:conv3_1-"])
+def test_the_gradient_of_a_loss_is_pytorchs(name, vgg, vgg_kernels):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    hr, sr, averaged = rng.uniform(-1, 1, (3, 2, 32, 32, 3)).astype("float32")
+    ours = tf.Variable(sr)
+    with tf.GradientTape() as tape:
+        batch = losses.Batch(np.zeros((2, 8, 8, 3)), hr, ours, vgg=vgg([name]), averaged=lambda lr, training: averaged)
+        value = losses.compute([name], batch)[name]
+    theirs = {key: torch.tensor(image.transpose(0, 3, 1, 2)) for key, image in
+              (("hr", hr), ("sr", sr), ("averaged", averaged))}
+    theirs["sr"].requires_grad_()
+    expected = in_torch(name, torch.nn.functional, torch, **theirs, kernels=vgg_kernels)
+    expected.backward()
+    assert float(value) == pytest.approx(expected.item(), rel=1e-3)
+    gradient = theirs["sr"].grad.numpy().transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(tape.gradient(value, ours), gradient, atol=2e-3 * np.abs(gradient).max())
+
+
+# ----------------------------------------------------------------------------------------------- what they prefer
+
+
+@pytest.fixture(scope="module")
+def photo():
+    """A photo's crop (1, 64, 64, 3) in [-1, 1], and errors of the same mean size: of colour, and of grain."""
+    hr = skimage.data.astronaut()[np.newaxis, 100:164, 100:164] / 127.5 - 1
+    grain = np.random.default_rng(0).normal(size=(1, 64, 64, 1)) * np.ones(3)
+    return np.float32(hr), np.float32(0.1), np.float32(0.1 * grain / np.abs(grain).mean())
+
+
+def loss_of(name, hr, sr, averaged=None):
+    return float(losses.compute([name], losses.Batch(np.zeros((1, 16, 16, 3)), hr, tf.constant(sr),
+                                                     averaged=lambda lr, training: averaged))[name])
+
+
+def test_colour_prefers_grain_to_drift(photo):
+    hr, drift, grain = photo
+    assert loss_of("l1", hr, hr + drift) == pytest.approx(loss_of("l1", hr, hr + grain), rel=1e-3)
+    assert loss_of("colour", hr, hr + drift) > 5 * loss_of("colour", hr, hr + grain)
+
+
+def test_ldl_prefers_drift_to_grain_and_detail_that_the_average_lacks(photo):
+    hr, drift, grain = photo
+    assert loss_of("ldl", hr, hr + grain, hr) > 100 * loss_of("ldl", hr, hr + drift, hr)
+    assert loss_of("ldl", hr, hr + grain, hr + grain / 2) > 0 == loss_of("ldl", hr, hr + grain, hr + 2 * grain)
+
+
+def test_ldl_of_a_patch_that_is_all_black_has_a_gradient():
+    sr = tf.Variable(-tf.ones((1, 16, 16, 3)))
+    with tf.GradientTape() as tape:
+        value = losses.ldl_loss(losses.Batch(sr, -tf.ones_like(sr), sr, averaged=lambda lr, training: sr))
+    assert not np.any(tape.gradient(value, sr))
+
+
+def test_features_before_a_relu_tell_apart_what_is_the_same_behind_it(vgg_kernels, tmp_path):
+    kernels = {name: (kernel, bias - 1e6) for name, (kernel, bias) in vgg_kernels.items()}  # nothing passes
+    np.save(tmp_path / "vgg19.npy", {name: list(arrays) for name, arrays in kernels.items()}, allow_pickle=True)
+    vgg = train.weights.load_vgg(["conv1_2", "conv1_1-"], tmp_path / "vgg19.npy")
+    hr, sr = tf.ones((2, 1, 16, 16, 3)) * [[[[[0.0]]]], [[[[0.5]]]]]
+    found = losses.compute(["vgg:conv1_2", "vgg:conv1_1-"], losses.Batch(None, hr, sr, vgg=vgg))
+    assert found["vgg:conv1_2"] == 0 < found["vgg:conv1_1-"]
+
+
 # --------------------------------------------------------------------------------------------------------- recipes
 
 
 @pytest.mark.parametrize("setting, words", [
     ("LOSS.original.mes=1", "config.LOSS.original names mes, which is no loss; the nearest is mse"),
     ("LOSS.srgan_mse.vgg:conv9_9=1", "vgg:conv9_9, which is no loss; the nearest is vgg:conv"),
-    ("LOSS.srgan_mse.vgg=1", "the nearest is vgg:"),
+    ("LOSS.srgan_mse.vgg=1", "the nearest is vgg"),
+    ("LOSS.srgan_mse.vgg_l1:pool1-=1", "the nearest is vgg_l1:pool1"),
     ("LOSS.mse.mse=0", "config.LOSS.mse weighs no loss"),
     ("TRAIN.loss_init=srgan_mse", "which has the loss adv, but phase 1 has no discriminator"),
 ])

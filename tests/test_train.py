@@ -24,6 +24,8 @@ SCHEDULE = ("--set", "TRAIN.hr_patch_size=16", "TRAIN.batch_size=4", "TRAIN.patc
             "TRAIN.n_epoch_init=10", "TRAIN.n_epoch=40", "TRAIN.save_every=1", "TRAIN.loss=srgan_mse",
             "TRAIN.degradation=photo", "VALID.n_quick=1", "TRAIN.deterministic=true", "TRAIN.precision=float32")
 
+ALONE = "TRAIN.n_steps_d_first=40"  # the discriminator, at the beginning of phase 2
+
 
 def start(folder, *more):
     return small.Training(folder, *SCHEDULE, *more)
@@ -53,7 +55,7 @@ def newest_state(folder):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("uninterrupted")
-    code, output = run(folder)
+    code, output = run(folder, ALONE)
     assert code == 0, output
     return folder
 
@@ -62,7 +64,7 @@ def uninterrupted(tmp_path_factory):
 def interrupted(tmp_path_factory):
     """The same training, killed at twenty random moments and stopped at two, and what was printed."""
     folder = tmp_path_factory.mktemp("interrupted")
-    command = [sys.executable, SMALL.with_name("forked.py"), *SCHEDULE]
+    command = [sys.executable, SMALL.with_name("forked.py"), *SCHEDULE, ALONE]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     return folder, done.stdout + done.stderr
 
@@ -194,6 +196,22 @@ def test_bfloat16_gives_the_losses_of_float32_and_keeps_weights_in_it(make_train
         assert {weight.dtype for weight in network.weights} == {"float32"}
     for network in trainer.networks:
         assert network.output.dtype == "float32"
+
+
+def test_a_discriminator_alone_learns_what_it_would_beside_a_generator_of_rate_0(make_trainer):
+    trainers = [make_trainer(precision="float32") for _ in range(2)]
+    trainers[0].optimizers[1].learning_rate.assign(0)
+    initial = [weight.numpy() for weight in trainers[1].networks.generator.trainable_variables]
+    for number in range(4):
+        batch = trainers[0].patches.batch(2, number)
+        beside = trainers[0].phases[1].step(*batch)
+        alone = trainers[1].phases[1].step.discriminator_alone(*batch)
+        assert [*alone] == ["d"] and float(alone["d"]) == pytest.approx(float(beside["d"]), rel=1e-4)
+    for before, after in zip(initial, trainers[1].networks.generator.trainable_variables, strict=True):
+        np.testing.assert_array_equal(before, after)
+    averages = (trainer.networks.averaged.get_weights() for trainer in trainers)  # also of the batch norms' statistics
+    for a, b in zip(*averages, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
 def test_batch_norm_has_statistics_of_float32_in_bfloat16():
