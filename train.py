@@ -27,7 +27,7 @@ import model
 import weights
 from config import DIV2K_TRAIN_HR, log_config
 from engine import devices, monitor, runs
-from engine.step import Networks, Step
+from engine.step import Networks, Step, gan_learning_rates, init_learning_rates
 from files import images
 
 
@@ -44,18 +44,6 @@ class Phase:
     weights_file: str
     samples: str  # in TRAIN.sample_path; the epoch and .png are appended
     best_file: str = ""  # the weights of the highest PSNR so far
-
-
-def init_learning_rates(settings: EasyDict, epochs: float) -> tuple[float]:
-    """The rate of phase 1 by its schedule; settings: `config.TRAIN`."""
-    cosine = (1 + np.cos(np.pi * epochs / settings.n_epoch_init)) / 2
-    return settings.learning_rate_init * (cosine if settings.schedule_init == "cosine" else 1),
-
-
-def gan_learning_rates(settings: EasyDict, epochs: float) -> tuple[float, float]:
-    """The rates of generator and discriminator in phase 2 by their schedule; settings: `config.TRAIN`."""
-    decay = settings.lr_decay ** (int(epochs) // settings.decay_every)
-    return settings.lr_init * decay, (settings.lr_init_d or settings.lr_init) * decay
 
 
 class Trainer:

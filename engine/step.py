@@ -1,4 +1,4 @@
-"""A step of training: from a batch of patches to new weights."""
+"""A step of training: from a batch of patches to new weights; and its learning rates."""
 from typing import NamedTuple
 
 import keras
@@ -16,6 +16,18 @@ class Networks(NamedTuple):
     generator: keras.Model
     averaged: keras.Model
     discriminator: keras.Model
+
+
+def init_learning_rates(settings: EasyDict, epochs: float) -> tuple[float]:
+    """The rate of phase 1 by its schedule; settings: `config.TRAIN`."""
+    cosine = (1 + np.cos(np.pi * epochs / settings.n_epoch_init)) / 2
+    return settings.learning_rate_init * (cosine if settings.schedule_init == "cosine" else 1),
+
+
+def gan_learning_rates(settings: EasyDict, epochs: float) -> tuple[float, float]:
+    """The rates of generator and discriminator in phase 2 by their schedule; settings: `config.TRAIN`."""
+    decay = settings.lr_decay ** (int(epochs) // settings.decay_every)
+    return settings.lr_init * decay, (settings.lr_init_d or settings.lr_init) * decay
 
 
 class Step:
