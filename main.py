@@ -22,7 +22,8 @@ def install(package):
     if os.path.isdir(folder) and os.path.realpath(folder) != os.path.realpath(sys.prefix):
         script = os.path.join(folder, "Scripts" if os.name == "nt" else "bin", "activate")
         return "The environment is not active; run: " + ("" if os.name == "nt" else "source ") + script
-    return "The package " + package + " is not installed; run: pip install -r requirements.txt"
+    packages = "gradio" if package == "gradio" else "-r requirements.txt"
+    return "The package " + package + " is not installed; run: pip install " + packages
 
 
 if sys.version_info < (3, 11):  # noqa: UP036 (that is what it is for)

@@ -17,12 +17,14 @@ from easydict import EasyDict
 
 from config import config, flatten, is_div2k, override, resolve
 
-MODES = ("train", "srgan", "evaluate", "export", "mos", "download")
+MODES = ("train", "srgan", "evaluate", "app", "export", "mos", "download")
 FOR_PHOTOS = ("--format", "--quality", "--frames", "--skip-existing", "--part")  # options of --input alone
-OPTIONS = ("--mode", "--input", "--output", "--weights", *FOR_PHOTOS, "--restart", "--set", "--help")
+OPTIONS = ("--mode", "--input", "--output", "--weights", *FOR_PHOTOS, "--restart", "--share-on-network", "--set",
+           "--help")
 MODULES = {"restore": "restore_files", "mos": "study.mos", "ratings": "study.ratings", "download": "files.download"}
 EXAMPLES = """examples:
   python main.py --mode=evaluate --input photo.jpg  restore a photo, or several
+  python main.py --mode=app                         ... in a window of the browser
   python main.py --mode=evaluate                    score and compare weights
   python main.py                                    train, or resume training
   python main.py --restart                          ... from the beginning
@@ -88,6 +90,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
                         help="leave photos alone whose results are there already, made with the same settings")
     parser.add_argument("--restart", action="store_true",
                         help="train, mos: start over; the old training or study is moved aside, not deleted")
+    parser.add_argument("--share-on-network", action="store_true",
+                        help="app: let anyone on this machine's network use the window, too")
     parser.add_argument("--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[],
                         help="settings of config.py for this run, such as TRAIN.batch_size=8")
     arguments, unknown = parser.parse_known_args(argv)
@@ -96,6 +100,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     if arguments.mode in ("train", "srgan") and (arguments.input or arguments.output):
         parser.exit(2, "--input and --output do not go with training; to restore photos run: python main.py "
                        f"--mode=evaluate --input {shlex.join(arguments.input or ['photo.jpg'])}\n")
+    if arguments.mode == "app" and (arguments.input or arguments.output or arguments.weights):
+        parser.exit(2, "--input, --output and --weights do not go with --mode=app; drop the photos into its window.\n")
     for option in FOR_PHOTOS:
         if vars(arguments)[option[2:].replace("-", "_")] and not (arguments.mode == "evaluate" and arguments.input):
             parser.exit(2, f"{option} is for restoring photos; name them with --mode=evaluate --input PATH.\n")
@@ -164,9 +170,9 @@ def configure(arguments: argparse.Namespace) -> EasyDict:
     settings = copy.deepcopy(config)  # in Jupyter the next run must not inherit this run's
     override(settings, arguments.set)
     resolve(settings)
-    restores = bool(arguments.input) or arguments.mode == "export"
+    restores = bool(arguments.input) or arguments.mode in ("app", "export")
     asked, other = ("RESTORE", "VALID") if restores else ("VALID", "RESTORE")
-    for setting in arguments.set if arguments.mode in ("evaluate", "export") else []:
+    for setting in arguments.set if arguments.mode in ("evaluate", "app", "export") else []:
         section, _, name = setting.partition("=")[0].removeprefix("config.").partition(".")
         if section == other and name in settings[asked]:
             raise UserError(f"{other}.{name} is for {'scoring' if restores else 'restoring photos'} alone; here it is "
@@ -188,6 +194,8 @@ def main(arguments: argparse.Namespace) -> int:
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         match name:
+            case "app":
+                mode.launch(arguments.share_on_network, settings)
             case "mos":
                 mode.build(settings, arguments.restart)
             case "ratings":

@@ -1,0 +1,216 @@
+"""A window in the browser that restores photos: `python main.py --mode=app`.
+
+In Jupyter and Colab: `from app import launch; launch()`.
+"""
+import atexit
+import contextlib
+import html
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+import zipfile
+from pathlib import Path
+from urllib.parse import quote
+
+import utils
+from utils import UserError
+
+from easydict import EasyDict
+from starlette.staticfiles import StaticFiles
+
+import restore_files
+from config import config
+from files import images
+
+FOLDER = Path(tempfile.mkdtemp(prefix="srgan-app-"))  # of all that is uploaded and restored
+atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
+os.environ.update(GRADIO_TEMP_DIR=str(FOLDER), GRADIO_ANALYTICS_ENABLED="False")
+
+import gradio as gr  # noqa: E402 (it reads these as it is imported)
+from gradio import processing_utils  # noqa: E402
+
+KINDS = [("Find out, by the file", ""), ("A photo: from a phone, a camera, the internet", "photo"),
+         ("A clean picture: a rendering, a drawing, anything that never was a JPEG", "pretrained")]
+FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # Gradio's own are on another server
+WELCOME = "# Enlarge photos\nDrop in a photo and press **Enlarge**. Nothing leaves {}."
+CSS = """iframe { width: 100%; height: min(85vh, 50rem); border: 0 }
+[download] { display: inline-block; padding: 0.5rem; text-decoration: underline }"""
+
+
+class Stopped(Exception):
+    """Whoever started the work has no more use for it."""
+
+
+def launch(share_on_network: bool = False, settings: EasyDict = config) -> None:
+    """Open the window. In a script, wait until Ctrl-C or SIGTERM ends the program; a notebook goes on.
+
+    share_on_network: let other machines use it, too. settings: those of RESTORE hold. Raises UserError.
+    """
+    in_notebook = "ipykernel" in sys.modules
+    images.limit_pixels(settings.RESTORE.max_megapixels)
+    window = Window(settings, "the machine that this page comes from" if share_on_network else "this machine")
+    try:
+        window.page.launch(
+            server_name="0.0.0.0" if share_on_network else "127.0.0.1", share=False, ssr_mode=False, quiet=True,
+            inbrowser=_has_screen() and not in_notebook, prevent_thread_lock=True, theme=gr.themes.Default(**FONTS),
+            css=CSS, footer_links=[], run_history=False, enable_monitoring=False)
+    except OSError as error:
+        raise UserError(f"No port is free for the window ({error}).") from error
+    window.page.app.mount("/results", StaticFiles(directory=window.results))
+    print(f"The window is at {window.page.local_url}; open it in a browser.")
+    if share_on_network:
+        print(f"From other machines: http://{_address()}:{window.page.server_port}/. Anyone on this network can use "
+              "it.")
+    if in_notebook:
+        return
+    print("Ctrl-C ends it.")
+    for name in ("SIGTERM", "SIGHUP"):
+        if number := getattr(signal, name, None):  # Windows has no SIGHUP
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
+    try:
+        while True:
+            time.sleep(1)
+    finally:
+        window.close()
+
+
+def _has_screen():
+    """Whether a browser would open in a window of its own, not in the terminal."""
+    return os.name == "nt" or sys.platform == "darwin" or "DISPLAY" in os.environ
+
+
+def _address():
+    """This machine's address in its network, as its routes say; nothing is sent."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # of nobody, RFC 5737
+        return probe.getsockname()[0]
+    return socket.gethostname()
+
+
+async def _refuse_address(*_, **__):
+    raise gr.Error("Photos are uploaded; addresses are not fetched.")
+
+
+processing_utils.async_ssrf_protected_download = _refuse_address  # else any visitor makes this machine fetch files
+
+
+class Window:
+    """The page, and the work that its visitors started."""
+
+    def __init__(self, settings: EasyDict, here: str):
+        """settings: those of a run. here: what no photo leaves, as the page says it."""
+        self.settings, self.stops, self.computing = settings, {}, threading.Lock()
+        self.results = Path(tempfile.mkdtemp(dir=FOLDER))
+        with gr.Blocks(title="Enlarge photos", analytics_enabled=False) as self.page:
+            gr.Markdown(WELCOME.format(here))
+            with gr.Row():
+                with gr.Column(scale=1, min_width=300):
+                    photos = gr.File(label="Photos", file_count="multiple", height=180)
+                    kind = gr.Radio(KINDS, value="", label="What is it?")
+                    blend = gr.Slider(0, 1, value=settings.RESTORE.blend, step=0.05, label="Invented detail",
+                                      info="0 shows only what is certain, 1 is the sharpest")
+                    with gr.Row():
+                        start = gr.Button("Enlarge", variant="primary")
+                        cancel = gr.Button("Cancel", interactive=False)
+                with gr.Column(scale=2, min_width=320):
+                    status, view = gr.HTML(min_height=60), gr.HTML()
+            folder = gr.State(delete_callback=_remove)
+            start.click(self._begin, None, [start, cancel], queue=False, api_visibility="private").then(
+                self._run, [photos, kind, blend, folder], [status, view, folder], show_progress_on=status,
+                concurrency_limit=None, api_visibility="private").then(
+                _end, None, [start, cancel], queue=False, api_visibility="private")
+            cancel.click(self._cancel, None, cancel, queue=False, api_visibility="private")
+            self.page.unload(self._leave)
+
+    def close(self) -> None:
+        """End all work and the server."""
+        for stop in self.stops.values():
+            stop.set()
+        self.page.close(verbose=False)
+
+    def _begin(self, request: gr.Request):
+        self.stops[request.session_hash] = threading.Event()
+        return gr.Button(interactive=False), gr.Button(interactive=True)
+
+    def _cancel(self, request: gr.Request):
+        self.stops[request.session_hash].set()
+        return gr.Button(interactive=False)
+
+    def _leave(self, request: gr.Request):
+        self.stops.pop(request.session_hash, threading.Event()).set()
+
+    def _run(self, paths, kind, blend, before, request: gr.Request, progress=gr.Progress()):  # noqa: B008
+        """Restore photos. Returns what the page says, what it shows, and the folder of the results."""
+        if not paths:
+            return _lines("There is no photo yet: drop one into the field above the settings."), "", None
+        _remove(before)
+        stop, folder = self.stops[request.session_hash], Path(tempfile.mkdtemp(dir=self.results))
+        began = time.monotonic()
+
+        def report(label, share):
+            if stop.is_set():
+                raise Stopped
+            left = (time.monotonic() - began) * (1 / share - 1) if share else None
+            progress(share, desc=label + (f", about {utils.time_left(left)} left" if share else ""))
+
+        found = {name: name for name in ([kind] if kind else ["photo", "pretrained"])}
+        jobs = restore_files.photos_to_restore(_apart(paths, folder / "photos"), folder, next(iter(found)), blend)
+        restore_files.take_weights_by_kind(jobs, found)
+        output, lines = restore_files.output_folder(jobs, folder), []
+        try:
+            progress(0, desc="Waiting for another's photos" if self.computing.locked() else "Starting")
+            while not self.computing.acquire(timeout=0.2):
+                if stop.is_set():
+                    raise Stopped
+            try:
+                restorers = restore_files.load_restorers(jobs, found, self.settings)
+                restore_files.run_jobs(jobs, restorers, output, report)
+            finally:
+                self.computing.release()
+        except Stopped:
+            lines = ["Cancelled."]
+        done = [job.target for job in jobs if job.target.exists()]
+        lines += [str(job.error).replace(str(job.path), job.path.name) for job in jobs if job.error]
+        return (_lines(*lines, f"{len(done)} of {utils.plural(len(jobs), 'photo')} done."),
+                _view(folder, done, (folder / "index.html").exists()), folder)
+
+
+def _apart(paths, folder):
+    """The uploaded files in folders of their own with short names, since phones give all photos the same name."""
+    links = [folder / str(number) / Path(path).name for number, path in enumerate(paths, 1)]
+    for path, link in zip(paths, links, strict=True):
+        link.parent.mkdir(parents=True)
+        os.link(path, link)
+    return links
+
+
+def _view(folder, files, has_page):
+    """Links to the results, and the page that compares them with the photos."""
+    if len(files) > 1:
+        with zipfile.ZipFile(folder / "all.zip", "w") as archive:
+            for file in files:
+                archive.write(file, file.name)
+        files = [folder / "all.zip", *files]
+    url = f"results/{folder.name}/"
+    links = "".join(f'<a download href="{url}{quote(file.name)}">{html.escape(file.name)}</a> ' for file in files)
+    page = f'<iframe src="{url}index.html" title="Before and after"></iframe>' if has_page else ""
+    return f"<p>Download: {links}</p>{page}" if files else ""
+
+
+def _lines(*lines):
+    """Lines of plain text as HTML that screen readers announce."""
+    return f'<div role="status">{"".join(f"<p>{html.escape(line)}</p>" for line in lines)}</div>'
+
+
+def _end():
+    return gr.Button(interactive=True), gr.Button(interactive=False)
+
+
+def _remove(folder):
+    if folder:
+        shutil.rmtree(folder, ignore_errors=True)
