@@ -26,6 +26,7 @@ from starlette.staticfiles import StaticFiles
 import restore_files
 from config import config
 from files import images
+from restore import make_restorers
 
 FOLDER = Path(tempfile.mkdtemp(prefix="srgan-app-"))  # of all that is uploaded and restored
 atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
@@ -34,12 +35,12 @@ os.environ.update(GRADIO_TEMP_DIR=str(FOLDER), GRADIO_ANALYTICS_ENABLED="False")
 import gradio as gr  # noqa: E402 (it reads these as it is imported)
 from gradio import processing_utils  # noqa: E402
 
-KINDS = [("Find out, by the file", ""), ("A photo: from a phone, a camera, the internet", "photo"),
+KINDS = [("Find out from the file", ""), ("A photo: from a phone, a camera, the internet", "photo"),
          ("A clean picture: a rendering, a drawing, anything that never was a JPEG", "pretrained")]
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # Gradio's own are on another server
 WELCOME = "# Enlarge photos\nDrop in a photo and press **Enlarge**. Nothing leaves {}."
 CSS = """iframe { width: 100%; height: min(85vh, 50rem); border: 0 }
-[download] { display: inline-block; padding: 0.5rem; text-decoration: underline }"""
+#downloads a { display: inline-block; padding: 0.5rem; text-decoration: underline }"""
 
 
 class Stopped(Exception):
@@ -120,7 +121,7 @@ class Window:
                 with gr.Column(scale=2, min_width=320):
                     status, view = gr.HTML(min_height=60), gr.HTML()
             folder = gr.State(delete_callback=_remove)
-            start.click(self._begin, None, [start, cancel], queue=False, api_visibility="private").then(
+            start.click(self._begin, None, [start, cancel, view], queue=False, api_visibility="private").then(
                 self._run, [photos, kind, blend, folder], [status, view, folder], show_progress_on=status,
                 concurrency_limit=None, api_visibility="private").then(
                 _end, None, [start, cancel], queue=False, api_visibility="private")
@@ -135,7 +136,7 @@ class Window:
 
     def _begin(self, request: gr.Request):
         self.stops[request.session_hash] = threading.Event()
-        return gr.Button(interactive=False), gr.Button(interactive=True)
+        return gr.Button(interactive=False), gr.Button(interactive=True), ""
 
     def _cancel(self, request: gr.Request):
         self.stops[request.session_hash].set()
@@ -149,8 +150,7 @@ class Window:
         if not paths:
             return _lines("There is no photo yet: drop one into the field above the settings."), "", None
         _remove(before)
-        stop, folder = self.stops[request.session_hash], Path(tempfile.mkdtemp(dir=self.results))
-        began = time.monotonic()
+        stop, began = self.stops[request.session_hash], time.monotonic()
 
         def report(label, share):
             if stop.is_set():
@@ -159,25 +159,34 @@ class Window:
             progress(share, desc=label + (f", about {utils.time_left(left)} left" if share else ""))
 
         found = {name: name for name in ([kind] if kind else ["photo", "pretrained"])}
+        folder = Path(tempfile.mkdtemp(dir=self.results))
         jobs = restore_files.photos_to_restore(_apart(paths, folder / "photos"), folder, next(iter(found)), blend)
-        restore_files.take_weights_by_kind(jobs, found)
-        output, lines = restore_files.output_folder(jobs, folder), []
+        lines = []
         try:
-            progress(0, desc="Waiting for another's photos" if self.computing.locked() else "Starting")
             while not self.computing.acquire(timeout=0.2):
-                if stop.is_set():
-                    raise Stopped
+                report("Waiting for the photos of someone else", 0)
             try:
-                restorers = restore_files.load_restorers(jobs, found, self.settings)
-                restore_files.run_jobs(jobs, restorers, output, report)
+                report("Starting", 0)
+                began = time.monotonic()
+                self._restore(jobs, found, folder, report)
             finally:
                 self.computing.release()
         except Stopped:
-            lines = ["Cancelled."]
+            lines.append("Cancelled.")
+        except UserError as error:
+            lines.append(str(error))
         done = [job.target for job in jobs if job.target.exists()]
         lines += [str(job.error).replace(str(job.path), job.path.name) for job in jobs if job.error]
-        return (_lines(*lines, f"{len(done)} of {utils.plural(len(jobs), 'photo')} done."),
-                _view(folder, done, (folder / "index.html").exists()), folder)
+        lines.append(f"{len(done)} of {utils.plural(len(jobs), 'photo')} done.")
+        return _lines(*lines), _view(folder, done), folder
+
+    def _restore(self, jobs, found, folder, report):
+        """As `restore_files.restore` does."""
+        options = self.settings.RESTORE
+        restore_files.take_weights_by_kind(jobs, found)
+        generators = restore_files.load_generators(jobs, found, options.back_project)
+        restorers = make_restorers(generators, options, self.settings)
+        restore_files.run_jobs(jobs, restorers, restore_files.output_folder(jobs, folder), report=report)
 
 
 def _apart(paths, folder):
@@ -189,7 +198,7 @@ def _apart(paths, folder):
     return links
 
 
-def _view(folder, files, has_page):
+def _view(folder, files):
     """Links to the results, and the page that compares them with the photos."""
     if len(files) > 1:
         with zipfile.ZipFile(folder / "all.zip", "w") as archive:
@@ -198,13 +207,14 @@ def _view(folder, files, has_page):
         files = [folder / "all.zip", *files]
     url = f"results/{folder.name}/"
     links = "".join(f'<a download href="{url}{quote(file.name)}">{html.escape(file.name)}</a> ' for file in files)
-    page = f'<iframe src="{url}index.html" title="Before and after"></iframe>' if has_page else ""
-    return f"<p>Download: {links}</p>{page}" if files else ""
+    page = f'<iframe src="{url}index.html" title="Before and after"></iframe>' if (
+        folder / "index.html").exists() else ""
+    return f'<p id="downloads">Download: {links}</p>{page}' if files else ""
 
 
 def _lines(*lines):
     """Lines of plain text as HTML that screen readers announce."""
-    return f'<div role="status">{"".join(f"<p>{html.escape(line)}</p>" for line in lines)}</div>'
+    return f'<div id="status" role="status">{"".join(f"<p>{html.escape(line)}</p>" for line in lines)}</div>'
 
 
 def _end():
