@@ -58,6 +58,7 @@ def test_every_package_that_is_imported_is_declared():
     own = {path.stem for folder in (ROOT, ROOT / "tests") for path in folder.glob("*.py")} | set(FOLDERS)
     run, dev = (set().union(*declared(file).values()) for file in ("requirements.txt", "requirements-dev.txt"))
     run |= {"onnxruntime", "ai_edge_litert"}  # of the exported srgan.py, which takes the one that is there
+    run |= {"gradio", "starlette"}  # of --mode=app, which asks for Gradio; that brings the other
     peers = {"openvino", "torch", "ncnn"}  # of the benchmark, which does without
     for paths, modules in ((sources().values(), run), ((ROOT / "tests").glob("*.py"), run | dev | peers)):
         for path in paths:
