@@ -37,6 +37,7 @@ from gradio import processing_utils  # noqa: E402
 
 KINDS = [("Find out from the file", ""), ("A photo: from a phone, a camera, the internet", "photo"),
          ("A clean picture: a rendering, a drawing, anything that never was a JPEG", "pretrained")]
+FORMATS = [("PNG: exact", "png"), ("JPEG: small", "jpg"), ("WebP", "webp"), ("AVIF: smallest", "avif")]
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # Gradio's own are on another server
 WELCOME = "# Enlarge photos\nDrop in a photo and press **Enlarge**. Nothing leaves {}."
 CSS = """iframe { width: 100%; height: min(85vh, 50rem); border: 0 }
@@ -115,6 +116,7 @@ class Window:
                     kind = gr.Radio(KINDS, value="", label="What is it?")
                     blend = gr.Slider(0, 1, value=settings.RESTORE.blend, step=0.05, label="Invented detail",
                                       info="0 shows only what is certain, 1 is the sharpest")
+                    form = gr.Radio(FORMATS, value="png", label="Save as")
                     with gr.Row():
                         start = gr.Button("Enlarge", variant="primary")
                         cancel = gr.Button("Cancel", interactive=False)
@@ -122,7 +124,7 @@ class Window:
                     status, view = gr.HTML(min_height=60), gr.HTML()
             folder = gr.State(delete_callback=_remove)
             start.click(self._begin, None, [start, cancel, view], queue=False, api_visibility="private").then(
-                self._run, [photos, kind, blend, folder], [status, view, folder], show_progress_on=status,
+                self._run, [photos, kind, blend, form, folder], [status, view, folder], show_progress_on=status,
                 concurrency_limit=None, api_visibility="private").then(
                 _end, None, [start, cancel], queue=False, api_visibility="private")
             cancel.click(self._cancel, None, cancel, queue=False, api_visibility="private")
@@ -145,7 +147,7 @@ class Window:
     def _leave(self, request: gr.Request):
         self.stops.pop(request.session_hash, threading.Event()).set()
 
-    def _run(self, paths, kind, blend, before, request: gr.Request, progress=gr.Progress()):  # noqa: B008
+    def _run(self, paths, kind, blend, form, before, request: gr.Request, progress=gr.Progress()):  # noqa: B008
         """Restore photos. Returns what the page says, what it shows, and the folder of the results."""
         if not paths:
             return _lines("There is no photo yet: drop one into the field above the settings."), "", None
@@ -160,7 +162,8 @@ class Window:
 
         found = {name: name for name in ([kind] if kind else ["photo", "pretrained"])}
         folder = Path(tempfile.mkdtemp(dir=self.results))
-        jobs = restore_files.photos_to_restore(_apart(paths, folder / "photos"), folder, next(iter(found)), blend)
+        jobs = restore_files.photos_to_restore(
+            _apart(paths, folder / "photos"), folder, next(iter(found)), blend, form)
         lines = []
         try:
             while not self.computing.acquire(timeout=0.2):

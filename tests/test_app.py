@@ -251,11 +251,11 @@ def test_what_was_not_uploaded_is_not_read(window, server, tmp_path):
     """Neither a file of this machine nor an address, whatever a visitor sends."""
     (tmp_path / "secret.png").write_bytes(b"")
     config = requests.get(f"{server.url}config").json()
-    run = next(function for function in config["dependencies"] if len(function["inputs"]) == 4)
+    run = next(function for function in config["dependencies"] if len(function["inputs"]) == 5)
     for path in (str(tmp_path / "secret.png"), str(ROOT / "img" / "photo.png"), "https://1.1.1.1/photo.png"):
         sent = {"path": path, "orig_name": "photo.png", "meta": {"_type": "gradio.FileData"}}
         requests.post(f"{server.url}gradio_api/queue/join", json={
-            "data": [[sent], "", 1, None], "fn_index": run["id"], "session_hash": "visitor"}).raise_for_status()
+            "data": [[sent], "", 1, "png", None], "fn_index": run["id"], "session_hash": "visitor"}).raise_for_status()
         with requests.get(f"{server.url}gradio_api/queue/data?session_hash=visitor", stream=True) as answers:
             messages = [json.loads(line[5:]) for line in answers.iter_lines() if line.startswith(b"data:")]
         assert [message["success"] for message in messages if message["msg"] == "process_completed"] == [False]
