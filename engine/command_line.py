@@ -102,6 +102,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
                        f"--mode=evaluate --input {shlex.join(arguments.input or ['photo.jpg'])}\n")
     if arguments.mode == "app" and (arguments.input or arguments.output or arguments.weights):
         parser.exit(2, "--input, --output and --weights do not go with --mode=app; drop the photos into its window.\n")
+    if arguments.share_on_network and arguments.mode != "app":
+        parser.exit(2, "--share-on-network is for the window, --mode=app.\n")
     for option in FOR_PHOTOS:
         if vars(arguments)[option[2:].replace("-", "_")] and not (arguments.mode == "evaluate" and arguments.input):
             parser.exit(2, f"{option} is for restoring photos; name them with --mode=evaluate --input PATH.\n")

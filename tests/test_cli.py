@@ -160,6 +160,8 @@ def test_what_is_meant_is_understood(run, tmp_path):
 @pytest.mark.parametrize("arguments, words", [
     (["--mode=evalute"], "did you mean --mode=evaluate?"),
     (["--mode=mos", "--input", "a.json", "b.json"], "one --input"),
+    (["--mode=app", "--input", "a.jpg"], "drop the photos into its window"),
+    (["--share-on-network"], "for the window, --mode=app"),
     (["--input"], "expected at least one argument"),
     (["--mode=evaluate", "--input", "https://a.org/photo.jpg"], "--input is https://a.org/photo.jpg, a URL"),
     (["--mode=evaluate", "--output", "gs://bucket/"], "--output is gs://bucket/, a URL"),
