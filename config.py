@@ -121,6 +121,7 @@ config.VALID = edict()
 config.VALID.hr_img_path = DIV2K_VALID_HR  # what --mode=evaluate scores: DIV2K's, or your Set5/, Set14/, BSD100/
 config.VALID.lr_img_path = DIV2K_VALID_LR  # their LR, as in TRAIN; "": made from HR
 config.VALID.degradation = "bicubic"  # how LR is made from HR, as TRAIN.degradation
+config.VALID.scale = 0  # at which scale to score, 2, 3, 4 or 8; 0: that of the weights
 config.VALID.n_quick = 5  # photos whose PSNR is measured at each save
 config.VALID.n_figures = 3  # photos shown in the comparison figure
 config.VALID.blend = 1.0  # below 1, a blend of SRResNet and SRGAN is scored too, as RESTORE.blend makes it
@@ -173,6 +174,7 @@ class Bounds(NamedTuple):
 RULES: dict[str, Bounds | tuple | str] = {
     "TRAIN.dataset": ("folder", "flickr25k"),
     "TRAIN.scale": (2, 3, 4, 8),
+    "VALID.scale": (0, 2, 3, 4, 8),
     "TRAIN.architecture": ("paper", "tensorlayer", "pytorch"),
     "TRAIN.schedule_init": ("cosine", "constant"),
     "TRAIN.loss*": "LOSS",

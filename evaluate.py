@@ -29,20 +29,17 @@ def evaluate(arguments: Namespace, config: EasyDict) -> int:
     paths = shipped.find_generators(arguments.weights, Path(config.TRAIN.checkpoint_path), scoring=True)
     with utils.quiet():
         devices.choose_devices(config.TRAIN.devices)
-    loaded = {method: weights.load_blended(path) for method, path in paths.items()}
-    main = results.main_method(list(paths))
-    scale = loaded[main].architecture.scale
-    generators = {method: (generator, False) for method, generator in loaded.items()
-                  if generator.architecture.scale == scale}
+    generators = {method: (path, 1, False) for method, path in paths.items()}
+    main = paths[results.main_method(list(paths))]
     if valid.blend < 1:
-        generators[results.blend_name(valid.blend)] = (weights.load_blended(paths[main], valid.blend), False)
+        generators[results.blend_name(valid.blend)] = (main, valid.blend, False)
     if valid.back_project:
-        generators["back_projected"] = (loaded[main], True)
+        generators["back_projected"] = (main, 1, True)
+    scale = valid.scale or weights.load_folded(main).architecture.scale
     pairs = data.validation_pairs(config, scale)
-    restorers = make_restorers(generators, valid, config)
+    restorers = make_restorers(generators, valid, config, scale)
     for method, path in paths.items():
-        other = "" if method in generators else f", left out: it is of scale {loaded[method].architecture.scale}"
-        print(f"{method}: {shipped.describe(path)}{other}")
+        print(f"{method}: {shipped.describe(path, scale, restorers[0][method].scales)}")
     print(f"Computing on {devices.describe()} in {devices.precision(valid.precision)}.")
     if recipe:
         print(f"LR is made by the recipe {valid.degradation}.")

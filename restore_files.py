@@ -1,7 +1,6 @@
 """Restoring the photos of --input: files to files, and the page that shows them."""
 import collections
 import dataclasses
-import hashlib
 import math
 import os
 import sys
@@ -17,15 +16,14 @@ import numpy as np
 import tensorflow as tf
 from easydict import EasyDict
 
-import model
 import results
 import shipped
-import weights
 from engine import devices
 from files import images, photo_files
 from files.metadata import SOFTWARE, has_mark
 from files.outputs import OutputFolder
-from restore import Restorer, make_restorers
+from restore import Restorer, enlarged, make_restorers
+from shipped import LARGEST_SCALE
 
 BLEND_STOPS = (0, 0.25, 0.5, 0.75, 1)  # shares of SRGAN to choose from on the page of a photo
 POOR_QUALITY = 20  # of JPEG; photo-srresnet gains 0.3 dB over bicubic there, 0.6 at 30 and 0.1 at 10 (Set5)
@@ -36,8 +34,9 @@ class RestoreJob:
     """A photo on its way from its file to that of its result.
 
     weights, blend: by which it is upscaled. shown_as: `target` without suffixes, if index.html is to show the photo.
-    is_chosen: whether the page opens on it. moves: whether all frames are restored. quality: of a lossy result. mark:
-    of the result. metadata: of the photo, for its result to keep. error: why there is no result.
+    is_chosen: whether the page opens on it. moves: whether all frames are restored. asked: ("scale", 2), or "width",
+    "height" or "long-side" and pixels; None: the scale of the weights. quality: of a lossy result. mark: of the result.
+    size: its height and width. metadata: of the photo, for its result to keep. error: why there is no result.
     """
 
     path: Path
@@ -47,9 +46,11 @@ class RestoreJob:
     shown_as: Path | None = None
     is_chosen: bool = True
     moves: bool = False
+    asked: tuple[str, float] | None = None
     quality: int = images.QUALITY
     mark: str = SOFTWARE
     lr: np.ndarray | images.Animation | None = None
+    size: tuple[int, int] | None = None
     sr: np.ndarray | images.Animation | None = None
     metadata: images.Metadata | None = None
     error: UserError | None = None
@@ -73,7 +74,8 @@ def restore(arguments: Namespace, config: EasyDict) -> int:
         jobs = part_of(jobs, *arguments.part)
     if arguments.quality:
         set_quality(jobs, arguments.quality)
-    take_weights_by_kind(jobs, found)
+    scale = set_size(jobs, arguments.size) if arguments.size else None
+    take_weights_by_kind(jobs, found, scale or 4)
     if options.blend < 1 and len(jobs) == 1 and jobs[0].shown_as and not arguments.part:
         jobs = with_blend_stops(jobs[0])
         print(f"One photo is restored in {len(jobs)} blends, to choose from on the page: "
@@ -81,12 +83,11 @@ def restore(arguments: Namespace, config: EasyDict) -> int:
     folder = output_folder(jobs, output)
     with utils.quiet():
         devices.choose_devices(config.TRAIN.devices)
-    generators = load_generators(jobs, found, options.back_project)
-    mark_jobs(jobs, generators, options)
+    mark_jobs(jobs, found, options)
     done = {job.target: job for job in jobs if arguments.skip_existing and is_done(job, folder)}
     if done:
         print(f"{len(done):,} of {utils.plural(len(jobs), 'result')} are there already, made with these settings.")
-    restorers = make_restorers(generators, options, config)
+    restorers = make_restorers(generators_of(jobs, found, options.back_project), options, config, scale)
     print(f"Computing on {devices.describe()} in {devices.precision(options.precision)}.")
     return run_jobs([job for job in jobs if job.target not in done], restorers, folder, done.values())
 
@@ -156,7 +157,7 @@ def set_quality(jobs: list[RestoreJob], quality: int) -> None:
         job.quality = quality
 
 
-def take_weights_by_kind(jobs: list[RestoreJob], found: dict[str, str | Path]) -> None:
+def take_weights_by_kind(jobs: list[RestoreJob], found: dict[str, str | Path], scale: float) -> None:
     """Give lossless pictures `pretrained` where `found`, weights by method, has it beside `photo`.
 
     Says which weights are taken, and which photos are too poor.
@@ -172,33 +173,61 @@ def take_weights_by_kind(jobs: list[RestoreJob], found: dict[str, str | Path]) -
                  "pretrained": f", for {utils.plural(n_lossless, 'lossless picture')} (--weights photo, if they once "
                                "were JPEG, as in screenshots)"}
     for name in dict.fromkeys(job.weights for job in jobs):
-        print(f"{name}: {shipped.describe(found[name])}{kinds.get(name, '')}")
+        print(f"{name}: {shipped.describe(found[name], scale)}{kinds.get(name, '')}")
     if poor:
         print(f"Compressed so strongly that little can be restored (JPEG below quality {POOR_QUALITY}): "
               f"{utils.listing(poor, 3)}.")
 
 
-def load_generators(jobs: list[RestoreJob], found: dict[str, str | Path],
-                    back_project: bool) -> dict[tuple[str, float], tuple[model.Folded, bool | str]]:
-    """What `make_restorers` needs for some jobs, by weights and blend. found: weights by method. Raises UserError."""
-    return {(name, blend): (weights.load_blended(found[name], blend),
-                            back_project and ("colours" if shipped.is_for_photos(found[name]) else True))
-            for name, blend in dict.fromkeys((job.weights, job.blend) for job in jobs)}
+def scale_of(job: RestoreJob, height: int, width: int, usual: float = 4) -> float:
+    """By how much a photo of that size is enlarged, `usual` if nothing is asked.
+
+    Raises UserError if that would make it smaller or too large, above all for the kind of file.
+    """
+    option, number = job.asked or ("scale", usual)
+    own = {"scale": 1, "width": width, "height": height, "long-side": max(height, width)}[option]
+    if not own <= number <= LARGEST_SCALE * own:
+        raise UserError(f"{job.path} is {width}x{height}: --{option} takes {own} to {LARGEST_SCALE * own} for it, not "
+                        f"{number:g}.")
+    images.check_size(job.target, *enlarged(height, width, number / own))
+    return number / own
 
 
-def mark_jobs(jobs: list[RestoreJob], generators: dict[tuple[str, float], tuple[model.Folded, bool | str]],
-              options: EasyDict) -> None:
+def set_size(jobs: list[RestoreJob], asked: tuple[str, float]) -> float | None:
+    """Ask for a size of all results. Returns the scale of the first one, None if its photo can't be read.
+
+    Raises UserError if no photo can have that size.
+    """
+    errors = []
+    for job in jobs:
+        job.asked = asked
+    for job in jobs:
+        size = images.image_size(job.path)
+        try:
+            return size and scale_of(job, *size)
+        except UserError as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def generators_of(jobs: list[RestoreJob], found: dict[str, str | Path],
+                  back_project: bool) -> dict[tuple[str, float], tuple[str | Path, float, bool]]:
+    """What `make_restorers` needs for some jobs. found: weights by method."""
+    return {(job.weights, job.blend): (found[job.weights], job.blend, back_project) for job in jobs}
+
+
+def mark_jobs(jobs: list[RestoreJob], found: dict[str, str | Path], options: EasyDict) -> None:
     """Set the marks that say what the results are made of, and how.
 
-    generators: as for `make_restorers`; options: config.RESTORE.
+    found: weights by method. options: config.RESTORE.
     """
-    settings = {}
-    for key, (folded, back_project) in generators.items():
-        digest = hashlib.sha256(b"".join(map(np.ndarray.tobytes, folded.arrays.values()))).hexdigest()
-        settings[key] = f"weights {digest[:16]}, back_project {back_project}, self_ensemble {options.self_ensemble}"
+    digests = {name: shipped.digest(found[name]) for name in {job.weights for job in jobs}}
     for job in jobs:
-        size = job.path.stat().st_size if job.path.exists() else 0
-        job.mark = f"{SOFTWARE} (of {size} bytes, {settings[job.weights, job.blend]}, quality {job.quality})"
+        n_bytes = job.path.stat().st_size if job.path.exists() else 0
+        size = "{} {:g}, ".format(*job.asked) if job.asked else ""
+        job.mark = (f"{SOFTWARE} (of {n_bytes} bytes, {size}weights {digests[job.weights]}, blend {job.blend}, "
+                    f"back_project {options.back_project}, self_ensemble {options.self_ensemble}, quality "
+                    f"{job.quality})")
 
 
 def is_done(job: RestoreJob, output: OutputFolder) -> bool:
@@ -258,7 +287,7 @@ def run_jobs(jobs: list[RestoreJob], restorers: list[dict[tuple[str, float], Res
     if n_failed:
         print(f"{n_failed} of {len(jobs)} failed.", file=sys.stderr)
     if steps.shown:
-        results.write_restored_page(output, list(steps.shown.values()), steps.scale)
+        results.write_restored_page(output, list(steps.shown.values()))
         print(f"To compare them, open {(output.folder / 'index.html').absolute()} in a browser.")
     return 1 if n_failed else 0
 
@@ -294,14 +323,14 @@ class _Steps:
     def read(self, job):
         job.lr = images.read_frames(job.path) if job.moves else images.read_image(job.path, native=True)
         job.metadata = dataclasses.replace(images.read_metadata(job.path), mark=job.mark)
-        images.check_size(job.target, *(self.scale * side for side in job.lr.shape[:2]))
+        job.size = enlarged(*job.lr.shape[:2], scale_of(job, *job.lr.shape[:2], self.scale))
 
     @_step
     def upscale(self, of_device, job):
         number = f"{self.numbers[id(job)]} of {len(self.jobs)}, " if len(self.jobs) > 1 else ""
         label, = results.short_names([number + job.path.name], 40).values()
         restorer, began = of_device[job.weights, job.blend], time.monotonic()
-        n_tiles = restorer.n_tiles(*job.lr.shape[:2])
+        n_tiles = restorer.n_tiles(*job.lr.shape[:2], job.size)
 
         def report(share):
             if share * n_tiles >= 1 < n_tiles and not self.is_estimated:
@@ -317,17 +346,17 @@ class _Steps:
         report(0)
         if job.moves:
             n = len(job.lr.frames)
-            frames = [restorer(frame, lambda share, done=done: report((done + share) / n))
+            frames = [restorer(frame, lambda share, done=done: report((done + share) / n), job.size)
                       for done, frame in enumerate(job.lr.frames)]
             job.sr = dataclasses.replace(job.lr, frames=frames)
         else:
-            job.sr = restorer(job.lr, report)
+            job.sr = restorer(job.lr, report, job.size)
 
     def estimate(self, job, n_tiles, seconds):
         """Say how long a photo takes, and all of them, by the time of its first tile."""
-        height, width = job.lr.shape[:2]
-        line = (f"{job.path.name} is {width}x{height} and becomes {self.scale * width}x{self.scale * height}, in "
-                f"{n_tiles} tiles: about {utils.time_left(seconds)}")
+        (height, width), (sr_height, sr_width) = job.lr.shape[:2], job.size
+        line = (f"{job.path.name} is {width}x{height} and becomes {sr_width}x{sr_height}, in {n_tiles} tiles: about "
+                f"{utils.time_left(seconds)}")
         if len(self.jobs) > 1:
             sizes = [images.image_size(job.path) or (0, 0) for job in self.jobs]
             total = seconds * sum(map(math.prod, sizes)) / (height * width) / self.n_devices
@@ -339,7 +368,7 @@ class _Steps:
         with self.output.replacing(job.target):
             write = images.write_frames if job.moves else images.write_image
             write(job.target, job.sr, job.metadata, job.quality)
-        (height, width), (sr_height, sr_width) = job.lr.shape[:2], job.sr.shape[:2]
+        (height, width), (sr_height, sr_width) = job.lr.shape[:2], job.size
         job.sr = None  # the bicubic for the page is as large
         if job.shown_as and job.path not in self.shown:
             results.write_bicubic(self.output, job.shown_as, job.lr, sr_height, sr_width)

@@ -221,7 +221,7 @@ def write_scored_page(output: OutputFolder, mean: dict, rows: list[dict], sizes:
     _write_page(output, [*entries, *_still_there(output, restored, entries)], entries[0]["name"], mean, scale)
 
 
-def write_restored_page(output: OutputFolder, entries: list[dict], scale: int) -> None:
+def write_restored_page(output: OutputFolder, entries: list[dict]) -> None:
     """Write the page that compares restored photos with their bicubic, beside what it showed before.
 
     entries: see `page_entry`.
@@ -237,7 +237,7 @@ def write_restored_page(output: OutputFolder, entries: list[dict], scale: int) -
                 entry["pictures"] = others | entry["pictures"]
         images = sorted([*entries, *_still_there(output, page["images"], entries)],
                         key=lambda entry: [utils.natural_key(part) for part in entry["name"].split("/")])
-        _write_page(output, images, entries[0]["name"], page["mean"], page["scale"] if page["mean"] else scale)
+        _write_page(output, images, entries[0]["name"], page["mean"], page.get("scale"))
 
 
 def page_paths(folder: Path, name: Path) -> list[Path]:

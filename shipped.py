@@ -3,6 +3,7 @@ import contextlib
 import hashlib
 import importlib.util
 import json
+import math
 from pathlib import Path
 
 from utils import UserError, shorten
@@ -19,6 +20,7 @@ SHIPPED = {  # weights that come with this program, by name and scale: their fil
 NAMES = tuple(dict.fromkeys([*PRETRAINED, *(name for name, _ in SHIPPED)]))
 # Methods of this program's own, after which no file of weights is called.
 OWN_METHODS = ("lr", "hr", "bicubic", "lanczos", "nearest", "name", "srgan", "srresnet", "back_projected", *NAMES)
+SRRESNETS = ("g_srgan_init.npz", "srresnet.npz")  # names of the one to blend with, beside a file
 LARGEST_SCALE = 16  # times that a photo is enlarged at most
 
 
@@ -28,7 +30,7 @@ def find_file(path: str | Path, scale: int = 4) -> Path:
     scale: of a name's weights; where there are none for it, the file is that of scale 4. Only text is a name:
     `./pretrained` and Path("pretrained") are files. Raises UserError where the package is missing.
     """
-    if name := _in_models(path, scale):
+    if name := SHIPPED.get((path, scale)) or SHIPPED.get((path, 4)):
         return Path(__file__).parent / "models" / name
     if not isinstance(path, str) or path not in PRETRAINED:
         return Path(path)
@@ -48,10 +50,6 @@ def find_file(path: str | Path, scale: int = 4) -> Path:
     return file
 
 
-def _in_models(path, scale):
-    return SHIPPED.get((path, scale)) or SHIPPED.get((path, 4))
-
-
 def find_scales(name: str, blend: float = 1) -> list[int]:
     """The scales that there are weights of a name for, and with `blend` below 1 of its SRResNet too; 4 first."""
     kinds = {name} if blend == 1 else {name, f"{name}-srresnet"} & set(NAMES)
@@ -59,14 +57,39 @@ def find_scales(name: str, blend: float = 1) -> list[int]:
             if all((kind, scale) in SHIPPED or (scale == 4 and kind in PRETRAINED) for kind in kinds)]
 
 
-def describe(path: str | Path, scale: int = 4) -> str:
-    """The name of weights on the screen: a file's path, or the network of those with a name."""
-    if path not in NAMES:
-        return str(path)
-    network = "SRResNet" if path.endswith("srresnet") else "SRGAN"
-    if name := _in_models(path, scale):
-        return f"{network}{' for photos' if is_for_photos(path) else ''}, models/{name}"
-    return f"{network} of {PRETRAINED_VERSION.replace('==', ' ')}"
+def plan(factor: float, scales: list[int]) -> list[int]:
+    """The scales of the networks that, one after another, enlarge by `factor` or, if none do, by a little more."""
+    largest = max(scales)
+    if factor > largest:
+        return [*plan(factor / largest, scales), largest]  # the larger one last, so that the other has little to do
+    return [min(scale for scale in scales if scale >= factor)]
+
+
+def describe(path: str | Path, factor: float = 4, scales: list[int] | None = None) -> str:
+    """Weights on the screen: a file's path, or the kind and files of a name, and by which scales they reach `factor`.
+
+    scales: that there are weights for, if it is known of a file.
+    """
+    networks = plan(factor, find_scales(path) if path in NAMES else scales or [factor])
+    said = str(path)
+    if path in NAMES:
+        files = [f"models/{SHIPPED[path, scale]}" if (path, scale) in SHIPPED else PRETRAINED_VERSION.replace("==", " ")
+                 for scale in networks]
+        kind = ("SRResNet" if path.endswith("srresnet") else "SRGAN") + (" for photos" if is_for_photos(path) else "")
+        said = f"{kind}{', ' if 'models/' in files[0] else ' of '}{' and '.join(dict.fromkeys(files))}"
+    if networks == [factor]:
+        return said
+    shrunk = ", shrunk" if math.prod(networks) > factor else ""
+    return f"{said}; for {factor:g}x: {', '.join(f'{scale}x' for scale in networks)}{shrunk}"
+
+
+def digest(path: str | Path) -> str:
+    """Of all files that may be read for these weights, those of the SRResNet to blend with among them."""
+    files = [Path(path), *(Path(path).with_name(name) for name in SRRESNETS)]
+    if path in NAMES:
+        files = [find_file(kind, scale) for kind in (path, f"{path}-srresnet") if kind in NAMES
+                 for scale in find_scales(kind)]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files if file.is_file())).hexdigest()[:16]
 
 
 def is_for_photos(path: object) -> bool:

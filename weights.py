@@ -15,7 +15,7 @@ import model
 from files.weight_files import BATCH_NORM, OTHER_NETWORKS, TORCH_LAYERS, TORCH_NORM, Arrays, load_arrays, save_arrays
 from layers import BN_EPSILON, NORM_WEIGHTS, FoldedConv, norm_of
 from model import Architecture
-from shipped import NAMES, find_file
+from shipped import NAMES, SRRESNETS, find_file
 
 KERAS_EPSILON = 1e-3  # of batch norms in files of Keras 2, which do not say it
 
@@ -88,7 +88,7 @@ def load_blended(path: str | Path, blend: float = 1, scale: int = 4) -> model.Fo
         return folded
     if isinstance(path, str) and (srresnet := f"{path}-srresnet") in NAMES:
         return model.blend(load_folded(srresnet, scale), folded, blend)
-    beside = [Path(path).with_name(name) for name in ("g_srgan_init.npz", "srresnet.npz")]
+    beside = [Path(path).with_name(name) for name in SRRESNETS]
     start = next((file for file in beside if file.exists() and file != Path(path)), None)
     if not start:
         raise UserError(f"The blend is {blend}, but {beside[0]}, the SRResNet to blend with, does not exist; put it "

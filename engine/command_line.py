@@ -19,7 +19,8 @@ from config import config, flatten, is_div2k, override, resolve
 
 MODES = ("train", "srgan", "evaluate", "app", "export", "mos", "download")
 FOR_PHOTOS = ("--format", "--quality", "--frames", "--skip-existing", "--part")  # options of --input alone
-OPTIONS = ("--mode", "--input", "--output", "--weights", *FOR_PHOTOS, "--restart", "--share-on-network", "--set",
+SIZES = ("--scale", "--width", "--height", "--long-side")
+OPTIONS = ("--mode", "--input", "--output", "--weights", *SIZES, *FOR_PHOTOS, "--restart", "--share-on-network", "--set",
            "--help")
 MODULES = {"restore": "restore_files", "mos": "study.mos", "ratings": "study.ratings", "download": "files.download"}
 EXAMPLES = """examples:
@@ -62,6 +63,13 @@ def as_part(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+class WithOption(argparse.Action):
+    """Store a number with the option that gave it, ("width", 1920)."""
+
+    def __call__(self, parser, namespace, number, option=None):
+        setattr(namespace, self.dest, (self.option_strings[0].removeprefix("--"), number))
+
+
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line, with `~` expanded in paths. A mistake ends the program with one sentence and exit code 2."""
     argv = sys.argv[1:] if argv is None else argv
@@ -74,6 +82,13 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", metavar="PATH",
                         help="evaluate, export: the folder for the results (default: samples/evaluate/, exported/); "
                              "for a single photo also a file, such as large.png")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--scale", metavar="FACTOR", dest="size", type=float, action=WithOption,
+                      help="evaluate --input: how many times as wide and high results are, from 1 to 16, such as 2 or "
+                           "1.5 (default: 4, or what the weights were trained for)")
+    for side in SIZES[1:]:
+        size.add_argument(side, metavar="PIXELS", dest="size", type=int, action=WithOption,
+                          help=f"... or their {side[2:].replace('-', ' ')}; the other side follows")
     parser.add_argument("--weights", metavar="FILE",
                         help="evaluate, export: the generator to use; train: the one to start from. A file, or "
                              "a name: photo (SRGAN for photos from phones and messengers) or pretrained (for clean "
@@ -107,6 +122,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     for option in FOR_PHOTOS:
         if vars(arguments)[option[2:].replace("-", "_")] and not (arguments.mode == "evaluate" and arguments.input):
             parser.exit(2, f"{option} is for restoring photos; name them with --mode=evaluate --input PATH.\n")
+    if arguments.size and not (arguments.mode == "evaluate" and arguments.input):
+        parser.exit(2, f"--{arguments.size[0]} is for photos to restore, --mode=evaluate --input photo.jpg; training "
+                       "and scoring take --set TRAIN.scale=2 and VALID.scale=2\n")
     if arguments.mode == "mos" and len(arguments.input) > 1:
         parser.exit(2, "--mode=mos takes one --input; put the raters' files into one folder.\n")
     try:

@@ -376,5 +376,21 @@ def resize(image: np.ndarray, height: int, width: int, method: str = "bicubic") 
 
     `tf.image.resize`, rounded and clipped: https://www.tensorflow.org/api_docs/python/tf/image/resize
     """
-    resized = tf.image.resize(image, (height, width), method=method, antialias=method != "nearest")
+    return _as_given(tf.image.resize(image, (height, width), method=method, antialias=method != "nearest"), image)
+
+
+def resize_part(image: np.ndarray, corner: tuple[int, int], zoom: tuple[float, float], part: tuple) -> np.ndarray:
+    """A part of what `resize` makes of a larger image, of which no more is at hand than the bicubic kernel sees.
+
+    image: (H, W, C), which begins at the row and column `corner` of the larger one. zoom: by which rows and columns are
+    multiplied. part: y, y_stop, x, x_stop in the result.
+    """
+    size, begin = (part[1] - part[0], part[3] - part[2]), part[::2]
+    shift = [z * there - here for z, there, here in zip(zoom, corner, begin, strict=True)]
+    return _as_given(tf.raw_ops.ScaleAndTranslate(
+        images=image[np.newaxis], size=size, scale=zoom, translation=shift, kernel_type="keyscubic")[0], image)
+
+
+def _as_given(resized, image):
+    """As float32 if the image was, else rounded and clipped to its type."""
     return resized.numpy() if image.dtype == np.float32 else tf.saturate_cast(tf.round(resized), image.dtype).numpy()

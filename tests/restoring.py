@@ -11,13 +11,13 @@ import model
 import restore_files
 
 
-def nearest(lr, report=None):
+def nearest(lr, report=None, size=None):
     return lr.repeat(4, axis=0).repeat(4, axis=1)
 
 
 def stand_in(upscale=nearest, key="srgan"):
     """A function in place of the Restorer on one device: of a method to score, or of weights and their blend."""
-    upscale.scale, upscale.n_tiles = 4, lambda height, width: 1
+    upscale.scale, upscale.scales, upscale.n_tiles = 4, [4], lambda *size: 1
     return [{key: upscale}]
 
 

@@ -51,7 +51,7 @@ def test_a_validation_folder_of_every_kind_is_scored_and_what_can_not_be_is_said
     assert Image.open(tmp_path / "out" / "comparison.png").format == "PNG"
 
 
-def test_generators_are_scored_at_their_scale_and_those_of_another_are_left_out(tmp_path, capsys):
+def test_generators_are_scored_at_the_scale_of_srgan_and_those_of_a_larger_one_are_shrunk(tmp_path, capsys):
     for name, scale in (("g_srgan_init", 4), ("g_srgan", 2)):
         weights.save_network(tmp_path / "checkpoint" / f"{name}.npz", small_generator(0, scale))
     (tmp_path / "photos").mkdir()
@@ -63,9 +63,9 @@ def test_generators_are_scored_at_their_scale_and_those_of_another_are_left_out(
     assert run("--output", tmp_path / "out", "--set", f"TRAIN.checkpoint_path={tmp_path / 'checkpoint'}",
                f"VALID.hr_img_path={tmp_path / 'photos'}", f"VALID.lr_img_path={tmp_path / 'lr'}") == 0
     out = capsys.readouterr().out
-    assert "g_srgan_init.npz, left out: it is of scale 4" in out and "with 2 border pixels cut, of 1 image" in out
+    assert "g_srgan_init.npz; for 2x: 4x, shrunk\n" in out and "with 2 border pixels cut, of 1 image" in out
     written = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert written["scale"] == 2 and list(written["mean"]) == ["bicubic", "lanczos", "srgan"]
+    assert written["scale"] == 2 and list(written["mean"]) == ["bicubic", "lanczos", "srresnet", "srgan"]
     np.testing.assert_array_equal(pictures.read_png(tmp_path / "out" / "a_lr.png"), lr)
     assert Image.open(tmp_path / "out" / "a_gen.png").size == (40, 30)
 

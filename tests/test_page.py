@@ -771,10 +771,11 @@ def test_a_page_of_restored_photos_as_evaluation_writes_it(browse, tmp_path):
         target = tmp_path / f"{name}_gen.png"
         target.parent.mkdir(exist_ok=True)
         Image.fromarray(plain(64, 48)["srgan"]).save(target)
-        entry = results.page_entry(OutputFolder(tmp_path), tmp_path / name, plain(64, 48)["lr"], 4)
+        results.write_bicubic(OutputFolder(tmp_path), tmp_path / name, plain(64, 48)["lr"], 48, 64)
+        entry = results.page_entry(tmp_path, tmp_path / name, 48, 64)
         entry["pictures"]["pretrained"] = results.page_url(tmp_path, target)
         entries.append(entry)
-    results.write_restored_page(OutputFolder(tmp_path), entries, 4)
+    results.write_restored_page(OutputFolder(tmp_path), entries)
     page = browse(tmp_path)
     page.press("arrow_down")
     assert page.name() == "trip/100%" and page.chosen() == ["bicubic", "pre-trained SRGAN"]

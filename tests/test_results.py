@@ -89,7 +89,7 @@ def test_the_comparison_is_drawn_from_the_pictures_in_the_folder(tmp_path):
 def test_nothing_in_a_name_ends_the_pages_script(tmp_path):
     name = "</script><script>alert(1)</script>"
     entry = {"name": name, "width": 4, "height": 4, "thumb": "a", "pictures": {"srgan": "b"}}
-    results.write_restored_page(OutputFolder(tmp_path), [entry], 4)
+    results.write_restored_page(OutputFolder(tmp_path), [entry])
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     content = page.split('<script id="results" type="application/json">')[1].split("</script>")[0]
     assert json.loads(content)["images"] == [entry]
@@ -103,6 +103,7 @@ def test_files_of_any_name_have_a_url(tmp_path):
 def test_pictures_of_16_bits_are_rounded_for_the_page(tmp_path):
     for value in (0, 128, 129, 25_900, 65_407, 65_535):
         lr = np.full((20, 30, 3), value, np.uint16)
-        entry = results.page_entry(OutputFolder(tmp_path), tmp_path / "a", lr, 4)
+        results.write_bicubic(OutputFolder(tmp_path), tmp_path / "a", lr, 80, 120)
+        entry = results.page_entry(tmp_path, tmp_path / "a", 80, 120)
         for name in (entry["thumb"], entry["pictures"]["bicubic"]):
             assert (np.asarray(Image.open(tmp_path / name)) == round(value / 257)).all()
