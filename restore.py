@@ -25,7 +25,7 @@ with utils.quiet():  # imported from Python, nobody else keeps TensorFlow's note
     from weights import load_blended
 
 BAND = 128  # rows of LR that are finished at once, as that takes several copies
-BICUBIC_MARGIN = 6  # LR pixels: 2 to each side that the kernel reaches down, 2 up, and 2 down to the size asked for
+BICUBIC_REACH = 2  # LR pixels to each side that the kernel sees, down to LR as well as up to SR
 COLOUR_SIGMA = 4  # LR pixels: a Gaussian that leaves nothing of the blocks of JPEG, which have 8
 
 
@@ -120,14 +120,15 @@ class Restorer:
         n_colours = 1 if lr.shape[2] < 3 else 3
         colours, alpha = lr[:, :, :n_colours], lr[:, :, n_colours:]
         if alpha.size:
-            colours = arrays.spread_colours(colours, alpha, upscaler.field + BICUBIC_MARGIN)
+            colours = arrays.spread_colours(colours, alpha, upscaler.field + 3 * BICUBIC_REACH)
         colours, limits = arrays.stretch(colours)
         gray = not (colours != colours[:, :, :1]).any()
         if n_colours == 1:
             colours = np.broadcast_to(colours, (*colours.shape[:2], 3))
         scale, (height, width, channels) = upscaler.scale, lr.shape
         zoom = size[0] / height, size[1] / width
-        margin = BICUBIC_MARGIN + 3 * self.sigma
+        shrinks = size != (scale * height, scale * width)
+        margin = (2 + shrinks) * BICUBIC_REACH + 3 * self.sigma  # to project back is down and up
         sr, image = np.empty((*size, channels), lr.dtype), (0, height, 0, width)
         tiles = upscaler.tiles(height, width)
         for number, tile in enumerate(tiles):
@@ -143,14 +144,13 @@ class Restorer:
                     lr_band, sr_band = lr_band[:, :, :1], sr_band.mean(axis=2, keepdims=True)
                 if self.back_project:
                     sr_band = back_project(sr_band, lr_band, self.sigma)
-                y, y_stop, x, x_stop = place = [
-                    math.floor(edge * zoom[n // 2] + 0.5) for n, edge in enumerate(band)]
+                y, y_stop, x, x_stop = place = [math.floor(edge * zoom[n // 2] + 0.5) for n, edge in enumerate(band)]
                 target = sr[y:y_stop, x:x_stop]
-                if size == (scale * height, scale * width):
-                    sr_band = sr_band[y - scale * first:y_stop - scale * first, x - scale * left:x_stop - scale * left]
-                else:
+                if shrinks:
                     sr_band = images.resize_part(
                         sr_band, (scale * first, scale * left), (zoom[0] / scale, zoom[1] / scale), place)
+                else:
+                    sr_band = sr_band[y - scale * first:y_stop - scale * first, x - scale * left:x_stop - scale * left]
                 sr_band = model.quantize(sr_band, tf.as_dtype(sr.dtype)).numpy()
                 target[:, :, :n_colours] = arrays.undo_stretch(sr_band, *limits) if limits else sr_band
                 if alpha.size:
@@ -172,7 +172,7 @@ class Restorer:
                 y, y_stop, x, x_stop = turned.shape[1] - x_stop, turned.shape[1] - x, y, y_stop
                 turned = np.rot90(turned)
             sr = upscaler.upscale(turned, y, y_stop, x, x_stop,
-                                       lambda share, number=number: report((number + share) / 8))
+                                  lambda share, number=number: report((number + share) / 8))
             total = total + (np.rot90(sr, -turns)[:, ::-1] if flip else np.rot90(sr, -turns)) / 8
         return total
 

@@ -34,6 +34,7 @@ from PIL import Image  # noqa: E402
 
 import data  # noqa: E402
 import losses  # noqa: E402
+import model  # noqa: E402
 import train  # noqa: E402
 import weights  # noqa: E402
 from config import config, resolve  # noqa: E402
@@ -285,6 +286,19 @@ def bench_upscaling(generator, installed, quick):
     return per_pixel[0]
 
 
+def bench_scales(quick):
+    """Rows for the upscaling by networks of each scale, by LR pixel."""
+    _, lr = make_photo(160, 90)
+    upscalers = {scale: functools.partial(upscaling.Upscaler(
+        model.get_G(scale=scale), precision=devices.dtype_policy(PRECISIONS[-1])), lr) for scale in model.UPSAMPLING}
+    for upscale in upscalers.values():
+        upscale()
+    for scale, seconds in take_turns(upscalers, 1 if quick else 5).items():
+        per_pixel = 1e6 * statistics.median(seconds) / (160 * 90)
+        row(f"upscaling 160x90 by {scale}, {PRECISIONS[-1]}", spread(seconds), f"{per_pixel:.1f} us per LR pixel", "",
+            "")
+
+
 def bench_process(generator, per_pixel, quick):
     """Rows for `main.py --input`, whole processes; per_pixel: from `bench_upscaling`."""
     weights.save_network("g.npz", generator)
@@ -354,6 +368,7 @@ def bench(arguments):
         print("\n| | here | beside it | ratio | target |\n|---|---|---|---|---|")
         generator = make_trainer(photos).networks.generator
         per_pixel = bench_upscaling(generator, installed, arguments.quick)
+        bench_scales(arguments.quick)
         bench_process(generator, per_pixel, arguments.quick)
         bench_training(photos, installed, arguments.quick)
         if not arguments.quick:

@@ -169,7 +169,7 @@ def test_pages_that_are_written_at_once_hold_all_photos(tmp_path):
             images.write_image(target, nearest(lr))
         results.write_bicubic(output, tmp_path / name, lr, 240, 320)
         entry = results.page_entry(tmp_path, tmp_path / name, 240, 320)
-        results.write_restored_page(output, [entry], 4)
+        results.write_restored_page(output, [entry])
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(write, "abcdef"))
