@@ -187,7 +187,7 @@ class Window:
         """As `restore_files.restore` does."""
         options = self.settings.RESTORE
         restore_files.take_weights_by_kind(jobs, found)
-        generators = restore_files.load_generators(jobs, found, options.back_project)
+        generators = restore_files.generators_of(jobs, found, options.back_project)
         restorers = make_restorers(generators, options, self.settings)
         restore_files.run_jobs(jobs, restorers, restore_files.output_folder(jobs, folder), report=report)
 

@@ -157,10 +157,10 @@ def set_quality(jobs: list[RestoreJob], quality: int) -> None:
         job.quality = quality
 
 
-def take_weights_by_kind(jobs: list[RestoreJob], found: dict[str, str | Path], scale: float) -> None:
+def take_weights_by_kind(jobs: list[RestoreJob], found: dict[str, str | Path], scale: float = 4) -> None:
     """Give lossless pictures `pretrained` where `found`, weights by method, has it beside `photo`.
 
-    Says which weights are taken, and which photos are too poor.
+    Says which weights are taken, how they reach `scale`, and which photos are too poor.
     """
     qualities = [images.lossy_quality(job.path) for job in jobs]
     poor = [job.path.name for job, quality in zip(jobs, qualities, strict=True) if quality and quality < POOR_QUALITY]

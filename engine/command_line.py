@@ -20,8 +20,8 @@ from config import config, flatten, is_div2k, override, resolve
 MODES = ("train", "srgan", "evaluate", "app", "export", "mos", "download")
 FOR_PHOTOS = ("--format", "--quality", "--frames", "--skip-existing", "--part")  # options of --input alone
 SIZES = ("--scale", "--width", "--height", "--long-side")
-OPTIONS = ("--mode", "--input", "--output", "--weights", *SIZES, *FOR_PHOTOS, "--restart", "--share-on-network", "--set",
-           "--help")
+OPTIONS = ("--mode", "--input", "--output", "--weights", *SIZES, *FOR_PHOTOS, "--restart", "--share-on-network",
+           "--set", "--help")
 MODULES = {"restore": "restore_files", "mos": "study.mos", "ratings": "study.ratings", "download": "files.download"}
 EXAMPLES = """examples:
   python main.py --mode=evaluate --input photo.jpg  restore a photo, or several
