@@ -81,6 +81,8 @@ def restore(arguments: Namespace, config: EasyDict) -> int:
         print(f"One photo is restored in {len(jobs)} blends, to choose from on the page: "
               f"{', '.join(f'{job.blend:g}' for job in jobs)}. For {options.blend:g} alone, name a file with --output.")
     folder = output_folder(jobs, output)
+    if arguments.skip_existing and not arguments.part:  # of which others may be writing
+        folder.clear_partials()
     with utils.quiet():
         devices.choose_devices(config.TRAIN.devices)
     mark_jobs(jobs, found, options)
@@ -170,8 +172,8 @@ def take_weights_by_kind(jobs: list[RestoreJob], found: dict[str, str | Path], s
             job.weights = "photo" if quality else "pretrained"
         n_lossless = qualities.count(None)
         kinds = {"photo": f", for {utils.plural(len(jobs) - n_lossless, 'compressed photo')}",
-                 "pretrained": f", for {utils.plural(n_lossless, 'lossless picture')} (--weights photo, if they once "
-                               "were JPEG, as in screenshots)"}
+                 "pretrained": f", for {utils.plural(n_lossless, 'lossless picture')} (--weights photo for what once "
+                               "was a JPEG, such as a screenshot)"}
     for name in dict.fromkeys(job.weights for job in jobs):
         print(f"{name}: {shipped.describe(found[name], scale)}{kinds.get(name, '')}")
     if poor:

@@ -48,6 +48,9 @@ def cannot_write(what: object, error: OSError, folder: str = "name another folde
     return UserError(f"{what} can't be written: {error.strerror or error}; {fixes.get(error.errno, '')}{folder}.")
 
 
+PARTIALS = f".*.{'[0-9a-f]' * 8}.partial*"  # names of `atomic_write`'s temporary files
+
+
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Write a file whole or not at all: yields a temporary path beside `path`, which replaces `path` at the end.

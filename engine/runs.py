@@ -94,7 +94,7 @@ def move_aside(folder: Path, sample_path: Path) -> None:
 
 def remove_partial_states(folder: Path) -> None:
     """Delete partial files of an interrupted save; TensorFlow writes the index last."""
-    for path in _found(folder, (*STATES, ".*.????????.partial.*")):
+    for path in _found(folder, (*STATES, utils.PARTIALS)):
         if path.name.endswith("_temp"):
             shutil.rmtree(path)
         elif path.name.startswith("."):

@@ -28,15 +28,22 @@ class OutputFolder:
 
     def __init__(self, folder: Path, setting: str = "--output", is_listed: bool = True):
         self.folder, self.setting, self.is_listed, self.lock = folder, setting, is_listed, threading.Lock()
-        self.known = {}
+        self.known, self.parents = {}, {}
         self._read()
 
     def check(self, paths: Iterable[Path]) -> None:
         """Raise UserError if one of the files to be written is the user's, or if its folder can't be written."""
         paths = list(dict.fromkeys(paths))
         self._refuse_theirs(paths)
-        for folder in dict.fromkeys(path.parent for path in paths):
+        self.parents |= dict.fromkeys(path.parent for path in paths)
+        for folder in self.parents:
             utils.check_writable(folder, self.setting)
+
+    def clear_partials(self) -> None:
+        """Delete what a killed run left half-written in the folders that were checked."""
+        for partial in [path for folder in self.parents for path in folder.glob(utils.PARTIALS)]:
+            with contextlib.suppress(OSError):
+                partial.unlink()
 
     @contextlib.contextmanager
     def replacing(self, *paths: Path) -> Iterator[None]:

