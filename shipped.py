@@ -79,8 +79,8 @@ def describe(path: str | Path, factor: float = 4, scales: list[int] | None = Non
         said = f"{kind}{', ' if 'models/' in files[0] else ' of '}{' and '.join(dict.fromkeys(files))}"
     if networks == [factor]:
         return said
-    shrunk = ", shrunk" if math.prod(networks) > factor else ""
-    return f"{said}; for {factor:g}x: {', '.join(f'{scale}x' for scale in networks)}{shrunk}"
+    shrunk = f", shrunk to {factor:g}x" if math.prod(networks) > factor else ""
+    return f"{said} ({', then '.join(f'{scale}x' for scale in networks)}{shrunk})"
 
 
 def digest(path: str | Path) -> str:

@@ -63,7 +63,7 @@ def test_generators_are_scored_at_the_scale_of_srgan_and_those_of_a_larger_one_a
     assert run("--output", tmp_path / "out", "--set", f"TRAIN.checkpoint_path={tmp_path / 'checkpoint'}",
                f"VALID.hr_img_path={tmp_path / 'photos'}", f"VALID.lr_img_path={tmp_path / 'lr'}") == 0
     out = capsys.readouterr().out
-    assert "g_srgan_init.npz; for 2x: 4x, shrunk\n" in out and "with 2 border pixels cut, of 1 image" in out
+    assert "g_srgan_init.npz (4x, shrunk to 2x)\n" in out and "with 2 border pixels cut, of 1 image" in out
     written = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert written["scale"] == 2 and list(written["mean"]) == ["bicubic", "lanczos", "srresnet", "srgan"]
     np.testing.assert_array_equal(pictures.read_png(tmp_path / "out" / "a_lr.png"), lr)

