@@ -70,6 +70,7 @@ config.TRAIN.loss = "original"  # a recipe in config.LOSS; srgan_mse needs no VG
 config.TRAIN.beta1 = 0.9  # first moment of Adam
 config.TRAIN.ema_decay = 0.999  # moving average of the generator's weights; the average is what is saved; 0: off
 config.TRAIN.save_every = Varies(10, demo=5)  # epochs between two saves; a power cut loses those since the last one
+config.TRAIN.keep_best = ""  # psnr, ssim, lr_psnr or niqe: phase 2 also keeps its best weights, g_srgan_best.npz
 config.TRAIN.seed = 0  # for weights, crops and order: the same seed gives the same run
 config.TRAIN.deterministic = False  # the same run bit for bit on the same machine; slower, above all on a GPU
 
@@ -178,6 +179,7 @@ RULES: dict[str, Bounds | tuple | str] = {
     "TRAIN.architecture": ("paper", "tensorlayer", "pytorch"),
     "TRAIN.schedule_init": ("cosine", "constant"),
     "TRAIN.loss*": "LOSS",
+    "TRAIN.keep_best": ("", "psnr", "ssim", "lr_psnr", "niqe"),
     "*.degradation": "DEGRADATION",
     "*.precision": ("auto", "float32", "bfloat16", "float16"),
     "TRAIN.patches_per_image": Bounds(1),
@@ -309,7 +311,7 @@ def _checked(key, value, cfg):
     if isinstance(rule, Bounds):
         raise UserError(f"{key} is {value}; it must be {rule}.")
     nearest = f"; the nearest is {utils.nearest(value, allowed)}" if kind is str else ""
-    raise UserError(f"{key} is one of {', '.join(map(str, allowed))}, not {value!r}{nearest}.")
+    raise UserError(f"{key} is one of {', '.join(filter(None, map(str, allowed)))}, not {value!r}{nearest}.")
 
 
 def _renamed_losses(item):

@@ -15,6 +15,7 @@ import tensorflow as tf
 from scipy.special import gammaln
 
 from degradations import shrink
+from files import images
 
 MAX_PSNR = 100.0  # dB, of equal images, so that means stay finite
 BLOCK = 96  # pixels a side of what NIQE looks at, as its model of natural photos was made
@@ -121,6 +122,22 @@ def _fit_gaussian(blocks):
     shape = SHAPES[np.searchsorted((MOMENTS[1:] + MOMENTS[:-1]) / 2, moments)]  # the nearest
     scale = np.exp((gammaln(1 / shape) - gammaln(3 / shape)) / 2)
     return shape, left * scale, right * scale
+
+
+def mesh(sr: np.ndarray, lr: np.ndarray) -> float | None:
+    """Strength of the mesh that a generator may weave over each pixel of LR, in levels of Y; without one below 0.3.
+
+    Where LR is smooth, Y of SR minus that of bicubic upscaling is averaged by its place within the pixel of LR; the
+    measure is the standard deviation of these means. None where less than a hundred pixels of LR are smooth.
+
+    sr, lr: uint8 RGB (H, W, 3), (h, w, 3).
+    """
+    y, (height, width) = luminance(lr)[..., 0], lr.shape[:2]
+    smooth = scipy.ndimage.maximum_filter(y, 5) - scipy.ndimage.minimum_filter(y, 5) < 8
+    if smooth.sum() < 100:
+        return None
+    difference = luminance(sr) - luminance(images.resize(lr.astype(np.float32), *sr.shape[:2]))
+    return float(difference.reshape(height, len(sr) // height, width, -1).swapaxes(1, 2)[smooth].mean(axis=0).std())
 
 
 class Metric(NamedTuple):

@@ -7,7 +7,6 @@ import math
 import signal
 import time
 from argparse import Namespace
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -23,27 +22,13 @@ import data
 import degradations
 import layers
 import losses
+import metrics
 import model
 import weights
 from config import DIV2K_TRAIN_HR, log_config
 from engine import devices, monitor, runs
-from engine.step import Networks, Step, gan_learning_rates, init_learning_rates
+from engine.step import Networks, Phase, Step, gan_learning_rates, init_learning_rates
 from files import images
-
-
-@dataclasses.dataclass(frozen=True)
-class Phase:
-    """One phase of a training: how long it is, how it steps, and what it writes."""
-
-    number: int
-    title: str
-    n_epochs: int
-    step: Step
-    learning_rates: Callable[[float], tuple]  # of the step's optimizers, by the epochs done, with a fraction
-    rate_setting: str
-    weights_file: str
-    samples: str  # in TRAIN.sample_path; the epoch and .png are appended
-    best_file: str = ""  # the weights of the highest PSNR so far
 
 
 class Trainer:
@@ -69,13 +54,13 @@ class Trainer:
                 optimizer.build(network.trainable_variables)
             self.total_step = tf.Variable(0, dtype=tf.int64)
         self.phase_number, self.epoch, self.step = (tf.Variable(n, dtype=tf.int64) for n in (1, 0, 0))  # of the epoch
-        self.best_psnr = tf.Variable(0.0)
+        self.best_score = tf.Variable(-np.inf)  # of the phase
         self.n_alone = tf.Variable(settings.n_steps_d_first, dtype=tf.int64)  # steps of the discriminator alone
         self.state = {  # all that is saved, and shared by several processes
             "generator": generator, "averaged": averaged, "discriminator": discriminator,
             "init_optimizer": scaled[0], "g_optimizer": scaled[1], "d_optimizer": scaled[2],
             "phase": self.phase_number, "epoch": self.epoch, "step": self.step, "total_step": self.total_step,
-            "best_psnr": self.best_psnr}
+            "best_psnr": self.best_score}
         self.optimizers = scaled if settings.precision == "float16" else plain
         init_step, gan_step = (
             Step(strategy, settings, networks, optimizers, recipe, vgg, self.total_step)
@@ -84,11 +69,11 @@ class Trainer:
             Phase(number=1, title="the generator alone", n_epochs=settings.n_epoch_init, step=init_step,
                   learning_rates=functools.partial(init_learning_rates, settings),
                   rate_setting="TRAIN.learning_rate_init", weights_file="g_srgan_init.npz",
-                  samples="srgan_ginit/train_g_init", best_file="g_srgan_init_best.npz"),
+                  samples="srgan_ginit/train_g_init", best_metric="psnr"),
             Phase(number=2, title="adversarial", n_epochs=settings.n_epoch, step=gan_step,
                   learning_rates=functools.partial(gan_learning_rates, settings),
                   rate_setting="TRAIN.lr_init and TRAIN.lr_init_d", weights_file="g_srgan.npz",
-                  samples="srgan_gan/train_g"))
+                  samples="srgan_gan/train_g", best_metric=settings.keep_best))
 
     @property
     def phase(self) -> Phase:
@@ -132,6 +117,7 @@ class Trainer:
                     self.phase_number.assign(phase.number)
                     self.epoch.assign(0)
                     self.step.assign(0)
+                    self.best_score.assign(-np.inf)
                 self.run_phase(phase)
                 if self.stopped_by:
                     break
@@ -219,14 +205,21 @@ class Trainer:
         self.monitor.log(phase.number, {**means, "learning_rate": phase.step.optimizers[0].learning_rate})
         if epoch % self.settings.save_every == 0 or epoch == phase.n_epochs:
             if self.monitor.pairs:
-                psnr = self.monitor.measure(phase.number)
-                line += f"; {self.monitor.describe(psnr)}"
-                if phase.best_file and psnr > float(self.best_psnr):
-                    self.best_psnr.assign(psnr)
-                    weights.save_network(self.folder / phase.best_file, self.networks.averaged)
+                found = self.monitor.measure(phase.number)
+                line += f"; {self.monitor.describe(found)}"
+                self.keep_best(phase, found)
             self.save()
             self.monitor.draw(phase.number, Path(self.settings.sample_path) / f"{phase.samples}_{epoch}.png")
         print(line)
+
+    def keep_best(self, phase, found):
+        """Write the weights if none of the phase were better; found: of `Monitor.measure`."""
+        if phase.best_metric in found:
+            sign = 1 if metrics.METRICS[phase.best_metric].higher_is_better else -1
+            if (score := sign * found[phase.best_metric]) > float(self.best_score):
+                self.best_score.assign(score)
+                best_file = phase.weights_file.replace(".npz", "_best.npz")
+                weights.save_network(self.folder / best_file, self.networks.averaged)
 
     def diverged(self, step, what):
         return UserError(f"Phase {self.phase.number}, step {step}: {what}; the last saved state is intact in "
@@ -368,6 +361,8 @@ def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: Easy
         runs.move_aside(folder, Path(settings.sample_path))
     if is_chief:
         trainer.resume()
+        if trainer.phase.number == 2 and last.get("TRAIN", {}).get("keep_best", "") != settings.keep_best:
+            trainer.best_score.assign(-np.inf)  # it was another metric's
         sample_patches = data.Patches(photos, settings.seed, 8, settings.hr_patch_size, 1, recipe).batch(0, 0)
         trainer.monitor = monitor.Monitor(networks.averaged, trainer.total_step, pairs, sample_patches, folder,
                                           config.RESTORE.memory_mb, origin, resumed)

@@ -1,4 +1,4 @@
-"""The record of a training run: PSNR, samples, curves."""
+"""The record of a training run: measures, samples, curves."""
 import functools
 from pathlib import Path
 
@@ -10,9 +10,11 @@ import metrics
 from engine import runs, upscaling
 from files import images
 
+VISIBLE_MESH = 1.0  # of `metrics.mesh`
+
 
 class Monitor:
-    """The PSNR of a training run, its samples, and the curves of both for TensorBoard.
+    """The measures of a training run, its samples, and the curves of both for TensorBoard.
 
     network: the generator that is measured.
     total_step: of the curves.
@@ -20,7 +22,7 @@ class Monitor:
     patches: HR and LR to draw, the same each time.
     folder: of the run.
     memory_mb: for upscaling.
-    origin: what the run started from. Of given weights the PSNR is added to it, unless the run is `resumed`.
+    origin: what the run started from. Measures of given weights are added to it, unless the run is `resumed`.
     """
 
     def __init__(self, network: keras.Model, total_step: tf.Variable, pairs: list[tuple[np.ndarray, np.ndarray]],
@@ -30,7 +32,7 @@ class Monitor:
         self.writer = tf.summary.create_file_writer(str(runs.tensorflow_path(folder) / "logs"))
         self.origin = origin
         if origin.get("weights") and pairs and not resumed:
-            origin["psnr"] = float(self.measure(2))
+            origin |= self.measure(2)
 
     @functools.cached_property
     def bicubic_psnr(self) -> float:
@@ -46,21 +48,34 @@ class Monitor:
                 tf.summary.image(f"phase_{phase}/samples", image[np.newaxis])
         self.writer.flush()
 
-    def measure(self, phase: int) -> float:
-        """Mean PSNR of the network, as it is now, on the pairs; the other measures are logged."""
+    def measure(self, phase: int) -> dict[str, float]:
+        """Means of metrics.METRICS of the network, as it is now, on the pairs, without those that are not defined."""
         self.upscaler.refresh(self.network)
         means = metrics.mean([metrics.measure(self.upscaler(lr), hr, lr) for hr, lr in self.pairs])
-        self.log(phase, {name: value for name, value in means.items() if value is not None})
-        return means["psnr"]
+        means = {name: value for name, value in means.items() if value is not None}
+        self.log(phase, means)
+        return means
 
-    def describe(self, psnr: float) -> str:
-        """A PSNR beside that of the weights that the run started from, if any, and that of bicubic."""
-        start = f"at the start {self.origin['psnr']:.2f} dB, " if "psnr" in self.origin else ""
-        return f"PSNR {psnr:.2f} dB, {start}bicubic {self.bicubic_psnr:.2f} dB"
+    def describe(self, means: dict[str, float]) -> str:
+        """Means beside those of the weights that the run started from, if any, and PSNR beside bicubic's."""
+        parts = []
+        for name in filter(means.get, ("psnr", "lr_psnr", "niqe")):
+            beside = {metrics.METRICS[name].title: means[name], "at the start": self.origin.get(name)}
+            if name == "psnr":
+                beside["bicubic"] = self.bicubic_psnr
+            parts.append(", ".join(metrics.METRICS[name]._replace(title=title).describe(value)
+                                   for title, value in beside.items() if value is not None))
+        return "; ".join(parts)
 
     def draw(self, phase: int, path: Path) -> None:
-        """Draw the patches into a file: a column each, from above bicubic, SR and HR."""
-        grid = np.hstack([np.vstack([images.resize(lr, *hr.shape[:2]), self.upscaler(lr), hr])
-                          for lr, hr in zip(*self.patches, strict=True)])
-        images.write_image(path, grid)
+        """Draw the patches into a file: a column each, from above bicubic, SR and HR. Says where SR has a mesh."""
+        columns = [(images.resize(lr, *hr.shape[:2]), self.upscaler(lr), hr)
+                   for lr, hr in zip(*self.patches, strict=True)]
+        bicubic, sr, hr = map(np.hstack, zip(*columns, strict=True))
+        images.write_image(path, grid := np.vstack([bicubic, sr, hr]))
         self.log(phase, {}, grid)
+        mesh = metrics.mesh(sr, np.hstack(self.patches[0]))
+        if phase == 2 and mesh is not None and mesh > VISIBLE_MESH:
+            print(f"Smooth areas of {path} have a mesh of {mesh:.1f} levels (0.3 is usual). It mostly goes with more "
+                  "steps; else start over with a larger weight of mse (LOSS), a lower TRAIN.lr_init, or a larger "
+                  "TRAIN.n_steps_d_first.")

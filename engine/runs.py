@@ -33,7 +33,8 @@ HANGUP = 1  # SIGHUP, which Windows does not have
 # The files that a training run writes into its own folder and among its samples. All else there is the user's.
 STATES = ("state-[0-9]*.index", "state-[0-9]*.data-*-of-*", "state-[0-9]*_temp")
 FILES = (*STATES, "checkpoint", "config.json", "logs/events.out.tfevents.*",
-         "g_srgan_init.npz", "g_srgan_init_best.npz", "g_srgan.npz", "d_srgan.npz")
+         "g_srgan_init.npz", "g_srgan_init_best.npz", "g_srgan.npz", "g_srgan_best.npz",
+         "d_srgan.npz")
 SAMPLES = ("srgan_ginit/train_g_init_[0-9]*.png", "srgan_gan/train_g_[0-9]*.png")
 
 

@@ -1,4 +1,6 @@
-"""A step of training: from a batch of patches to new weights; and its learning rates."""
+"""A step of training, from a batch of patches to new weights; and what a phase of such steps is."""
+import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
@@ -16,18 +18,6 @@ class Networks(NamedTuple):
     generator: keras.Model
     averaged: keras.Model
     discriminator: keras.Model
-
-
-def init_learning_rates(settings: EasyDict, epochs: float) -> tuple[float]:
-    """The rate of phase 1 by its schedule; settings: `config.TRAIN`."""
-    cosine = (1 + np.cos(np.pi * epochs / settings.n_epoch_init)) / 2
-    return settings.learning_rate_init * (cosine if settings.schedule_init == "cosine" else 1),
-
-
-def gan_learning_rates(settings: EasyDict, epochs: float) -> tuple[float, float]:
-    """The rates of generator and discriminator in phase 2 by their schedule; settings: `config.TRAIN`."""
-    decay = settings.lr_decay ** (int(epochs) // settings.decay_every)
-    return settings.lr_init * decay, (settings.lr_init_d or settings.lr_init) * decay
 
 
 class Step:
@@ -116,3 +106,30 @@ class Step:
         decay = tf.minimum(self.settings.ema_decay, count / (count + 9))
         for mean, weight in zip(self.networks.averaged.weights, self.networks.generator.weights, strict=True):
             mean.assign(decay * mean + (1 - decay) * weight)
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """One phase of a training: how long it is, how it steps, and what it writes."""
+
+    number: int
+    title: str
+    n_epochs: int
+    step: Step
+    learning_rates: Callable[[float], tuple]  # of the step's optimizers, by the epochs done, with a fraction
+    rate_setting: str
+    weights_file: str
+    samples: str  # in TRAIN.sample_path; the epoch and .png are appended
+    best_metric: str  # of metrics.METRICS, whose best weights are kept beside; "": none
+
+
+def init_learning_rates(settings: EasyDict, epochs: float) -> tuple[float]:
+    """The rate of phase 1 by its schedule; settings: `config.TRAIN`."""
+    cosine = (1 + np.cos(np.pi * epochs / settings.n_epoch_init)) / 2
+    return settings.learning_rate_init * (cosine if settings.schedule_init == "cosine" else 1),
+
+
+def gan_learning_rates(settings: EasyDict, epochs: float) -> tuple[float, float]:
+    """The rates of generator and discriminator in phase 2 by their schedule; settings: `config.TRAIN`."""
+    decay = settings.lr_decay ** (int(epochs) // settings.decay_every)
+    return settings.lr_init * decay, (settings.lr_init_d or settings.lr_init) * decay

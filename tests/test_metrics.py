@@ -115,3 +115,17 @@ def test_niqe_of_a_small_image_is_a_dash_and_its_reason_is_said_once(capsys):
     for hr in (photo("chelsea.png")[:100, :299], photo("chelsea.png")[:180, :180]):
         assert metrics.METRICS["niqe"].format(metrics.niqe(hr, hr, lr_of(hr))) == "-"
     assert capsys.readouterr().out.count("NIQE") == 1
+
+
+def test_a_mesh_is_found_by_its_strength_and_grain_is_none():
+    lr = np.repeat(np.linspace(60, 200, 80), 60).reshape(80, 60, 1).repeat(3, axis=2).astype("uint8")  # a sky
+    sr = images.resize(lr.astype("float32"), 320, 240).round()
+    pattern = np.tile([[6, -6, 0, 0]], (4, 1))
+    meshed = np.uint8(sr + np.tile(pattern, (80, 60))[..., np.newaxis])
+    grain = np.random.default_rng(0).normal(0, 6, (320, 240, 1))
+    weight = (65.481 + 128.553 + 24.966) / 255  # of a level of gray in Y
+    assert metrics.mesh(meshed, lr) == pytest.approx(weight * pattern.std(), abs=0.1)
+    assert metrics.mesh(np.uint8(sr + grain), lr) < 0.3 and metrics.mesh(np.uint8(sr), lr) < 0.3
+    assert metrics.mesh(np.roll(meshed, 1, axis=1), lr) == pytest.approx(metrics.mesh(meshed, lr), abs=0.1)
+    rough = np.random.default_rng(0).integers(0, 256, lr.shape, "uint8")
+    assert metrics.mesh(meshed, rough) is None

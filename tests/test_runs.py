@@ -532,9 +532,13 @@ def test_a_new_discriminator_is_trained_alone_first(given, tmp_path, run):
     assert np.abs(change).max() > 2e-4  # its rate is ten times the generator's
 
 
-def test_phase_2_without_adv_has_no_discriminator_and_shows_its_own_losses(given, tmp_path, run):
+def test_phase_2_without_adv_has_no_discriminator_and_shows_its_own_losses(given, tmp_path, run, monkeypatch):
+    monkeypatch.setattr(train.monitor.metrics, "mesh", lambda sr, lr: 2.5)
     given.with_name("d_srgan.npz").unlink()
     code, output = run(tmp_path, "TRAIN.loss=mse", "LOSS.mse.colour=0.5", "TRAIN.n_epoch=1",
                        more=["--weights", str(given)])
     assert code == 0 and "alone" not in output, output
     assert re.search(r"Phase 2, epoch 1/1: mse [\d.]+, colour [\d.]+, [\d.]+ s a step", output), output
+    dB = r"[\d.]+ dB"
+    assert re.search(f"; PSNR {dB}, at the start {dB}, bicubic {dB}; LR-PSNR {dB}, at the start {dB}$", output, re.M)
+    assert re.search("^Smooth areas of samples/srgan_gan/train_g_1.png have a mesh of 2.5 levels", output, re.M), output

@@ -24,7 +24,7 @@ SCHEDULE = ("--set", "TRAIN.hr_patch_size=16", "TRAIN.batch_size=4", "TRAIN.patc
             "TRAIN.n_epoch_init=10", "TRAIN.n_epoch=40", "TRAIN.save_every=1", "TRAIN.loss=srgan_mse",
             "TRAIN.degradation=photo", "VALID.n_quick=1", "TRAIN.deterministic=true", "TRAIN.precision=float32")
 
-ALONE = "TRAIN.n_steps_d_first=40"  # the discriminator, at the beginning of phase 2
+PHASE_2 = ("TRAIN.n_steps_d_first=40", "TRAIN.keep_best=lr_psnr")
 
 
 def start(folder, *more):
@@ -55,7 +55,7 @@ def newest_state(folder):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("uninterrupted")
-    code, output = run(folder, ALONE)
+    code, output = run(folder, *PHASE_2)
     assert code == 0, output
     return folder
 
@@ -64,13 +64,14 @@ def uninterrupted(tmp_path_factory):
 def interrupted(tmp_path_factory):
     """The same training, killed at twenty random moments and stopped at two, and what was printed."""
     folder = tmp_path_factory.mktemp("interrupted")
-    command = [sys.executable, SMALL.with_name("forked.py"), *SCHEDULE, ALONE]
+    command = [sys.executable, SMALL.with_name("forked.py"), *SCHEDULE, *PHASE_2]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     return folder, done.stdout + done.stderr
 
 
 def assert_same_weights(folder, other):
-    for name in ("g_srgan_init.npz", "g_srgan_init_best.npz", "g_srgan.npz", "d_srgan.npz"):
+    for name in ("g_srgan_init.npz", "g_srgan_init_best.npz", "g_srgan.npz", "g_srgan_best.npz",
+                 "d_srgan.npz"):
         a, b = np.load(folder / "checkpoint" / name), np.load(other / "checkpoint" / name)
         assert a.files == b.files
         for key in a.files:
@@ -212,6 +213,17 @@ def test_a_discriminator_alone_learns_what_it_would_beside_a_generator_of_rate_0
     averages = (trainer.networks.averaged.get_weights() for trainer in trainers)  # also of the batch norms' statistics
     for a, b in zip(*averages, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("metric, values", [("niqe", [5, 6, 4, 4.5]), ("psnr", [25, 24, 26, 25.5])])
+def test_the_best_weights_of_phase_2_are_kept(make_trainer, tmp_path, metric, values):
+    trainer = make_trainer(precision="float32", keep_best=metric, checkpoint_path=str(tmp_path))
+    kernel, kept = trainer.networks.averaged.get_layer("head_conv").bias, []
+    for value in values:
+        kernel.assign(tf.fill(kernel.shape, float(value)))
+        trainer.keep_best(trainer.phases[1], {metric: value, "ssim": 0.5})
+        kept.append(float(np.load(tmp_path / "g_srgan_best.npz")["head_conv/bias"][0]))
+    assert kept == [values[0], values[0], values[2], values[2]]
 
 
 def test_batch_norm_has_statistics_of_float32_in_bfloat16():
