@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import html
 import os
+import re
 import shutil
 import signal
 import socket
@@ -37,6 +38,7 @@ from gradio import processing_utils  # noqa: E402
 
 KINDS = [("Find out from the file", ""), ("A photo: from a phone, a camera, the internet", "photo"),
          ("A clean picture: a rendering, a drawing, anything that never was a JPEG", "pretrained")]
+SCALES = [*((f"{scale} times", scale) for scale in (2, 3, 4, 8)), ("As long as ...", 0)]
 FORMATS = [("PNG: exact", "png"), ("JPEG: small", "jpg"), ("WebP", "webp"), ("AVIF: smallest", "avif")]
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # Gradio's own are on another server
 WELCOME = "# Enlarge photos\nDrop in a photo and press **Enlarge**. Nothing leaves {}."
@@ -113,6 +115,8 @@ class Window:
             with gr.Row():
                 with gr.Column(scale=1, min_width=300):
                     photos = gr.File(label="Photos", file_count="multiple", height=180)
+                    scale = gr.Radio(SCALES, value=4, label="How large?")
+                    side = gr.Number(2048, precision=0, label="Pixels of the longer side", visible=False)
                     kind = gr.Radio(KINDS, value="", label="What is it?")
                     blend = gr.Slider(0, 1, value=settings.RESTORE.blend, step=0.05, label="Invented detail",
                                       info="0 shows only what is certain, 1 is the sharpest")
@@ -123,9 +127,10 @@ class Window:
                 with gr.Column(scale=2, min_width=320):
                     status, view = gr.HTML(min_height=60), gr.HTML()
             folder = gr.State(delete_callback=_remove)
+            scale.change(lambda scale: gr.Number(visible=not scale), scale, side, queue=False, api_visibility="private")
             start.click(self._begin, None, [start, cancel, view], queue=False, api_visibility="private").then(
-                self._run, [photos, kind, blend, form, folder], [status, view, folder], show_progress_on=status,
-                concurrency_limit=None, api_visibility="private").then(
+                self._run, [photos, scale, side, kind, blend, form, folder], [status, view, folder],
+                show_progress_on=status, concurrency_limit=None, api_visibility="private").then(
                 _end, None, [start, cancel], queue=False, api_visibility="private")
             cancel.click(self._cancel, None, cancel, queue=False, api_visibility="private")
             self.page.unload(self._leave)
@@ -147,7 +152,8 @@ class Window:
     def _leave(self, request: gr.Request):
         self.stops.pop(request.session_hash, threading.Event()).set()
 
-    def _run(self, paths, kind, blend, form, before, request: gr.Request, progress=gr.Progress()):  # noqa: B008
+    def _run(self, paths, scale, side, kind, blend, form, before, request: gr.Request,
+             progress=gr.Progress()):  # noqa: B008 (Gradio's way)
         """Restore photos. Returns what the page says, what it shows, and the folder of the results."""
         if not paths:
             return _lines("There is no photo yet: drop one into the field above the settings."), "", None
@@ -171,7 +177,8 @@ class Window:
             try:
                 report("Starting", 0)
                 began = time.monotonic()
-                self._restore(jobs, found, folder, report)
+                size = ("scale", scale) if scale else ("long-side", side or 0)
+                self._restore(jobs, found, size, folder, report)
             finally:
                 self.computing.release()
         except Stopped:
@@ -179,16 +186,18 @@ class Window:
         except UserError as error:
             lines.append(str(error))
         done = [job.target for job in jobs if job.target.exists()]
-        lines += [str(job.error).replace(str(job.path), job.path.name) for job in jobs if job.error]
+        lines += [str(job.error) for job in jobs if job.error]
         lines.append(f"{len(done)} of {utils.plural(len(jobs), 'photo')} done.")
+        lines = [re.sub(re.escape(str(folder)) + r"\W(photos\W\d+\W)?", "", line) for line in lines]
         return _lines(*lines), _view(folder, done), folder
 
-    def _restore(self, jobs, found, folder, report):
+    def _restore(self, jobs, found, size, folder, report):
         """As `restore_files.restore` does."""
         options = self.settings.RESTORE
-        restore_files.take_weights_by_kind(jobs, found)
+        scale = restore_files.set_size(jobs, size)
+        restore_files.take_weights_by_kind(jobs, found, scale or 4)
         generators = restore_files.generators_of(jobs, found, options.back_project)
-        restorers = make_restorers(generators, options, self.settings)
+        restorers = make_restorers(generators, options, self.settings, scale)
         restore_files.run_jobs(jobs, restorers, restore_files.output_folder(jobs, folder), report=report)
 
 

@@ -116,8 +116,9 @@ class Window:
 
     def drop(self, *paths):
         """Drag files from the desktop into the window and let go."""
-        x, y, width, height = self.run("const r = document.querySelector('input[type=file]').parentElement"
-                                       ".getBoundingClientRect(); return [r.x, r.y, r.width, r.height]")
+        x, y, width, height = self.run(
+            "const e = document.querySelector('input[type=file]').parentElement; e.scrollIntoView({block: 'center'});"
+            "const r = e.getBoundingClientRect(); return [r.x, r.y, r.width, r.height]")
         for kind in ("dragEnter", "dragOver", "drop"):
             self.driver.execute_cdp_cmd("Input.dispatchDragEvent", {
                 "type": kind, "x": x + width / 2, "y": y + height / 2,
@@ -203,13 +204,19 @@ def test_cancel_ends_the_work(window, tmp_path):
 def test_a_phone_shows_all_of_it(window, shot):
     window.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
         "width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True})
+    for name in ("As long as ...", "JPEG: small"):
+        window.run("[...document.querySelectorAll('label')].find(e => e.innerText === arguments[0]).click()", name)
+    selector = "input[aria-label='Pixels of the longer side']"
+    window.wait(lambda: window.driver.find_elements("css selector", selector))[0].send_keys("\b\b\b\b100")
     window.restore(shot)
+    assert window.find("#downloads a").text == "IMG 1_gen.jpg"
     assert window.run("return document.documentElement.scrollWidth") == 390
     for selector in ("button.primary", "#downloads a", "iframe"):
         x, width, height = window.run("const r = document.querySelector(arguments[0]).getBoundingClientRect();"
                                       "return [r.x, r.width, r.height]", selector)
         assert x >= 0 and x + width <= 390 and height >= 24, selector
     window.compare()
+    assert window.run("return [results.images[0].width, results.images[0].height]") == [100, 75]
     assert window.run("return document.documentElement.scrollWidth <= innerWidth")
 
 
@@ -231,14 +238,15 @@ def test_by_keyboard_alone(window, shot):
     tab_to("Upload")
     window.find("input[type=file]").send_keys(str(shot))  # what the dialog of the system does
     window.wait(lambda: "IMG 1" in window.find("body").text)
-    tab_to("Find out")
-    press(Keys.ARROW_DOWN)
+    tab_to("3 times")
+    press(Keys.SPACE)
     tab_to("Enlarge")
     press(Keys.ENTER)
     assert window.wait(lambda: window.button("Enlarge") and window.said()) == ["1 of 1 photo done."]
     tab_to("IMG 1_gen.png")
     tab_to("Before and after")
     window.compare()
+    assert window.run("return results.images[0].width") == 120  # three times
     for _ in range(20):
         press(Keys.TAB)
         if window.run("return document.activeElement.id") == "slider":
@@ -251,11 +259,12 @@ def test_what_was_not_uploaded_is_not_read(window, server, tmp_path):
     """Neither a file of this machine nor an address, whatever a visitor sends."""
     (tmp_path / "secret.png").write_bytes(b"")
     config = requests.get(f"{server.url}config").json()
-    run = next(function for function in config["dependencies"] if len(function["inputs"]) == 5)
+    run = next(function for function in config["dependencies"] if len(function["inputs"]) == 7)
     for path in (str(tmp_path / "secret.png"), str(ROOT / "img" / "photo.png"), "https://1.1.1.1/photo.png"):
         sent = {"path": path, "orig_name": "photo.png", "meta": {"_type": "gradio.FileData"}}
+        data = [[sent], 4, 0, "", 1, "png", None]
         requests.post(f"{server.url}gradio_api/queue/join", json={
-            "data": [[sent], "", 1, "png", None], "fn_index": run["id"], "session_hash": "visitor"}).raise_for_status()
+            "data": data, "fn_index": run["id"], "session_hash": "visitor"}).raise_for_status()
         with requests.get(f"{server.url}gradio_api/queue/data?session_hash=visitor", stream=True) as answers:
             messages = [json.loads(line[5:]) for line in answers.iter_lines() if line.startswith(b"data:")]
         assert [message["success"] for message in messages if message["msg"] == "process_completed"] == [False]
