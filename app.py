@@ -24,10 +24,10 @@ from utils import UserError
 from easydict import EasyDict
 from starlette.staticfiles import StaticFiles
 
-import restore_files
+import restore
 from config import config
 from files import images
-from restore import make_restorers
+from engine.restorer import make_restorers
 
 FOLDER = Path(tempfile.mkdtemp(prefix="srgan-app-"))  # of all that is uploaded and restored
 atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
@@ -168,7 +168,7 @@ class Window:
 
         found = {name: name for name in ([kind] if kind else ["photo", "pretrained"])}
         folder = Path(tempfile.mkdtemp(dir=self.results))
-        jobs = restore_files.photos_to_restore(
+        jobs = restore.photos_to_restore(
             _apart(paths, folder / "photos"), folder, next(iter(found)), blend, form)
         lines = []
         try:
@@ -192,13 +192,13 @@ class Window:
         return _lines(*lines), _view(folder, done), folder
 
     def _restore(self, jobs, found, size, folder, report):
-        """As `restore_files.restore` does."""
+        """As `restore.restore` does."""
         options = self.settings.RESTORE
-        scale = restore_files.set_size(jobs, size)
-        restore_files.take_weights_by_kind(jobs, found, scale or 4)
-        generators = restore_files.generators_of(jobs, found, options.back_project)
+        scale = restore.set_size(jobs, size)
+        restore.take_weights_by_kind(jobs, found, scale or 4)
+        generators = restore.generators_of(jobs, found, options.back_project)
         restorers = make_restorers(generators, options, self.settings, scale)
-        restore_files.run_jobs(jobs, restorers, restore_files.output_folder(jobs, folder), report=report)
+        restore.run_jobs(jobs, restorers, restore.output_folder(jobs, folder), report=report)
 
 
 def _apart(paths, folder):

@@ -12,12 +12,11 @@ import data
 import degradations
 import metrics
 import results
-import shipped
 import weights
 from engine import devices
-from files import images, photo_files
+from engine.restorer import Restorer, make_restorers
+from files import images, photo_files, shipped
 from files.outputs import OutputFolder
-from restore import Restorer, make_restorers
 
 
 def evaluate(arguments: Namespace, config: EasyDict) -> int:

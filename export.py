@@ -17,9 +17,9 @@ with utils.quiet():
 
     import layers
     import model
-    import shipped
     import weights
     from engine import graph
+    from files import shipped
     from files.outputs import OutputFolder
 
 README = """# SRGAN, exported

@@ -3,7 +3,7 @@ import importlib.util
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-NAMES = ("config", "degradations", "engine", "files", "layers", "losses", "model", "shipped",
+NAMES = ("config", "degradations", "engine", "files", "layers", "losses", "metrics", "model", "results",
          "utils", "weights")
 
 for name in NAMES:

@@ -12,10 +12,10 @@ import numpy as np
 
 import losses
 import model
+from files.shipped import NAMES, SRRESNETS, find_file
 from files.weight_files import BATCH_NORM, OTHER_NETWORKS, TORCH_LAYERS, TORCH_NORM, Arrays, load_arrays, save_arrays
 from layers import BN_EPSILON, NORM_WEIGHTS, FoldedConv, norm_of
 from model import Architecture
-from shipped import NAMES, SRRESNETS, find_file
 
 KERAS_EPSILON = 1e-3  # of batch norms in files of Keras 2, which do not say it
 

@@ -22,7 +22,7 @@ FOR_PHOTOS = ("--format", "--quality", "--frames", "--skip-existing", "--part") 
 SIZES = ("--scale", "--width", "--height", "--long-side")
 OPTIONS = ("--mode", "--input", "--output", "--weights", *SIZES, *FOR_PHOTOS, "--restart", "--share-on-network",
            "--set", "--help")
-MODULES = {"restore": "restore_files", "mos": "study.mos", "ratings": "study.ratings", "download": "files.download"}
+MODULES = {"mos": "study.mos", "ratings": "study.ratings", "download": "files.download"}
 EXAMPLES = """examples:
   python main.py --mode=evaluate --input photo.jpg  restore a photo, or several
   python main.py --mode=app                         ... in a window of the browser

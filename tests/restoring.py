@@ -8,7 +8,7 @@ from PIL import Image
 
 import main
 import model
-import restore_files
+import restore
 
 
 def nearest(lr, report=None, size=None):
@@ -22,8 +22,8 @@ def stand_in(upscale=nearest, key="srgan"):
 
 
 def restore_all(source, output, upscale=nearest):
-    jobs = restore_files.photos_to_restore([source], output, "srgan")
-    return restore_files.run_jobs(jobs, stand_in(upscale, ("srgan", 1)), restore_files.output_folder(jobs, output))
+    jobs = restore.photos_to_restore([source], output, "srgan")
+    return restore.run_jobs(jobs, stand_in(upscale, ("srgan", 1)), restore.output_folder(jobs, output))
 
 
 def small_generator(seed, scale=4):

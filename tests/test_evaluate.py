@@ -14,7 +14,7 @@ import data
 import evaluate
 import main
 import metrics
-import restore_files
+import restore
 import weights
 from engine import command_line
 from files import images, photo_files
@@ -180,4 +180,4 @@ def test_results_beside_the_photos_are_not_measured_again(tmp_path):
         assert [path.name for path, _ in pairs] == ["a.png", "b.png"]
         assert evaluate.score(pairs, tmp_path, stand_in(), 1) == 0
     restore_all(tmp_path / "a.png", tmp_path)
-    assert len(restore_files.photos_to_restore([tmp_path], tmp_path / "out", "srgan")) == 2
+    assert len(restore.photos_to_restore([tmp_path], tmp_path / "out", "srgan")) == 2

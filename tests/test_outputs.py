@@ -18,7 +18,7 @@ import config
 import evaluate
 import export
 import main
-import restore_files
+import restore
 from files import images, photo_files
 from files.outputs import LIST
 
@@ -89,9 +89,9 @@ def quick(trained):
         patch.setattr(utils, "progress", mock.MagicMock())
         patch.setattr(export, "_export", export_text)
         patch.setattr(export, "image_network", lambda folded: None)
-        patch.setattr(restore_files, "make_restorers", lambda generators, *_: [
+        patch.setattr(restore, "make_restorers", lambda generators, *_: [
             {key: stand_in()[0]["srgan"] for key in generators}])
-        patch.setattr(evaluate, "make_restorers", restore_files.make_restorers)
+        patch.setattr(evaluate, "make_restorers", restore.make_restorers)
         patch.setattr(config.config.TRAIN, "checkpoint_path", f"{trained}/")
         patch.setattr(config.config.VALID, "n_figures", 0)
         yield
@@ -135,7 +135,7 @@ def test_what_the_program_wrote_is_replaced(name, quick, scored, tmp_path):
 def test_what_would_be_replaced_is_named_before_any_work(quick, tmp_path, capsys, monkeypatch):
     for name in ("cat.png", "thumbnails/cat.jpg", "index.html"):
         write(tmp_path / name, 0)
-    monkeypatch.setattr(restore_files, "make_restorers", pytest.fail)
+    monkeypatch.setattr(restore, "make_restorers", pytest.fail)
     assert COMMANDS["restore"](tmp_path, None) == 2
     said = capsys.readouterr().err
     assert str(tmp_path / "index.html") in said and str(tmp_path / "thumbnails" / "cat.jpg") in said

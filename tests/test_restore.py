@@ -25,12 +25,11 @@ from restoring import check_page, nearest, page_of, photo, restore_all, run, sma
 import evaluate
 import model
 import restore
-import restore_files
-import shipped
 import weights
 from config import config
 from engine import devices
-from files import arrays, images, photo_files
+from engine.restorer import COLOUR_SIGMA, back_project
+from files import arrays, images, photo_files, shipped
 
 pytestmark = pytest.mark.usefixtures("tensorflow_has_started")
 
@@ -76,8 +75,8 @@ def test_colours_alone_are_projected_back_without_blocks_of_8x8(generator, resto
     blocks = 6 * (np.indices((80, 80)).sum(axis=0) // 8 % 2)[:, :, np.newaxis]
     colours = restore.Restorer(generator, back_project="colours", precision="float32")
     sr = np.float32(restorer(lr) / 127.5 - 1)
-    whole, smooth = (restore.back_project(sr, np.uint8(lr + blocks), sigma) for sigma in (0, colours.sigma))
-    flat = restore.back_project(sr, np.uint8(lr + 3), colours.sigma)
+    whole, smooth = (back_project(sr, np.uint8(lr + blocks), sigma) for sigma in (0, colours.sigma))
+    flat = back_project(sr, np.uint8(lr + 3), colours.sigma)
     assert np.abs(whole - flat).mean() > 2 / 127.5 and np.abs(smooth - flat)[64:-64, 64:-64].max() < 0.5 / 127.5
     error = downsampled(colours(lr)).astype(float)[16:-16, 16:-16].mean(axis=(0, 1)) - (90, 140, 200)
     assert np.abs(error).max() < 1
@@ -95,7 +94,7 @@ def test_16_bits_gray_and_alpha_are_projected_back_as_rgb_is(project_back, chann
     np.testing.assert_array_equal(np.broadcast_to(sr[:, :, :1 if channels < 3 else 3], expected.shape), expected)
 
 
-@pytest.mark.parametrize("self_ensemble, sigma", [(False, 0), (True, 0), (False, restore.COLOUR_SIGMA)])
+@pytest.mark.parametrize("self_ensemble, sigma", [(False, 0), (True, 0), (False, COLOUR_SIGMA)])
 def test_tiles_and_bands_give_the_result_of_the_whole(project_back, tiled, self_ensemble, sigma, monkeypatch):
     lr = np.dstack([photo(66, 70), photo(70, 66)[:, :, 0].T])
     for restorer in (project_back, tiled):
@@ -103,7 +102,7 @@ def test_tiles_and_bands_give_the_result_of_the_whole(project_back, tiled, self_
         monkeypatch.setattr(restorer, "sigma", sigma)
     assert len(tiled.upscalers[4].tiles(66, 70)) == 4 and len(project_back.upscalers[4].tiles(66, 70)) == 1
     at_once = project_back(lr).astype(int)
-    monkeypatch.setattr(restore, "BAND", 16)
+    monkeypatch.setattr("engine.restorer.BAND", 16)
     assert np.abs(tiled(lr) - at_once).max() <= 1
 
 
@@ -424,7 +423,7 @@ def test_results_mirror_the_subfolders_of_the_photos(tmp_path, capsys):
     assert written == ["a_gen.png", "day 1/a_gen.png", "day 1/b_gen.png", "day 1/deep/c_gen.png"]
     (tmp_path / "photos" / "e.psd").touch()
     (tmp_path / "photos" / "day 1" / "f.svg").touch()
-    restore_files.photos_to_restore([tmp_path / "photos"], tmp_path / "out", "srgan")
+    restore.photos_to_restore([tmp_path / "photos"], tmp_path / "out", "srgan")
     out = capsys.readouterr().out
     for said in ("1 raw photo (d.cr2), to be developed first", "2 photos (f.svg, e.psd) of a kind that is not read"):
         assert f"Left out of {tmp_path / 'photos'} (--input): {said}.\n" in out
@@ -433,7 +432,7 @@ def test_results_mirror_the_subfolders_of_the_photos(tmp_path, capsys):
 def test_a_folder_of_raw_photos_alone_is_refused_with_their_names(tmp_path):
     (tmp_path / "a.dng").touch()
     with pytest.raises(utils.UserError, match=r"no image, but 1 raw photo \(a\.dng\), to be developed first; PNG"):
-        restore_files.photos_to_restore([tmp_path], tmp_path / "out", "srgan")
+        restore.photos_to_restore([tmp_path], tmp_path / "out", "srgan")
 
 
 def test_date_and_place_of_a_photo_are_those_of_its_result(tmp_path):
@@ -461,7 +460,7 @@ def test_results_in_the_folder_itself_are_not_restored_again(tmp_path, capsys):
 def test_what_can_not_begin_is_said_at_once(tmp_path, capsys):
     (tmp_path / "photos").mkdir()
     with pytest.raises(utils.UserError, match="holds no image"):
-        restore_files.photos_to_restore([tmp_path / "photos"], tmp_path / "out", "srgan")
+        restore.photos_to_restore([tmp_path / "photos"], tmp_path / "out", "srgan")
     Image.fromarray(pictures.RGB).save(tmp_path / "photos" / "a.png")
     (tmp_path / "file").touch()
     with pytest.raises(utils.UserError, match="can't be written"):
@@ -544,10 +543,10 @@ def test_only_a_folder_of_that_name_takes_several_photos(tmp_path):
     restore_all(tmp_path / "a.png", tmp_path / "b.png")
     assert (tmp_path / "b.png" / "a_gen.png").is_file()
     files = [tmp_path / name for name in ("a.png", "c.png", "a.png")]
-    photos = restore_files.photos_to_restore(files, tmp_path / "b.png", "srgan")
+    photos = restore.photos_to_restore(files, tmp_path / "b.png", "srgan")
     assert [photo.target for photo in photos] == [tmp_path / "b.png" / "a_gen.png", tmp_path / "b.png" / "c_gen.png"]
     with pytest.raises(utils.UserError, match=r"d\.png \(--output\) is .* one image, .* 2 photos; name a folder\."):
-        restore_files.photos_to_restore(files, tmp_path / "d.png", "srgan")
+        restore.photos_to_restore(files, tmp_path / "d.png", "srgan")
     assert not (tmp_path / "d.png").exists()
 
 
@@ -556,7 +555,7 @@ def test_an_output_that_is_no_kind_of_result_is_refused_before_the_work(tmp_path
     Image.fromarray(pictures.RGB).save(tmp_path / "a.png")
     output = tmp_path / f"result{suffix}"
     with pytest.raises(utils.UserError, match=rf"result{suffix} can't be written as that .* \.png, \.jpg, .* \.tiff\."):
-        restore_files.photos_to_restore([tmp_path / "a.png"], output, "srgan")
+        restore.photos_to_restore([tmp_path / "a.png"], output, "srgan")
     assert not output.exists()
     output.mkdir()
     restore_all(tmp_path / "a.png", output)
@@ -569,8 +568,8 @@ def test_a_photo_whose_name_is_as_long_as_can_be_is_restored_and_shown(tmp_path,
     assert restore_all(tmp_path, tmp_path / "out") == 0
     written = [path.name for path in (tmp_path / "out").rglob("[!.]*.*")]
     assert len(written) == 4 and all(name.startswith(stem[:40]) or name == "index.html" for name in written)
-    photo, = restore_files.photos_to_restore([tmp_path / f"{stem}.png"], tmp_path / "out", "srgan")
-    targets = [each.target for each in restore_files.with_blend_stops(dataclasses.replace(photo, blend=0.123456))]
+    photo, = restore.photos_to_restore([tmp_path / f"{stem}.png"], tmp_path / "out", "srgan")
+    targets = [each.target for each in restore.with_blend_stops(dataclasses.replace(photo, blend=0.123456))]
     method, = shipped.find_generators(f"{stem}.npz", tmp_path, True)
     name, = photo_files.output_names([photo.path], ending=f"_{method}.png")
     for target in [*targets, tmp_path / "out" / f"{name}_{method}.png"]:
@@ -593,7 +592,7 @@ def test_several_inputs_are_each_restored_once_to_names_of_their_own(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.fromarray(pictures.RGB).save(tmp_path / name)
     inputs = [tmp_path / name for name in ("x/a.png", "y/a.png", "x", "x/a.png")]
-    photos = restore_files.photos_to_restore(inputs, tmp_path / "out", "srgan")
+    photos = restore.photos_to_restore(inputs, tmp_path / "out", "srgan")
     assert [photo.path.relative_to(tmp_path).as_posix() for photo in photos] == ["x/a.png", "y/a.png", "x/b.png"]
     assert len({photo.target for photo in photos}) == 3
 
@@ -680,10 +679,10 @@ def test_the_page_of_a_folder_keeps_what_lies_in_it(tmp_path, no_bar, capsys):
     assert list(entries) == ["a", "a2", "b"] and "metrics" in entries["b"]
     assert page_of(tmp_path / "out")["first"] == "a2"
     assert methods == ["lr", "bicubic", "lanczos", "srgan", "hr"]
-    jobs = restore_files.photos_to_restore([tmp_path / "a.png"], tmp_path / "out", "srgan", blend=0.5)
+    jobs = restore.photos_to_restore([tmp_path / "a.png"], tmp_path / "out", "srgan", blend=0.5)
     (tmp_path / "out" / "a2_gen.png").unlink()
-    folder = restore_files.output_folder(jobs, tmp_path / "out")
-    assert restore_files.run_jobs(jobs, stand_in(key=("srgan", 0.5)), folder) == 0
+    folder = restore.output_folder(jobs, tmp_path / "out")
+    assert restore.run_jobs(jobs, stand_in(key=("srgan", 0.5)), folder) == 0
     _, entries = check_page(tmp_path / "out")
     assert list(entries) == ["a", "b"] and set(entries["a"]["pictures"]) == {"bicubic", "srgan", "blend_0.5"}
     assert evaluate.score([(tmp_path / "a2.png", None)], tmp_path / "out", stand_in(), 0) == 0
@@ -695,17 +694,17 @@ def test_the_time_is_said_once_after_the_first_tile(tmp_path, monkeypatch, capsy
         Image.new("RGB", size).save(tmp_path / name)
 
     def upscale(lr, report, size):
-        monkeypatch.setattr(restore_files.time, "monotonic", lambda: began + 8)
+        monkeypatch.setattr(restore.time, "monotonic", lambda: began + 8)
         report(0.25)  # within the first of two tiles
-        monkeypatch.setattr(restore_files.time, "monotonic", lambda: began + 20)
+        monkeypatch.setattr(restore.time, "monotonic", lambda: began + 20)
         report(0.5)
         return nearest(lr)
 
     began = time.monotonic()
-    monkeypatch.setattr(restore_files.time, "monotonic", lambda: began)
+    monkeypatch.setattr(restore.time, "monotonic", lambda: began)
     restorers = stand_in(upscale, ("srgan", 1))
     upscale.n_tiles = lambda *size: 2
-    jobs = restore_files.photos_to_restore([tmp_path / "a.png", tmp_path / "b.png"], tmp_path / "out", "srgan")
-    assert restore_files.run_jobs(jobs, restorers, restore_files.output_folder(jobs, tmp_path / "out")) == 0
+    jobs = restore.photos_to_restore([tmp_path / "a.png", tmp_path / "b.png"], tmp_path / "out", "srgan")
+    assert restore.run_jobs(jobs, restorers, restore.output_folder(jobs, tmp_path / "out")) == 0
     line, = (line for line in capsys.readouterr().out.splitlines() if "tiles" in line)
     assert line == "a.png is 40x30 and becomes 160x120, in 2 tiles: about 0:00:40, and 0:02:00 for all 2 results."

@@ -12,10 +12,9 @@ from restoring import page_of, photo, run, small_generator
 
 import model
 import restore
-import restore_files
-import shipped
 import weights
 from engine import upscaling
+from files import shipped
 
 pytestmark = pytest.mark.usefixtures("tensorflow_has_started")
 
@@ -168,7 +167,7 @@ def test_a_photo_gets_the_size_asked_for_and_the_page_shows_bicubic_as_large(res
 
 
 def test_a_size_that_can_not_be_is_said_before_any_work(restored, tmp_path, monkeypatch):
-    monkeypatch.setattr(restore_files, "make_restorers", pytest.fail)
+    monkeypatch.setattr(restore, "make_restorers", pytest.fail)
     for option, said in (("--width=40", "a.jpg is 56x40: --width takes 56 to 896 for it, not 40."),
                          ("--height=641", "--height takes 40 to 640 for it, not 641."),
                          ("--long-side=55", "--long-side takes 56 to 896 for it, not 55."),

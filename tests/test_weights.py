@@ -20,8 +20,8 @@ from test_model import randomize
 from test_weight_files import TorchArray, objects, save_as_torch, save_safetensors, some_arrays
 
 import model
-import shipped
 import weights
+from files import shipped
 from files.weight_files import load_arrays, save_arrays
 
 

@@ -31,7 +31,7 @@ def find_file(path: str | Path, scale: int = 4) -> Path:
     `./pretrained` and Path("pretrained") are files. Raises UserError where the package is missing.
     """
     if name := SHIPPED.get((path, scale)) or SHIPPED.get((path, 4)):
-        return Path(__file__).parent / "models" / name
+        return Path(__file__).parent.parent / "models" / name
     if not isinstance(path, str) or path not in PRETRAINED:
         return Path(path)
     name, digest = PRETRAINED[path]
