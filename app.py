@@ -26,8 +26,8 @@ from starlette.staticfiles import StaticFiles
 
 import restore
 from config import config
-from files import images
 from engine.restorer import make_restorers
+from files import images
 
 FOLDER = Path(tempfile.mkdtemp(prefix="srgan-app-"))  # of all that is uploaded and restored
 atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
