@@ -22,12 +22,13 @@ import utils
 from utils import UserError
 
 from easydict import EasyDict
-from starlette.staticfiles import StaticFiles
 
-import restore
 from config import config
-from engine.restorer import make_restorers
-from files import images
+
+with utils.quiet():  # in a notebook, nobody else keeps TensorFlow's notes off the screen
+    import restore
+    from engine.restorer import make_restorers
+    from files import images
 
 FOLDER = Path(tempfile.mkdtemp(prefix="srgan-app-"))  # of all that is uploaded and restored
 atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
@@ -35,6 +36,7 @@ os.environ.update(GRADIO_TEMP_DIR=str(FOLDER), GRADIO_ANALYTICS_ENABLED="False")
 
 import gradio as gr  # noqa: E402 (it reads these as it is imported)
 from gradio import processing_utils  # noqa: E402
+from starlette.staticfiles import StaticFiles  # noqa: E402 (Gradio brings it, and is what has to be named)
 
 KINDS = [("Find out from the file", ""), ("A photo: from a phone, a camera, the internet", "photo"),
          ("A clean picture: a rendering, a drawing, anything that never was a JPEG", "pretrained")]
@@ -74,7 +76,8 @@ def launch(share_on_network: bool = False, settings: EasyDict = config) -> None:
         return
     print("Ctrl-C ends it.")
     for name in ("SIGTERM", "SIGHUP"):
-        if number := getattr(signal, name, None):  # Windows has no SIGHUP
+        number = getattr(signal, name, None)  # Windows has no SIGHUP; nohup lets it outlive the terminal
+        if number and signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         while True:
@@ -85,7 +88,7 @@ def launch(share_on_network: bool = False, settings: EasyDict = config) -> None:
 
 def _has_screen():
     """Whether a browser would open in a window of its own, not in the terminal."""
-    return os.name == "nt" or sys.platform == "darwin" or "DISPLAY" in os.environ
+    return os.name == "nt" or sys.platform == "darwin" or bool(os.environ.get("DISPLAY"))
 
 
 def _address():

@@ -51,7 +51,7 @@ class Server:
             port = str(free.getsockname()[1])
         self.process = subprocess.Popen(
             [sys.executable, "-c", CUT_OFF, self.calls, "--mode=app", "--set", "RESTORE.max_megapixels=0.05"],
-            cwd=self.here, env={**os.environ, "TMPDIR": str(self.temporary), "GRADIO_SERVER_PORT": port},
+            cwd=self.here, env={**os.environ, "DISPLAY": "", "TMPDIR": str(self.temporary), "GRADIO_SERVER_PORT": port},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         lines = iter(self.process.stdout.readline, "")
         self.url = next(line.split()[4].rstrip(";") for line in lines if line.startswith("The window is at"))
@@ -298,7 +298,8 @@ def test_a_port_that_is_taken_is_one_sentence(monkeypatch, capsys):
 
 
 def test_missing_gradio_is_named(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "gradio", None)
+    for name in ("gradio", "starlette", "starlette.staticfiles"):
+        monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, "app", raising=False)
     monkeypatch.setattr(sys, "argv", ["main.py", "--mode=app"])
     with pytest.raises(SystemExit, match="2"):
