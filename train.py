@@ -337,9 +337,7 @@ def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: Easy
                             for part in (settings, config.VALID))
     found = data.training_photos(config)  # notice a wrong path first
     # Say which photos once; the demonstration has said so itself.
-    pairs = []
-    if is_chief:
-        pairs = data.validation_pairs(config, settings.scale, announce=not (demo or resumed))
+    pairs = data.validation_pairs(config, settings.scale, announce=not (demo or resumed)) if is_chief else []
     if resumed:
         runs.compare_settings(folder, last, config, demo, arguments.weights)
     if strategy.cluster_resolver:  # networks of different depth would wait for each other for ever

@@ -70,10 +70,9 @@ class WithOption(argparse.Action):
         setattr(namespace, self.dest, (self.option_strings[0].removeprefix("--"), number))
 
 
-def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """The command line, with `~` expanded in paths. A mistake ends the program with one sentence and exit code 2."""
-    argv = sys.argv[1:] if argv is None else argv
-    parser = Parser(prog="main.py", description="SRGAN: single-image super-resolution by 4x.", epilog=EXAMPLES,
+def make_parser() -> Parser:
+    """The options, as `--help` shows them."""
+    parser = Parser(prog="main.py", description="SRGAN: single-image super-resolution.", epilog=EXAMPLES,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mode", default="train", choices=MODES,
                         help="what to do; srgan is the original's name for train (default: %(default)s)")
@@ -109,6 +108,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
                         help="app: let anyone on this machine's network use the window, too")
     parser.add_argument("--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[],
                         help="settings of config.py for this run, such as TRAIN.batch_size=8")
+    return parser
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line, with `~` expanded in paths. A mistake ends the program with one sentence and exit code 2."""
+    parser = make_parser()
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
         parser.exit(2, f"{unknown[0]} is no option; did you mean {meant_by(unknown)}?\n")
