@@ -82,12 +82,12 @@ def make_parser() -> Parser:
                         help="evaluate, export: the folder for the results (default: samples/evaluate/, exported/); "
                              "for a single photo also a file, such as large.png")
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--scale", metavar="FACTOR", dest="size", type=float, action=WithOption,
+    size.add_argument("--scale", metavar="X", dest="size", type=float, action=WithOption,
                       help="evaluate --input: how many times as wide and high results are, from 1 to 16, such as 2 or "
                            "1.5 (default: 4, or what the weights were trained for)")
     for side in SIZES[1:]:
-        size.add_argument(side, metavar="PIXELS", dest="size", type=int, action=WithOption,
-                          help=f"... or their {side[2:].replace('-', ' ')}; the other side follows")
+        size.add_argument(side, metavar="N", dest="size", type=int, action=WithOption,
+                          help=f"... or their {side[2:].replace('-', ' ')} in pixels; the other side follows")
     parser.add_argument("--weights", metavar="FILE",
                         help="evaluate, export: the generator to use; train: the one to start from. A file, or "
                              "a name: photo (SRGAN for photos from phones and messengers) or pretrained (for clean "

@@ -436,8 +436,9 @@ def test_the_first_of_several_frames_is_read_and_that_is_said_once(good, capsys)
         if path.stem in ("moving", "pages"):
             images.read_image(path)
             images.read_image(path)
-            several = "pages" if path.stem == "pages" else "frames"
-            assert capsys.readouterr().out == f"{path} holds several {several}; the first is taken.\n"
+            said = ("pages; the first is taken" if path.stem == "pages" else
+                    "frames; the first is taken (to restore all of them: --frames)")
+            assert capsys.readouterr().out == f"{path} holds several {said}.\n"
 
 
 def test_images_of_a_folder_and_its_subfolders_are_listed_in_natural_order(tmp_path):

@@ -470,7 +470,7 @@ def test_given_weights_are_trained_on_in_phase_2_with_their_discriminator(given,
     code, output = run(folders[0], *exact, "TRAIN.n_epoch=2", more=weights_of)
     assert code == 0 and f"Starting from the generator and the discriminator of {given}." in output, output
     assert "Phase 1" not in output and "Phase 2, epoch 2/2" in output
-    start, = set(re.findall(r"at the start ([\d.]+) dB", output))
+    start, = set(re.findall(r"; PSNR [\d.]+ dB, at the start ([\d.]+) dB", output))
     train_settings = saved_config(folders[0])["TRAIN"]
     assert (train_settings["lr_init"], train_settings["n_epoch_init"]) == (1e-5, 0)
 
