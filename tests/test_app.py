@@ -84,7 +84,7 @@ def window(browser, server):
         "width": 1280, "height": 900, "deviceScaleFactor": 1, "mobile": False})
     browser.get(server.url)
     window = Window(browser)
-    window.wait(lambda: window.button("Enlarge"), 60)
+    window.wait(lambda: window.button("Enlarge"))
     yield window
     browser.switch_to.default_content()
     assert [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
@@ -101,7 +101,7 @@ class Window:
     def find(self, selector):
         return self.driver.find_element("css selector", selector)
 
-    def wait(self, condition, seconds=60):
+    def wait(self, condition, seconds=200):
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if found := condition():
