@@ -25,7 +25,7 @@ OPTIONS = ("--mode", "--input", "--output", "--weights", *SIZES, *FOR_PHOTOS, "-
 MODULES = {"mos": "study.mos", "ratings": "study.ratings", "download": "files.download"}
 EXAMPLES = """examples:
   python main.py --mode=evaluate --input photo.jpg  restore a photo, or several
-  python main.py --mode=app                         ... in a window of the browser
+  python main.py --mode=app                         ... in the browser
   python main.py --mode=evaluate                    score and compare weights
   python main.py                                    train, or resume training
   python main.py --restart                          ... from the beginning
