@@ -47,7 +47,7 @@ with utils.quiet():
 BATCH, PATCH = 16, 96
 N_PHOTOS = 800  # as in DIV2K
 ARGUMENTS = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-ARGUMENTS.add_argument("--quick", action="store_true", help="smaller batches and photos, fewer runs: within 2 minutes")
+ARGUMENTS.add_argument("--quick", action="store_true", help="smaller batches and photos, three runs: within 3 minutes")
 ARGUMENTS.add_argument("--photos", metavar="DIR",
                        help="make 800 photos of 2K from those here, and measure the first epoch on them; needs 8 GB")
 
@@ -189,7 +189,7 @@ def bench_alone(what, trainers, batch, n_runs):
 
 
 def bench_training(photos, installed, quick):
-    batch_size, n_runs = (4, 1) if quick else (BATCH, 5)
+    batch_size, n_runs = (4, 3) if quick else (BATCH, 5)
     batch = next(iter(data.Patches(photos, 0, batch_size, PATCH, 8).dataset(1, 0, 1)))
     size = f"batch {batch_size}, HR {PATCH}"
     for architecture, target in (("paper", "0.80"), ("tensorlayer", "0.90"))[:1 if quick else 2]:
@@ -201,7 +201,8 @@ def bench_training(photos, installed, quick):
         trainers = bench_step(f"phase-2 step, {what}, {size}", 2, targets, batch, installed, n_runs,
                               functools.partial(make_trainer, photos, loss=loss))
         bench_alone(f"step of the discriminator alone, {what}, {size}", trainers, batch, n_runs)
-    bench_data(trainers["float32"], 3 if quick else 10)
+    for recipe in ("bicubic", "photo"):
+        bench_data(trainers[PRECISIONS[-1]], photos, recipe, 10 if quick else 40)
 
 
 def bench_devices():
@@ -216,16 +217,18 @@ def bench_devices():
         f"{seconds[1] / seconds[0]:.2f}", "")
 
 
-def bench_data(trainer, n_steps):
-    """Rows for the input pipeline: alone, and while phase 1 trains."""
-    batches = iter(trainer.patches.dataset(1, 0, 10 ** 6))
+def bench_data(trainer, photos, recipe, n_steps):
+    """Rows for the input pipeline, LR made by a recipe: alone, and while phase 1 trains."""
+    degradation = None if recipe == "bicubic" else config.DEGRADATION[recipe]
+    batches = iter(data.Patches(photos, 0, BATCH, PATCH, 8, degradation).dataset(1, 0, 10 ** 6))
     for _ in range(10):
         next(batches)
-    began = time.perf_counter()
-    for _ in range(200):
+    began, cpu = time.perf_counter(), time.process_time()
+    for _ in range(5 * n_steps):
         next(batches)
-    rate = 200 * BATCH / (time.perf_counter() - began)
-    row("input pipeline, cached", f"{rate:,.0f} pairs/s", "", f"{rate / 1500:.1f}", "1,500 pairs/s")
+    rate, cpu = 5 * n_steps * BATCH / (time.perf_counter() - began), (time.process_time() - cpu) / (5 * n_steps)
+    row(f"input pipeline, cached, {recipe}", f"{rate:,.0f} pairs/s", f"{1000 * cpu:.1f} ms of processor time a batch",
+        f"{rate / 1500:.1f}", "1,500 pairs/s" if recipe == "bicubic" else "")
     waited = trained = 0.0
     step = trainer.phases[0].step
     float(step(*next(batches))["mse"])
@@ -235,8 +238,8 @@ def bench_data(trainer, n_steps):
         waited += time.perf_counter() - began
         float(step(*batch)["mse"])
         trained += time.perf_counter() - began
-    row("training waits for data", f"{1000 * waited / n_steps:.1f} ms a step", f"{trained / n_steps:.2f} s a step",
-        f"{waited / trained:.2%}", "3%")
+    row(f"training waits for data, {recipe}", f"{1000 * waited / n_steps:.1f} ms a step",
+        f"{trained / n_steps:.2f} s a step", f"{waited / trained:.2%}", "2%")
 
 
 def bench_first_epoch(folder):
@@ -280,7 +283,7 @@ def bench_upscaling(generator, installed, quick):
                 check_same(f"The picture of {name}", sr, found, 0.6 / 127.5)  # ours is rounded to 8 bits
             else:
                 check_same(f"The picture of {name} in {precision}", sr, found, 1 / 127.5, np.mean)
-        seconds = take_turns({**candidates, **others}, 1 if quick else 5)
+        seconds = take_turns({**candidates, **others}, 3 if quick else 5)
         per_pixel.append(statistics.median(seconds["ours", PRECISIONS[-1]]) / (width * height))
         compare(f"upscaling {width}x{height}", seconds, defaults, {"float32": "0.75", "as each comes": "0.90"})
     return per_pixel[0]
@@ -293,7 +296,7 @@ def bench_scales(quick):
         model.get_G(scale=scale), precision=devices.dtype_policy(PRECISIONS[-1])), lr) for scale in model.UPSAMPLING}
     for upscale in upscalers.values():
         upscale()
-    for scale, seconds in take_turns(upscalers, 1 if quick else 5).items():
+    for scale, seconds in take_turns(upscalers, 3 if quick else 5).items():
         per_pixel = 1e6 * statistics.median(seconds) / (160 * 90)
         row(f"upscaling 160x90 by {scale}, {PRECISIONS[-1]}", spread(seconds), f"{per_pixel:.1f} us per LR pixel", "",
             "")
@@ -308,7 +311,7 @@ def bench_process(generator, per_pixel, quick):
 
     small, _ = make_photo(320, 180)
     imports, restores = [], []
-    for _ in range(1 if quick else 5):
+    for _ in range(3 if quick else 5):
         imports.append(run("-c", "import tensorflow")[0])
         restores.append(restore(small))
     times = [seconds for seconds, _ in restores]
