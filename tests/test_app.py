@@ -14,7 +14,7 @@ import pytest
 import requests
 from conftest import ROOT
 from PIL import Image
-from restoring import ROUNDING, photo
+from restoring import EXACTLY, photo
 
 import main
 from files import images
@@ -50,7 +50,7 @@ class Server:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
         self.process = subprocess.Popen(
-            [sys.executable, "-c", CUT_OFF, self.calls, "--mode=app", "--set", "RESTORE.max_megapixels=0.05"],
+            [sys.executable, "-c", CUT_OFF, self.calls, "--mode=app", "--set", "RESTORE.max_megapixels=0.05", *EXACTLY],
             cwd=self.here, env={**os.environ, "DISPLAY": "", "TMPDIR": str(self.temporary), "GRADIO_SERVER_PORT": port},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         lines = iter(self.process.stdout.readline, "")
@@ -175,7 +175,7 @@ def test_dropped_photos_are_compared_and_downloaded(window, shot, downloads, tmp
         assert result.size == (160, 120) and result.getexif()[0x0110] == "Pixel 9"
     for path, weights in ((shot, "photo"), (tmp_path / "other" / "drawing.png", "pretrained")):
         np.testing.assert_allclose(images.read_image(downloads / f"{path.stem}_gen.png"),
-                                   Restorer(weights)(images.read_image(path)), atol=ROUNDING)
+                                   Restorer(weights, precision="float32")(images.read_image(path)), atol=1)
     left, top = window.run("const r = document.querySelector('iframe').getBoundingClientRect(); return [r.x, r.y]")
     window.compare()
     assert window.run("return results.images.map(image => image.name)") == ["drawing", "IMG 1"]

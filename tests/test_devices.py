@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import skimage
 import small
+from restoring import EXACTLY
 
 import model
 import weights
@@ -213,7 +214,7 @@ def test_a_step_that_overflows_on_one_device_is_left_out_on_all(tmp_path):
     assert result.stdout.splitlines()[-2:] == ["False 0.5", "True 1.0"], result.stdout + result.stderr
 
 
-@pytest.mark.parametrize("more", [["--input", "photos"], []])
+@pytest.mark.parametrize("more", [["--input", "photos", *EXACTLY], []])
 def test_evaluation_on_two_devices_gives_what_one_gives(one_device, tmp_path, more):
     photo = skimage.data.chelsea()
     (tmp_path / "photos").mkdir()

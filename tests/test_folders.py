@@ -9,7 +9,7 @@ import conftest
 import numpy as np
 import pytest
 from PIL import Image
-from restoring import ROUNDING, check_page, nearest, page_of, photo, run
+from restoring import EXACTLY, check_page, nearest, page_of, photo, run
 
 import restore
 import results
@@ -37,7 +37,7 @@ def times(folder):
 def test_a_folder_goes_on_where_it_was_killed(trained, tmp_path, capsys):
     n, out = 30, tmp_path / "out"
     write_photos(tmp_path / "in", n)
-    arguments = ["--weights", trained / "g_srgan.npz", "--output", out, "--input", tmp_path / "in"]
+    arguments = ["--weights", trained / "g_srgan.npz", "--output", out, "--input", tmp_path / "in", *EXACTLY]
     with subprocess.Popen([sys.executable, conftest.ROOT / "main.py", "--mode=evaluate", *arguments]) as process:
         while len(times(out)) < 4 and process.poll() is None:
             time.sleep(0.005)
@@ -51,10 +51,10 @@ def test_a_folder_goes_on_where_it_was_killed(trained, tmp_path, capsys):
     assert said.count(" -> ") == n - len(before)
     after = times(out)
     assert len(after) == n and before.items() <= after.items()
-    restorer = restore.Restorer(trained / "g_srgan.npz")
+    restorer = restore.Restorer(trained / "g_srgan.npz", precision="float32")
     for number in range(n):
         result = images.read_image(out / f"{number}_gen.png")
-        np.testing.assert_allclose(result, restorer(numbered(number)), atol=ROUNDING)
+        np.testing.assert_allclose(result, restorer(numbered(number)), atol=1)
     assert set(check_page(out)[1]) == set(map(str, range(n))) and not list(out.rglob(".*.partial*"))
 
 
@@ -85,8 +85,8 @@ def test_only_results_of_the_same_photo_and_settings_are_left_alone(trained, tmp
 @pytest.mark.parametrize("form, kind", [("jpg", "JPEG"), ("webp", "WEBP"), ("tif", "TIFF"), ("avif", "AVIF")])
 def test_results_are_of_the_kind_and_the_quality_that_are_asked_for(trained, tmp_path, form, kind):
     write_photos(tmp_path / "in", 2)
-    arguments = ["--weights", trained / "g_srgan.npz", "--input", tmp_path / "in", "--format", form]
-    sr, sizes, errors = restore.Restorer(trained / "g_srgan.npz")(numbered(1)), [], []
+    arguments = ["--weights", trained / "g_srgan.npz", "--input", tmp_path / "in", "--format", form, *EXACTLY]
+    sr, sizes, errors = restore.Restorer(trained / "g_srgan.npz", precision="float32")(numbered(1)), [], []
     for quality in [["--quality", "30"], []][form == "tif":]:
         out = tmp_path / "-".join(["out", *quality])
         assert run(*arguments, *quality, "--output", out) == 0
@@ -122,7 +122,7 @@ def test_all_frames_are_restored_to_the_same_kind_of_file(trained, tmp_path, cap
         Image.fromarray(frames[0]).save(tmp_path / "in" / name, save_all=True, duration=[70, 200, 130], loop=0,
                                         append_images=list(map(Image.fromarray, frames[1:])), lossless=True)
     Image.fromarray(frames[0]).save(tmp_path / "in" / "d.png")
-    arguments = ["--weights", trained / "g_srgan.npz", "--input", tmp_path / "in"]
+    arguments = ["--weights", trained / "g_srgan.npz", "--input", tmp_path / "in", *EXACTLY]
     assert run(*arguments, "--output", tmp_path / "first") == 0
     assert "c.png holds several frames; the first is taken (to restore all of them: --f" in capsys.readouterr().out
     assert run(*arguments, "--output", tmp_path / "out", "--frames") == 0
@@ -130,11 +130,11 @@ def test_all_frames_are_restored_to_the_same_kind_of_file(trained, tmp_path, cap
     assert "a_gen.gif 320x240, 3 frames\n" in said and "d_gen.png 320x240\n" in said and "first is taken" not in said
     assert set(before) == {"a_gen.gif", "b_gen.webp", "c_gen.png", "d_gen.png"}
     assert set(check_page(tmp_path / "out")[1]) == {"d"}
-    restorer = restore.Restorer(trained / "g_srgan.npz")
+    restorer = restore.Restorer(trained / "g_srgan.npz", precision="float32")
     with Image.open(tmp_path / "out" / "c_gen.png") as result:
         for number, frame in enumerate(frames):
             result.seek(number)
-            np.testing.assert_allclose(np.asarray(result.convert("RGB")), restorer(frame), atol=ROUNDING)
+            np.testing.assert_allclose(np.asarray(result.convert("RGB")), restorer(frame), atol=1)
     for name in before.keys() - {"d_gen.png"}:
         with Image.open(tmp_path / "out" / name) as result:
             for number, duration in enumerate((70, 200, 130)):

