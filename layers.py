@@ -58,7 +58,7 @@ def _fused(function):
     On a GPU TensorFlow's own kernels are as good, and XLA needs parts of CUDA that are often not installed. Not
     every TensorFlow is built with XLA.
     """
-    compiled = tf.function(function, jit_compile=True)
+    compiled = tf.function(function, jit_compile=True, autograph=False)
     return lambda *maps: (compiled if compiles() else function)(*maps)
 
 

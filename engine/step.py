@@ -43,11 +43,11 @@ class Step:
         self.relative_cost = 1.0 + 2.0 * self.adversarial + bool(losses.vgg_layers(recipe))
 
     # Not by XLA as a whole: no faster on a CPU, slower to compile, and it can't compile the all-reduce.
-    @tf.function
+    @tf.function(autograph=False)
     def __call__(self, lr, hr):
         return self.on_devices(self.train_both, lr, hr)
 
-    @tf.function
+    @tf.function(autograph=False)
     def discriminator_alone(self, lr, hr):
         """A step that leaves the generator's weights as they are, in a fraction of the time."""
         return self.on_devices(self.train_discriminator, lr, hr)

@@ -31,30 +31,33 @@ def replace():
         table[key] = value
 
 
-def run(arguments, folder, environment, output):
-    """Run main.py in this process, a fork."""
+def run(folder, arguments, environment):
     os.chdir(folder)
     os.environ.update(environment)
-    for stream in (1, 2):
-        os.dup2(output.fileno(), stream)
-    sys.stdout.reconfigure(line_buffering=True)
     replace()
     sys.exit(main.main(main.parse_arguments(arguments)))
 
 
-class Training:
-    """A process of this file as subprocess.Popen would start it, with output and errors in `stdout`.
+def print_to(output, function, *arguments):
+    for stream in (1, 2):
+        os.dup2(output.fileno(), stream)
+    sys.stdout.reconfigure(line_buffering=True)
+    function(*arguments)
+
+
+class Fork:
+    """A process that calls a function, as subprocess.Popen would start it, with output and errors in `stdout`.
 
     It is the fork of a server that has imported TensorFlow, which takes longer than most trainings here.
     """
 
-    def __init__(self, folder, *arguments, **environment):
+    def __init__(self, function, *arguments):
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["small", "train"])
         with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):
             forkserver.ensure_running()
         reader, writer = context.Pipe(duplex=False)
-        self.process = context.Process(target=run, args=([*map(str, arguments)], folder, environment, writer))
+        self.process = context.Process(target=print_to, args=(writer, function, *arguments))
         self.process.start()
         writer.close()
         self.stdout = os.fdopen(os.dup(reader.fileno()))
@@ -72,6 +75,13 @@ class Training:
 
     def send_signal(self, number):
         os.kill(self.pid, number)
+
+
+class Training(Fork):
+    """A process of this file in a folder."""
+
+    def __init__(self, folder, *arguments, **environment):
+        super().__init__(run, folder, [*map(str, arguments)], environment)
 
 
 if __name__ == "__main__":

@@ -171,8 +171,8 @@ def test_the_tasks_of_slurm_are_a_cluster(monkeypatch):
 
 def test_a_training_is_resumed_in_another_precision(first_phase, one_device, tmp_path):
     folder = shutil.copytree(first_phase, tmp_path / "run")
-    output, = finish(start(folder, "TRAIN.devices=2", "TRAIN.precision=float16"))
-    assert "TRAIN.precision float32 -> float16" in output
+    output, = finish(start(folder, "TRAIN.precision=bfloat16"))
+    assert "TRAIN.precision float32 -> bfloat16" in output
     assert difference(one_device, folder, "g_srgan.npz") < 10 * CLOSE
 
 

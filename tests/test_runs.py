@@ -11,14 +11,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import termios
 import threading
 import time
 
 import numpy as np
 import pytest
 import small
-from conftest import ROOT
 from PIL import Image
 from test_train import SCHEDULE, SMALL, contents, read_until, start
 
@@ -370,23 +368,41 @@ def test_nothing_to_train_is_said(tmp_path, run):
 # ------------------------------------------------------------------------------------------------ signals, screens
 
 
+def train_in_terminal(name, *training):
+    """In a terminal that is the process's own, so that the kernel sends SIGHUP when it closes."""
+    os.setsid()
+    terminal = os.open(name, os.O_RDWR)
+    print("opened")
+    for stream in range(3):
+        os.dup2(terminal, stream)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    small.run(*training)
+
+
 def test_a_closed_terminal_saves_the_training(tmp_path):
     master, slave = pty.openpty()
-
-    def own_terminal():
-        os.setsid()
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-    process = subprocess.Popen([sys.executable, SMALL, *SHORT, "TRAIN.n_epoch_init=100000"], cwd=tmp_path, stdin=slave,
-                               stdout=slave, stderr=slave, preexec_fn=own_terminal)
+    process = small.Fork(train_in_terminal, os.ttyname(slave), tmp_path, [*SHORT, "TRAIN.n_epoch_init=100000"], {})
+    process.stdout.readline()
     os.close(slave)
     shown = b""
     while b"Phase 1, epoch 2/" not in shown:
         shown += os.read(master, 10000)
     os.close(master)
-    assert process.wait(timeout=60) == 129
+    process.communicate(timeout=60)
+    assert process.returncode == 129
     assert list((tmp_path / "checkpoint").glob("state-*.index"))
+
+
+def stop_when_asked():
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    caught = []
+    with runs.catch_signals(caught):
+        print("ready")
+        end = time.monotonic() + 30
+        while not caught and time.monotonic() < end:
+            pass
+        time.sleep(1)
+    print("saved")
 
 
 @pytest.mark.parametrize("signals, saves", [
@@ -397,15 +413,7 @@ def test_a_closed_terminal_saves_the_training(tmp_path):
     ([signal.SIGHUP, signal.SIGTERM, signal.SIGINT], False),
 ])
 def test_only_a_second_request_quits_at_once(signals, saves):
-    script = ("import sys, time; sys.path.insert(0, sys.argv[1]); from engine import runs; caught = []\n"
-              "with runs.catch_signals(caught):\n"
-              "    print('ready', flush=True)\n"
-              "    end = time.monotonic() + 30\n"
-              "    while not caught and time.monotonic() < end: pass\n"
-              "    time.sleep(1)\n"
-              "print('saved')")
-    process = subprocess.Popen([sys.executable, "-c", script, ROOT], stdout=subprocess.PIPE, text=True,
-                               preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))
+    process = small.Fork(stop_when_asked)
     process.stdout.readline()
     for number in signals:
         process.send_signal(number)
