@@ -4,9 +4,6 @@ import json
 import os
 import shutil
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
 from utils import UserError
 
@@ -14,14 +11,17 @@ import numpy as np
 import pytest
 import skimage
 import small
+import tensorflow as tf
 from restoring import EXACTLY
 
+import data
+import losses
 import model
+import train
 import weights
-from config import config, override
+from config import config, override, resolve
 from engine import devices
 
-SMALL = Path(__file__).parent / "small.py"
 # 12 steps of each phase, of 9 photos.
 SETTINGS = ("TRAIN.hr_patch_size=32", "TRAIN.batch_size=4", "TRAIN.patches_per_image=5", "TRAIN.n_epoch_init=1",
             "TRAIN.n_epoch=1", "TRAIN.save_every=1", "TRAIN.loss=srgan_mse", "VALID.n_quick=1",
@@ -176,42 +176,40 @@ def test_a_training_is_resumed_in_another_precision(first_phase, one_device, tmp
     assert difference(one_device, folder, "g_srgan.npz") < 10 * CLOSE
 
 
-OVERFLOW = """
-import data, dataclasses, losses, model, numpy as np, tensorflow as tf, train
-from config import config, override, resolve
-from engine import devices
-model.ARCHITECTURES["paper"] = dataclasses.replace(model.PAPER, n_blocks=1)
-override(config, ["TRAIN.devices=2", "TRAIN.precision=float16", "TRAIN.batch_size=2", "TRAIN.hr_patch_size=32"])
-resolve(config)
-devices.choose_devices(2)
-photos = data.cache_photos(data.packaged_pairs("train"), "", "cache/", 32, 4)
-strategy = tf.distribute.MirroredStrategy(devices.list_devices())
-with strategy.scope(), devices.compute_in("float16"):
-    networks, _ = train.make_networks(config.TRAIN, None)
-patches = data.Patches(photos, 0, 2, 32, 1)
-trainer = train.Trainer(strategy, config.TRAIN, patches, networks, [config.LOSS.mse, config.LOSS.srgan_mse], None)
-step, overflow = trainer.phases[0].step, tf.Variable(True)
+def overflow_once(folder):
+    """Two steps, in the first of which a gradient of one weight on the second device is infinite."""
+    os.chdir(folder)
+    small.replace()
+    override(config, ["TRAIN.devices=2", "TRAIN.precision=float16", "TRAIN.batch_size=2", "TRAIN.hr_patch_size=32"])
+    resolve(config)
+    devices.choose_devices(2)
+    photos = data.cache_photos(data.packaged_pairs("train"), "", "cache/", 32, 4)
+    strategy = tf.distribute.MirroredStrategy(devices.list_devices())
+    with strategy.scope(), devices.compute_in("float16"):
+        networks, _ = train.make_networks(config.TRAIN, None)
+    patches = data.Patches(photos, 0, 2, 32, 1)
+    trainer = train.Trainer(strategy, config.TRAIN, patches, networks, [config.LOSS.mse, config.LOSS.srgan_mse], None)
+    step, overflow = trainer.phases[0].step, tf.Variable(True)
 
-def infinite_for_one_weight_on_the_second_device(batch):
-    second = tf.distribute.get_replica_context().replica_id_in_sync_group == 1
-    bias = tf.reduce_sum(tf.convert_to_tensor(networks.generator.get_layer("tail_conv").bias))
-    return losses.mse_loss(batch) + tf.where(second & overflow, np.inf, 0.0) * bias
+    def infinite_for_one_weight_on_the_second_device(batch):
+        second = tf.distribute.get_replica_context().replica_id_in_sync_group == 1
+        bias = tf.reduce_sum(tf.convert_to_tensor(networks.generator.get_layer("tail_conv").bias))
+        return losses.mse_loss(batch) + tf.where(second & overflow, np.inf, 0.0) * bias
 
-losses.LOSSES["mse"] = infinite_for_one_weight_on_the_second_device
-for batch in trainer.batches(trainer.phases[0], 0, 2):
-    weights = networks.generator.trainable_variables
-    before, scale = [weight.numpy() for weight in weights], float(step.optimizers[0].dynamic_scale.numpy())
-    step(*batch)
-    moved = [not np.array_equal(a, copy.numpy()) for a, weight in zip(before, weights) for copy in weight.value.values]
-    print(any(moved), float(step.optimizers[0].dynamic_scale.numpy()) / scale)
-    overflow.assign(False)
-"""
+    losses.LOSSES["mse"] = infinite_for_one_weight_on_the_second_device
+    for batch in trainer.batches(trainer.phases[0], 0, 2):
+        weights = networks.generator.trainable_variables
+        before, scale = [weight.numpy() for weight in weights], float(step.optimizers[0].dynamic_scale.numpy())
+        step(*batch)
+        moved = any(not np.array_equal(value, copy.numpy()) for value, weight in zip(before, weights, strict=True)
+                    for copy in weight.value.values)
+        print(moved, float(step.optimizers[0].dynamic_scale.numpy()) / scale)
+        overflow.assign(False)
 
 
 def test_a_step_that_overflows_on_one_device_is_left_out_on_all(tmp_path):
-    result = subprocess.run([sys.executable, "-c", OVERFLOW], cwd=tmp_path, capture_output=True, text=True,
-                            env={**os.environ, "PYTHONPATH": str(SMALL.parent.parent)})
-    assert result.stdout.splitlines()[-2:] == ["False 0.5", "True 1.0"], result.stdout + result.stderr
+    output, = finish(small.Fork(overflow_once, tmp_path))
+    assert output.splitlines()[-2:] == ["False 0.5", "True 1.0"], output
 
 
 @pytest.mark.parametrize("more", [["--input", "photos", *EXACTLY], []])
