@@ -27,8 +27,9 @@ from config import config
 
 with utils.quiet():  # in a notebook, nobody else keeps TensorFlow's notes off the screen
     import restore
+    from engine import devices
     from engine.restorer import make_restorers
-    from files import images
+    from files import images, photo_files, shipped
 
 FOLDER = Path(tempfile.mkdtemp(prefix="srgan-app-"))  # of all that is uploaded and restored
 atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
@@ -38,12 +39,12 @@ import gradio as gr  # noqa: E402 (it reads these as it is imported)
 from gradio import processing_utils  # noqa: E402
 from starlette.staticfiles import StaticFiles  # noqa: E402 (Gradio brings it, and is what has to be named)
 
-KINDS = [("Find out from the file", ""), ("A photo: from a phone, a camera, the internet", "photo"),
+KINDS = [("A photo: from a phone, a camera, the internet", "photo"),
          ("A clean picture: a rendering, a drawing, anything that never was a JPEG", "pretrained")]
 SCALES = [*((f"{scale} times", scale) for scale in (2, 3, 4, 8)), ("As long as ...", 0)]
 FORMATS = [("PNG: exact", "png"), ("JPEG: small", "jpg"), ("WebP", "webp"), ("AVIF: smallest", "avif")]
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # Gradio's own are on another server
-WELCOME = "# Enlarge photos\nDrop in a photo and press **Enlarge**. Nothing leaves {}."
+WELCOME = f"# Enlarge photos\nDrop in photos ({photo_files.FORMAT_NAMES}) and press **Enlarge**. Nothing leaves {{}}."
 CSS = """iframe { width: 100%; height: min(85vh, 50rem); border: 0 }
 #downloads a { display: inline-block; padding: 0.5rem; text-decoration: underline }"""
 
@@ -52,19 +53,22 @@ class Stopped(Exception):
     """Whoever started the work has no more use for it."""
 
 
-def launch(share_on_network: bool = False, settings: EasyDict = config) -> None:
+def launch(share_on_network: bool = False, settings: EasyDict = config, weights: str | None = None) -> None:
     """Open the window. In a script, wait until Ctrl-C or SIGTERM ends the program; a notebook goes on.
 
-    share_on_network: let other machines use it, too. settings: those of RESTORE hold. Raises UserError.
+    share_on_network: let other machines use it, too. settings: as for `--input`. weights: as `--weights`. Raises
+    UserError.
     """
     in_notebook = "ipykernel" in sys.modules
     images.limit_pixels(settings.RESTORE.max_megapixels)
-    window = Window(settings, "the machine that this page comes from" if share_on_network else "this machine")
+    if not in_notebook:  # where TensorFlow may be in use already
+        devices.choose_devices(settings.TRAIN.devices)
+    window = Window(settings, weights, "the machine that this page comes from" if share_on_network else "this machine")
     try:
         window.page.launch(
             server_name="0.0.0.0" if share_on_network else "127.0.0.1", share=False, ssr_mode=False, quiet=True,
             inbrowser=_has_screen() and not in_notebook, prevent_thread_lock=True, theme=gr.themes.Default(**FONTS),
-            css=CSS, footer_links=[], run_history=False, enable_monitoring=False)
+            css=CSS, footer_links=[], run_history=False, enable_monitoring=False, height=900)
     except OSError as error:
         raise UserError(f"No port is free for the window ({error}).") from error
     window.page.app.mount("/results", StaticFiles(directory=window.results))
@@ -109,10 +113,12 @@ processing_utils.async_ssrf_protected_download = _refuse_address  # else any vis
 class Window:
     """The page, and the work that its visitors started."""
 
-    def __init__(self, settings: EasyDict, here: str):
-        """settings: those of a run. here: what no photo leaves, as the page says it."""
-        self.settings, self.stops, self.computing = settings, {}, threading.Lock()
+    def __init__(self, settings: EasyDict, weights: str | None, here: str):
+        """settings: those of a run. weights: of --weights. here: what no photo leaves, as the page says it."""
+        self.settings, self.weights, self.stops, self.computing = settings, weights, {}, threading.Lock()
         self.results = Path(tempfile.mkdtemp(dir=FOLDER))
+        found = list(self._find("").values())
+        usual = "Find out from the file" if len(found) > 1 else f"Take {shipped.describe(*found)}"
         with gr.Blocks(title="Enlarge photos", analytics_enabled=False) as self.page:
             gr.Markdown(WELCOME.format(here))
             with gr.Row():
@@ -120,7 +126,7 @@ class Window:
                     photos = gr.File(label="Photos", file_count="multiple", height=180)
                     scale = gr.Radio(SCALES, value=4, label="How large?")
                     side = gr.Number(2048, precision=0, label="Pixels of the longer side", visible=False)
-                    kind = gr.Radio(KINDS, value="", label="What is it?")
+                    kind = gr.Radio([(usual, ""), *KINDS], value="", label="What is it?")
                     blend = gr.Slider(0, 1, value=settings.RESTORE.blend, step=0.05, label="Invented detail",
                                       info="0 shows only what is certain, 1 is the sharpest")
                     form = gr.Radio(FORMATS, value="png", label="Save as")
@@ -143,6 +149,11 @@ class Window:
         for stop in self.stops.values():
             stop.set()
         self.page.close(verbose=False)
+
+    def _find(self, kind):
+        """The weights for what the visitor says that it is; for "" those that `--input` takes, too."""
+        trained = Path(self.settings.TRAIN.checkpoint_path)
+        return shipped.find_generators(kind or self.weights, trained, scoring=False)
 
     def _begin(self, request: gr.Request):
         self.stops[request.session_hash] = threading.Event()
@@ -169,7 +180,7 @@ class Window:
             left = (time.monotonic() - began) * (1 / share - 1) if share else None
             progress(share, desc=label + (f", about {utils.time_left(left)} left" if share else ""))
 
-        found = {name: name for name in ([kind] if kind else ["photo", "pretrained"])}
+        found = self._find(kind)
         folder = Path(tempfile.mkdtemp(dir=self.results))
         jobs = restore.photos_to_restore(
             _apart(paths, folder / "photos"), folder, next(iter(found)), blend, form)
@@ -199,6 +210,7 @@ class Window:
         options = self.settings.RESTORE
         scale = restore.set_size(jobs, size)
         restore.take_weights_by_kind(jobs, found, scale or 4)
+        restore.mark_jobs(jobs, found, options)
         generators = restore.generators_of(jobs, found, options.back_project)
         restorers = make_restorers(generators, options, self.settings, scale)
         restore.run_jobs(jobs, restorers, restore.output_folder(jobs, folder), report=report)

@@ -89,7 +89,7 @@ def make_parser() -> Parser:
         size.add_argument(side, metavar="N", dest="size", type=int, action=WithOption,
                           help=f"... or their {side[2:].replace('-', ' ')} in pixels; the other side follows")
     parser.add_argument("--weights", metavar="FILE",
-                        help="evaluate, export: the generator to use; train: the one to start from. A file, or "
+                        help="app, evaluate, export: the generator to use; train: the one to start from. A file, or "
                              "a name: photo (SRGAN for photos from phones and messengers) or pretrained (for clean "
                              "ones), each also with -srresnet")
     parser.add_argument("--format", choices=("jpg", "png", "webp", "tif", "avif"),
@@ -120,8 +120,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     if arguments.mode in ("train", "srgan") and (arguments.input or arguments.output):
         parser.exit(2, "--input and --output do not go with training; to restore photos run: python main.py "
                        f"--mode=evaluate --input {shlex.join(arguments.input or ['photo.jpg'])}\n")
-    if arguments.mode == "app" and (arguments.input or arguments.output or arguments.weights):
-        parser.exit(2, "--input, --output and --weights do not go with --mode=app; drop the photos into its window.\n")
+    if arguments.mode == "app" and (arguments.input or arguments.output):
+        parser.exit(2, "--input and --output do not go with --mode=app; drop the photos into its window.\n")
     if arguments.share_on_network and arguments.mode != "app":
         parser.exit(2, "--share-on-network is for the window, --mode=app.\n")
     for option in FOR_PHOTOS:
@@ -169,7 +169,7 @@ def check_paths(arguments: argparse.Namespace, settings: EasyDict) -> None:
     folders = {"TRAIN.hr_img_path": settings.TRAIN.hr_img_path}
     if arguments.mode == "evaluate":
         folders = {"VALID.hr_img_path": settings.VALID.hr_img_path}
-    if arguments.input or arguments.mode == "export" or settings.TRAIN.dataset != "folder":
+    if arguments.input or arguments.mode in ("app", "export") or settings.TRAIN.dataset != "folder":
         folders = {}
     for path in arguments.input:
         if not os.path.exists(path):
@@ -202,7 +202,7 @@ def configure(arguments: argparse.Namespace) -> EasyDict:
         if section == other and name in settings[asked]:
             raise UserError(f"{other}.{name} is for {'scoring' if restores else 'restoring photos'} alone; here it is "
                             f"{asked}.{name}.")
-    if arguments.mode in ("train", "srgan", "evaluate", "export"):
+    if arguments.mode in ("train", "srgan", "evaluate", "app", "export"):
         check_paths(arguments, settings)
     return settings
 
@@ -220,7 +220,7 @@ def main(arguments: argparse.Namespace) -> int:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         match name:
             case "app":
-                mode.launch(arguments.share_on_network, settings)
+                mode.launch(arguments.share_on_network, settings, arguments.weights)
             case "mos":
                 mode.build(settings, arguments.restart)
             case "ratings":

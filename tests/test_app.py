@@ -1,4 +1,5 @@
 """The window of --mode=app in a browser: what visitors drop, press, see and download, and what it leaves alone."""
+import copy
 import json
 import os
 import runpy
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from conftest import ROOT
 from PIL import Image
 from restoring import EXACTLY, photo
 
+import config
 import main
 from files import images
 from restore import Restorer
@@ -155,10 +158,10 @@ def shot(tmp_path):
 
 def test_dropped_photos_are_compared_and_downloaded(window, shot, downloads, tmp_path):
     (tmp_path / "other").mkdir()
-    Image.fromarray(photo(24, 32)).save(tmp_path / "other" / "drawing.png")
+    Image.fromarray(photo(24, 32)).save(tmp_path / "other" / "drawing.tif")
     (tmp_path / "notes.jpg").write_text("not a photo")
     Image.new("L", (300, 200)).save(tmp_path / "large.png")
-    said = window.restore(shot, tmp_path / "other" / "drawing.png", tmp_path / "notes.jpg", tmp_path / "large.png")
+    said = window.restore(shot, tmp_path / "other" / "drawing.tif", tmp_path / "notes.jpg", tmp_path / "large.png")
     assert said == [
         "notes.jpg can't be read as an image (empty, damaged, or none of PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF and "
         "HEIC); replace it or take it out of the folder.",
@@ -173,7 +176,7 @@ def test_dropped_photos_are_compared_and_downloaded(window, shot, downloads, tmp
             name: (downloads / name).read_bytes() for name in ("IMG 1_gen.png", "drawing_gen.png")}
     with Image.open(downloads / "IMG 1_gen.png") as result:
         assert result.size == (160, 120) and result.getexif()[0x0110] == "Pixel 9"
-    for path, weights in ((shot, "photo"), (tmp_path / "other" / "drawing.png", "pretrained")):
+    for path, weights in ((shot, "photo"), (tmp_path / "other" / "drawing.tif", "pretrained")):
         np.testing.assert_allclose(images.read_image(downloads / f"{path.stem}_gen.png"),
                                    Restorer(weights, precision="float32")(images.read_image(path)), atol=1)
     left, top = window.run("const r = document.querySelector('iframe').getBoundingClientRect(); return [r.x, r.y]")
@@ -280,6 +283,21 @@ def test_it_ends_with_its_folder_and_has_called_nobody(server):
     assert server.process.returncode == 143
     assert [*server.temporary.iterdir(), *server.here.iterdir()] == []
     assert server.calls.read_text() == ""
+
+
+@pytest.mark.parametrize("given, taken", [(None, "g_srgan.npz"), ("g_srgan_init.npz", "g_srgan_init.npz")])
+def test_it_takes_the_weights_that_the_command_line_takes(trained, shot, given, taken):
+    """A training's, or those that are named."""
+    import app
+    settings = copy.deepcopy(config.config)
+    settings.TRAIN.checkpoint_path = str(trained)
+    window, visitor = app.Window(settings, given and str(trained / given), "this machine"), mock.Mock()
+    assert f"Take {trained / taken}" in str(window.page.config)
+    window._begin(visitor)
+    window._run([str(shot)], 4, 0, "", 1, "png", None, visitor, mock.Mock())
+    result, = window.results.rglob("IMG 1_gen.png")
+    np.testing.assert_allclose(images.read_image(result), Restorer(trained / taken)(images.read_image(shot)),
+                               atol=ROUNDING)
 
 
 # ----------------------------------------------------------------------------------------------------- mistakes

@@ -307,6 +307,7 @@ def test_its_page_cuts_large_photos_and_compares_them(page):
     lr = np.random.default_rng(0).integers(0, 256, (750, 1000, 3), np.uint8)
     assert np.array_equal(page.restore(lr)[:, :, :3], lr.repeat(4, 0).repeat(4, 1))
     assert 200 < max(page.driver.execute_script("return seen")) <= 256
+    assert re.fullmatch(r"Done in \d+ s", page.find("title").text)
     page.driver.switch_to.frame(page.find("comparison"))
     page.wait(lambda: page.find("slider").is_displayed())
     assert "4000 \N{MULTIPLICATION SIGN} 3000" in page.find("size").text
