@@ -1,7 +1,6 @@
 """Metadata of pictures: EXIF, dots per inch, profile, and the mark of our results."""
 import contextlib
 import dataclasses
-import glob
 import os
 import struct
 import zlib
@@ -13,8 +12,6 @@ from PIL import Image, ImageCms
 SOFTWARE = "SRGAN 4x super-resolution"  # in every picture that is written, so that results are not taken for photos
 
 OUTPUT_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff")  # of the pictures that are written
-
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")  # of photos beside which earlier versions may have put their results
 
 PROCESSING_SOFTWARE, ORIENTATION, EXIF, GPS, ICC_PROFILE = 0x000B, 0x0112, 0x8769, 0x8825, 0x8773
 # Description, maker, model, software, date, artist, computer, rating, copyright, and Windows' title to subject.
@@ -140,28 +137,3 @@ def has_mark(path: Path, mark: str = SOFTWARE) -> bool:
     except OSError:  # read_image will report it
         return False
     return mark.encode() in ends
-
-
-def is_result(path: Path) -> bool:
-    """Whether a picture is taken for one that this program wrote."""
-    return has_mark(path) or _was_result(path)
-
-
-def _was_result(path):
-    """Whether a file without the mark is a result of an earlier version, as the files beside it prove."""
-    base, _, kind = path.stem.rpartition("_")
-    if path.suffix != ".png":
-        return False
-    if path.stem == "comparison":
-        return path.with_name("metrics.json").exists()
-    if path.parent.name in ("srgan_ginit", "srgan_gan") and base in ("train_g", "train_g_init"):
-        return kind.isdecimal()
-    if kind in ("lr", "bicubic", "hr", "gen") and all(
-            path.with_name(f"{base}_{kind}.png").exists() for kind in ("lr", "bicubic", "hr", "gen")):
-        return True
-    with contextlib.suppress(Exception):  # a photo that can't be read proves nothing
-        for photo in filter(Path.is_file, path.parent.glob(f"{glob.escape(base)}.*") if kind == "gen" else ()):
-            with Image.open(photo, formats=FORMATS) as small, Image.open(path, formats=FORMATS) as large:
-                if set(large.size) == {4 * side for side in small.size}:
-                    return True
-    return False

@@ -44,7 +44,7 @@ def find_photos(folder: str | Path) -> tuple[list[Path], list[Path], list[Path]]
     photos, results, unread = [], [], []
     for path in _list_files(folder):
         if path.suffix.lower() in IMAGE_SUFFIXES:
-            (results if metadata.is_result(path) else photos).append(path)
+            (results if metadata.has_mark(path) else photos).append(path)
         elif tiff.is_raw(path) or path.suffix.lower() in OTHER_SUFFIXES:
             unread.append(path)
     return photos, results, unread

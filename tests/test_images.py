@@ -500,23 +500,6 @@ def test_pictures_that_this_program_wrote_are_not_photos(tmp_path, suffix):
     assert [path.stem for path in photos] == ["me_hr"] and [path.stem for path in results] == ["holiday", "with exif"]
 
 
-def test_unmarked_results_of_earlier_versions_are_recognised_by_the_files_beside_them(tmp_path):
-    def put(*names, size=(28, 20)):
-        for name in names:
-            (tmp_path / name).parent.mkdir(exist_ok=True)
-            Image.new("RGB", size).save(tmp_path / name)
-
-    put("scored/a_lr.png")
-    put("scored/a_hr.png", "scored/a_bicubic.png", "scored/a_gen.png", "scored/comparison.png", size=(112, 80))
-    (tmp_path / "scored" / "metrics.json").touch()
-    put("restored/b.jpg")
-    put("restored/b_gen.png", size=(112, 80))
-    put("srgan_gan/train_g_10.png", "srgan_ginit/train_g_init_5.png")
-    results = {path.name for path in photo_files.find_photos(tmp_path)[1]}
-    assert results == {"a_lr.png", "a_hr.png", "a_bicubic.png", "a_gen.png", "comparison.png", "b_gen.png",
-                       "train_g_10.png", "train_g_init_5.png"}
-
-
 def test_a_name_alone_does_not_make_a_result(tmp_path):
     for name in ("me_hr.png", "me_lr.png", "comparison.png", "c_gen.png", "c.png", "d_gen.png", "train_g_10.png"):
         Image.new("RGB", (28, 20)).save(tmp_path / name)
@@ -637,7 +620,7 @@ def test_moving_pictures_keep_their_frames_times_and_loops(tmp_path, form, chann
     assert images.moving_suffix(tmp_path / f"a.{form}") == f".{form}"
     animation = images.read_frames(tmp_path / f"a.{form}")
     images.write_frames(tmp_path / f"b.{form}", animation, quality=100)
-    assert metadata.is_result(tmp_path / f"b.{form}")
+    assert metadata.has_mark(tmp_path / f"b.{form}")
     with Image.open(tmp_path / f"b.{form}") as written:
         assert written.format == form.upper() and written.n_frames == 4 and written.info["loop"] == 3
         for step, duration in enumerate([100, 250, 40, 1000]):
@@ -753,7 +736,7 @@ def test_damaged_metadata_does_not_lose_the_rest(tmp_path):
 
 def test_a_jpeg_is_written_without_exif_that_is_too_long_for_it(tmp_path):
     images.write_image(tmp_path / "a.jpg", pictures.RGB, images.Metadata(exif={0x9286: bytes(100_000)}))
-    assert metadata.is_result(tmp_path / "a.jpg")
+    assert metadata.has_mark(tmp_path / "a.jpg")
 
 
 # ------------------------------------------------------------------------------------------------------- damage
