@@ -10,8 +10,8 @@ import utils
 from utils import UserError
 
 import imagecodecs
-import imageio.v3 as iio
 import numpy as np
+import pillow_heif
 import tensorflow as tf
 from imagecodecs import PNG
 from PIL import Image, ImageSequence, PngImagePlugin
@@ -23,7 +23,9 @@ warnings.filterwarnings("ignore", module="PIL")  # of metadata and palettes; wha
 # Workflows of ComfyUI and histories in XMP take megabytes; what a small file can unpack to stays bounded all the same.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2 ** 26
 
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")  # Pillow's others run programs or hold no photos
+pillow_heif.register_heif_opener(thumbnails=False)
+# Pillow's others run programs or hold no photos.
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "HEIF")
 MOVING = {"GIF": ".gif", "WEBP": ".webp", "PNG": ".png"}  # formats whose frames are read and written, and their suffix
 DECODER_VERSION = 1  # raise it when files are decoded to other pixels, so that cached photos are decoded again
 
@@ -79,12 +81,17 @@ def _reading(path):
                         "folder.") from error
 
 
-def _decode(path):
+def _open_file(path):
+    """Open a file to read it. Raises ValueError for a folder or a device, as opening a pipe would block."""
     if os.path.exists(path) and not os.path.isfile(path):
-        raise ValueError("a folder or a device")  # opening a pipe would block
-    if tiff.is_raw(Path(path)) and os.path.exists(path):
-        raise ValueError(tiff.RAW)
-    with open(path, "rb") as file:
+        raise ValueError("a folder or a device")
+    return open(path, "rb")
+
+
+def _decode(path):
+    with _open_file(path) as file:
+        if tiff.is_raw(Path(path)):
+            raise ValueError(tiff.RAW)
         head = file.read(16)
         file.seek(0)
         if head.startswith(tiff.RAW_BEGINNINGS):
@@ -108,20 +115,8 @@ def _decode(path):
             return _finish(planes, profile, orientation)
 
 
-def _open(file):
-    """A file as a Pillow image, not yet decoded."""
-    formats = IMAGE_FORMATS
-    is_heif = file.read(8)[4:] == b"ftyp"
-    file.seek(0)
-    if is_heif:  # or AVIF
-        import pillow_heif
-        pillow_heif.register_heif_opener(thumbnails=False)
-        formats += ("HEIF",)
-    return Image.open(file, formats=formats)
-
-
 def _decode_by_pillow(file):
-    with _open(file) as image:
+    with Image.open(file, formats=IMAGE_FORMATS) as image:
         animated = getattr(image, "is_animated", False)
         if animated and image.format not in ("MPO", "TIFF"):  # MPO: a JPEG with a second picture
             option = " (to restore all of them: --frames)" if image.format in MOVING else ""
@@ -129,7 +124,7 @@ def _decode_by_pillow(file):
         info = image.info
         if image.format == "AVIF":
             with contextlib.suppress(Exception):  # Pillow reads kinds that libheif does not, such as sequences
-                info = info | _read_container(file).info
+                info = info | pillow_heif.open_heif(file, convert_hdr_to_8bit=False, hdr_to_16bit=False).info
         pixels = _decode_deep(image, info, file)
         if pixels is not None:
             planes = np.split(pixels, [1 if pixels.shape[2] < 3 else 3], axis=2)
@@ -146,12 +141,6 @@ def _decode_by_pillow(file):
     return _finish(planes, profile, orientation)
 
 
-def _read_container(file):
-    """An AVIF or HEIC file, not yet decoded, at its own depth."""
-    import pillow_heif
-    return pillow_heif.open_heif(file, convert_hdr_to_8bit=False, hdr_to_16bit=False)
-
-
 def _decode_deep(image, info, file):
     """Pixels (H, W, C) of what Pillow cuts to 8 bits; None if it does not."""
     if image.format == "PNG":
@@ -163,7 +152,8 @@ def _decode_deep(image, info, file):
             return np.atleast_3d(imagecodecs.png_decode(file.read()))
     elif info.get("bit_depth", 8) > 8:
         file.seek(0)
-        pixels = imagecodecs.avif_decode(file.read(), 0) if image.format == "AVIF" else _read_container(file)
+        pixels = (imagecodecs.avif_decode(file.read(), 0) if image.format == "AVIF" else
+                  pillow_heif.open_heif(file, convert_hdr_to_8bit=False, hdr_to_16bit=False))
         return tiff.scale(np.atleast_3d(pixels), info["bit_depth"])
     return None
 
@@ -199,16 +189,14 @@ class Animation:
 
 def moving_suffix(path: str | Path) -> str | None:
     """The suffix for its kind of file, if a picture moves and `read_frames` reads it; else None."""
-    if not os.path.isfile(path):  # opening a pipe would block
-        return None
-    with contextlib.suppress(Exception), Image.open(path, formats=list(MOVING)) as image:
+    with contextlib.suppress(Exception), _open_file(path) as file, Image.open(file, formats=list(MOVING)) as image:
         return MOVING[image.format] if image.is_animated else None
     return None
 
 
 def read_frames(path: str | Path) -> Animation:
     """Read all frames of a GIF, WebP or APNG as they are shown, as `read_image` does one. Raises UserError."""
-    with _reading(path), open(path, "rb") as file, Image.open(file, formats=list(MOVING)) as image:
+    with _reading(path), _open_file(path) as file, Image.open(file, formats=list(MOVING)) as image:
         if image.n_frames * image.width * image.height > 2 * (Image.MAX_IMAGE_PIXELS or math.inf):
             raise Image.DecompressionBombError
         frames, durations = [], []
@@ -225,13 +213,11 @@ def read_frames(path: str | Path) -> Animation:
 
 def image_size(path: str | Path) -> tuple[int, int] | None:
     """Height and width of an image as it is shown, by the head of its file; None if that can't be read."""
-    if not os.path.isfile(path):  # opening a pipe would block
-        return None
-    with contextlib.suppress(Exception), open(path, "rb") as file:
+    with contextlib.suppress(Exception), _open_file(path) as file:
         if file.read(4) in tiff.BEGINNINGS:
             return tiff.size(file)
         file.seek(0)
-        with _open(file) as image:
+        with Image.open(file, formats=IMAGE_FORMATS) as image:
             turned = image.getexif().get(0x0112, 1) > 4
             return image.size if turned else image.size[::-1]
     return None
@@ -243,17 +229,14 @@ def lossy_quality(path: str | Path) -> float | None:
     Of JPEG by the 16 finest steps of its quantization, as a multiple of those in the standard's table K.1, which
     libjpeg scales. Of WebP, AVIF and HEIC, which do not say it, and of damaged files 100.
     """
-    with contextlib.suppress(Exception):
-        if not os.path.isfile(path):  # opening a pipe would block
-            return 100
-        with open(path, "rb") as file:
-            head = file.read(12)
-            if not head.startswith(b"\xff\xd8"):
-                return 100 if head[4:8] == b"ftyp" or head[8:] == b"WEBP" else None
-            file.seek(0)
-            with Image.open(file, formats=["JPEG"]) as image:
-                multiple = np.mean(sorted(image.quantization[min(image.quantization)])[:16]) / 15.375
-            return 100 - 50 * multiple if multiple < 1 else 50 / multiple
+    with contextlib.suppress(Exception), _open_file(path) as file:
+        head = file.read(12)
+        if not head.startswith(b"\xff\xd8"):
+            return 100 if head[4:8] == b"ftyp" or head[8:] == b"WEBP" else None
+        file.seek(0)
+        with Image.open(file, formats=["JPEG"]) as image:
+            multiple = np.mean(sorted(image.quantization[min(image.quantization)])[:16]) / 15.375
+        return 100 - 50 * multiple if multiple < 1 else 50 / multiple
     return 100
 
 
@@ -264,7 +247,7 @@ def read_metadata(path: str | Path) -> Metadata:
         file.seek(0)
         if is_tiff:
             return metadata.from_tiff(file)
-        with _open(file) as image:
+        with Image.open(file, formats=IMAGE_FORMATS) as image:
             return metadata.from_pillow(image.getexif(), image.info)
     return Metadata()
 
@@ -312,7 +295,7 @@ def write_image(path: str | Path, image: np.ndarray, about: Metadata | None = No
                        "subsampling": "4:0:0" if suffix == ".avif" and is_gray else "4:4:4",
                        "speed": 8}  # of AVIF: 3 times as quick as usual, 3% larger
             options = {name: value for name, value in options.items() if value is not None}
-            iio.imwrite(partial, image[:, :, 0] if image.shape[2] == 1 else image, plugin="pillow", **options)
+            Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(partial, **options)
         else:
             # Of a natural photo of 8000x5400 this is the smallest file and the quickest: 49 MB in 1.4 s of processor
             # time, where Pillow's default takes 17.8 s for 52 MB.
