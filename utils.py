@@ -206,6 +206,12 @@ def time_left(seconds: float) -> str:
     return f"{days} days" if days > 1 else f"{rest // 3600 + 24 * days}:{rest // 60 % 60:02}:{rest % 60:02}"
 
 
+def digest(path: str | Path, algorithm: str = "sha256") -> str:
+    """The digest of a file, in hexadecimal digits. Raises OSError."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
 def natural_key(path: str | Path) -> tuple:
     """Sort key that puts `im2.jpg` before `im10.jpg`."""
     path = Path(path)

@@ -2,7 +2,6 @@
 import atexit
 import contextlib
 import errno
-import json
 import math
 import os
 import re
@@ -27,6 +26,7 @@ from easydict import EasyDict
 from config import DIV2K_TRAIN_HR, flatten, is_div2k
 from engine import devices
 from files.outputs import OutputFolder
+from files.shipped import read_settings
 
 HANGUP = 1  # SIGHUP, which Windows does not have
 
@@ -69,7 +69,7 @@ def holds_training(folder: Path) -> bool:
 def check_files(folder: Path, sample_path: Path) -> None:
     """Raise UserError if a run would replace files of the user's: those of its names that no earlier run left."""
     OutputFolder(sample_path, "TRAIN.sample_path").check(_found(sample_path, SAMPLES))
-    if holds_training(folder) or "TRAIN" in _read_settings(folder):
+    if holds_training(folder) or "TRAIN" in read_settings(folder):
         return
     names = (*FILES, "lock", "lock.txt")
     theirs = [path for path in _found(folder, names) if path.parent == folder and not _is_lock(path)]
@@ -130,20 +130,13 @@ def read_last_run(folder: Path, command: dict, demo: bool) -> tuple[dict, bool, 
     """
     if not holds_training(folder):
         return {}, False, False
-    last = _read_settings(folder)
+    last = read_settings(folder)
     minutes = (time.time() - (folder / "config.json").stat().st_mtime) / 60 if last else math.inf
     if command["restart"] and minutes < 60 and last.get("command") == command:
         raise UserError(f"This very command started the training in {folder}/ {minutes:.0f} minutes ago: leave out "
                         f"--restart to resume it, or move {folder}/ away yourself to start over once more.")
     replaced = command["restart"] or (last.get("demonstration", False) and not demo)
     return last, not replaced, replaced
-
-
-def _read_settings(folder):
-    try:
-        return dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return {}
 
 
 def compare_settings(folder: Path, last: dict, config: EasyDict, demo: bool, given: str | None) -> None:

