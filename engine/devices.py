@@ -176,16 +176,11 @@ def describe() -> str:
     return f"{utils.plural(len(gpus), 'GPU')} ({name})"
 
 
-def dtype_policy(setting: str) -> str:
-    """Keras's name for networks that compute in `precision(setting)` and keep their weights in float32."""
-    name = precision(setting)
-    return name if name == "float32" else f"mixed_{name}"
-
-
 @contextlib.contextmanager
 def compute_in(setting: str) -> Iterator[None]:
-    """Build networks inside this context to compute in `precision(setting)`."""
-    keras.config.set_dtype_policy(dtype_policy(setting))
+    """Build networks inside this context to compute in `precision(setting)` and keep their weights in float32."""
+    name = precision(setting)
+    keras.config.set_dtype_policy(name if name == "float32" else f"mixed_{name}")
     try:
         yield
     finally:

@@ -55,7 +55,7 @@ class Restorer:
         self.upscalers = {}  # by scale
         with utils.quiet():
             self._upscaler = functools.partial(upscaling.Upscaler, memory_mb=memory_mb, device=device,
-                                               precision=devices.dtype_policy(precision))
+                                               precision=devices.precision(precision))
             if weights in NAMES:
                 self.scales = find_scales(weights, blend)
             else:
@@ -87,7 +87,7 @@ class Restorer:
         """The number of tiles in which an LR of that size goes through the networks; `size` as in calling."""
         return sum(len(upscaler.tiles(*taken)) for upscaler, taken, _ in self._steps(height, width, size))
 
-    def __call__(self, lr: np.ndarray | Image.Image, report: Callable[[float], None] | None = None,
+    def __call__(self, lr: np.ndarray | Image.Image, report: Callable[[float], object] = lambda share: None,
                  size: tuple[int, int] | None = None) -> np.ndarray:
         """Upscale LR (H, W, C) to SR (scale H, scale W, C) of the same type: uint8, uint16, bool, or floats in [0, 1].
 
@@ -97,15 +97,11 @@ class Restorer:
         """
         sr, given = arrays.to_pixels(lr), np.asarray(lr)
         steps = self._steps(*sr.shape[:2], size)
-        pixels, begin = sum(math.prod(taken) for _, taken, _ in steps), 0
+        pixels, done = sum(math.prod(taken) for _, taken, _ in steps), 0
         for upscaler, taken, asked in steps:
-            end = begin + math.prod(taken) / pixels
-
-            def report_step(share, begin=begin, end=end):
-                if report:
-                    report(begin + share * (end - begin))
-
-            sr, begin = self._upscale(sr, upscaler, asked, report_step), end
+            part = math.prod(taken) / pixels
+            sr = self._upscale(sr, upscaler, asked, lambda share, done=done, part=part: report(done + share * part))
+            done += part
         if given.dtype.kind == "f":
             sr = (sr / np.float32(65535)).astype(given.dtype)
         elif given.dtype.kind == "b":
@@ -129,11 +125,9 @@ class Restorer:
         sr, image = np.empty((*size, channels), lr.dtype), (0, height, 0, width)
         tiles = upscaler.tiles(height, width)
         for number, tile in enumerate(tiles):
-            def report_tile(share, number=number):
-                report((number + share) / len(tiles))
-
             top, _, left, right = seen = upscaling.around(tile, margin, image)
-            part = self._average(upscaler, colours, seen, report_tile)
+            part = self._average(upscaler, colours, seen,
+                                 lambda share, number=number: report((number + share) / len(tiles)))
             for band in upscaling.cut(tile, math.ceil((tile[1] - tile[0]) / BAND), 1):
                 first, last, *_ = upscaling.around(band, margin, image)
                 lr_band, sr_band = colours[first:last, left:right], part[scale * (first - top):scale * (last - top)]

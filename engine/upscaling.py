@@ -54,13 +54,13 @@ class Upscaler:
     def __init__(self, generator: keras.Model | Folded, memory_mb: int = 500, device: str | None = None,
                  precision: str = "float32"):
         """generator: a network, or its folded weights, quicker to load. memory_mb: what the maps of a tile may
-        take. device: TensorFlow's name of one, None for its choice. precision: a Keras dtype policy, such as
-        "mixed_bfloat16", whose compute dtype the weights get too; the last activation is float32.
+        take. device: TensorFlow's name of one, None for its choice. precision: the type of maps and weights, such as
+        "bfloat16"; the last activation is float32.
         """
         self.architecture, self.device = generator.architecture, device
         self.scale = self.architecture.scale
         with tf.device(device):
-            self.network = inference_generator(self.architecture, precision.removeprefix("mixed_"))
+            self.network = inference_generator(self.architecture, precision)
         self.refresh(generator)
         self._computed = Counter()  # LR pixels by part, height and width
         self._compiled = set()  # part, height and width
@@ -119,7 +119,7 @@ class Upscaler:
         return cut((0, height, 0, width), *grid(height, width, self.field, self._trunk_pixels))
 
     def upscale(self, lr: np.ndarray, y: int, y_stop: int, x: int, x_stop: int,
-                report: Callable[[float], None] | None = None) -> np.ndarray:
+                report: Callable[[float], object] = lambda share: None) -> np.ndarray:
         """SR of a rectangle of LR, float32 in [-1, 1], as it is in the SR of all of LR.
 
         report: called with the share that is done, from 0 to 1.
@@ -134,11 +134,9 @@ class Upscaler:
             for done, (field, stage) in enumerate(zip(stage_fields, self._stages, strict=True), start=1):
                 before, seen = seen, around(tile, field, image)
                 maps = stage([_crop(each, before, seen) for each in maps])
-                if report:
-                    report(done / len(self._stages) / 2)  # the trunk takes about half of the time
+                report(done / len(self._stages) / 2)  # the trunk takes about half of the time
             for done, part in enumerate(parts):
-                if report:
-                    report(0.5 + done / len(parts) / 2)
+                report(0.5 + done / len(parts) / 2)
                 wider = around(part, margin, image)
                 result, = self._upsampling([_crop(each, seen, wider) for each in maps])
                 sr[scale * (part[0] - y):scale * (part[1] - y), scale * (part[2] - x):scale * (part[3] - x)] = _crop(

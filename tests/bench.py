@@ -269,7 +269,7 @@ def make_photo(width, height):
 def bench_upscaling(generator, installed, quick):
     """Rows for the upscaling alone; returns the seconds per pixel of the precision that `--input` uses."""
     upscaling.COMPILE_AFTER = 0  # as for the second photo of a size, or the second tile of a large one
-    upscalers = {precision: upscaling.Upscaler(generator, precision=devices.dtype_policy(precision))
+    upscalers = {precision: upscaling.Upscaler(generator, precision=precision)
                  for precision in PRECISIONS}
     per_pixel = []
     for width, height in ((160, 90),) if quick else ((320, 180), (510, 339)):
@@ -293,7 +293,7 @@ def bench_scales(quick):
     """Rows for the upscaling by networks of each scale, by LR pixel."""
     _, lr = make_photo(160, 90)
     upscalers = {scale: functools.partial(upscaling.Upscaler(
-        model.get_G(scale=scale), precision=devices.dtype_policy(PRECISIONS[-1])), lr) for scale in model.UPSAMPLING}
+        model.get_G(scale=scale), precision=PRECISIONS[-1]), lr) for scale in model.UPSAMPLING}
     for upscale in upscalers.values():
         upscale()
     for scale, seconds in take_turns(upscalers, 3 if quick else 5).items():
