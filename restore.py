@@ -94,9 +94,11 @@ def restore(arguments: Namespace, config: EasyDict) -> int:
     done = {job.target: job for job in jobs if arguments.skip_existing and is_done(job, folder)}
     if done:
         print(f"{len(done):,} of {utils.plural(len(jobs), 'result')} are there already, made with these settings.")
-    restorers = make_restorers(generators_of(jobs, found, options.back_project), options, config, scale)
-    print(f"Computing on {devices.describe()} in {devices.precision(options.precision)}.")
-    return run_jobs([job for job in jobs if job.target not in done], restorers, folder, done.values())
+    left = [job for job in jobs if job.target not in done]
+    restorers = make_restorers(generators_of(left, found, options.back_project), options, config, scale)
+    if left:
+        print(f"Computing on {devices.describe()} in {devices.precision(options.precision)}.")
+    return run_jobs(left, restorers, folder, done.values())
 
 
 def photos_to_restore(inputs: list[Path], output: Path, weights: str, blend: float = 1,
@@ -320,8 +322,7 @@ class _Steps:
     """The steps of restoring photos, which run in threads of their own."""
 
     def __init__(self, jobs, output, restorers, report):
-        self.jobs, self.output, self.n_devices, self.report = jobs, output, len(restorers), report
-        self.scale = next(iter(restorers[0].values())).scale
+        self.jobs, self.output, self.restorers, self.report = jobs, output, restorers, report
         self.is_estimated = False
         self.numbers = {id(job): number for number, job in enumerate(jobs, start=1)}
         self.shown = {}  # entries of the page, by photo
@@ -330,7 +331,8 @@ class _Steps:
     def read(self, job):
         job.lr = images.read_frames(job.path) if job.moves else images.read_image(job.path, native=True)
         job.metadata = dataclasses.replace(images.read_metadata(job.path), mark=job.mark)
-        job.size = enlarged(*job.lr.shape[:2], scale_of(job, *job.lr.shape[:2], self.scale))
+        usual = self.restorers[0][job.weights, job.blend].scale
+        job.size = enlarged(*job.lr.shape[:2], scale_of(job, *job.lr.shape[:2], usual))
 
     @_step
     def upscale(self, of_device, job):
@@ -366,7 +368,7 @@ class _Steps:
                 f"{utils.time_left(seconds)}")
         if len(self.jobs) > 1:
             sizes = [images.image_size(job.path) or (0, 0) for job in self.jobs]
-            total = seconds * sum(map(math.prod, sizes)) / (height * width) / self.n_devices
+            total = seconds * sum(map(math.prod, sizes)) / (height * width) / len(self.restorers)
             line += f", and {utils.time_left(total)} for all {len(self.jobs)} results"
         print(f"{line}.")
 
