@@ -18,10 +18,10 @@ from easydict import EasyDict
 from config import config, flatten, is_div2k, override, resolve
 
 MODES = ("train", "srgan", "evaluate", "app", "export", "mos", "download")
-FOR_PHOTOS = ("--format", "--quality", "--frames", "--skip-existing", "--part")  # options of --input alone
 SIZES = ("--scale", "--width", "--height", "--long-side")
-OPTIONS = ("--mode", "--input", "--output", "--weights", *SIZES, *FOR_PHOTOS, "--restart", "--share-on-network",
-           "--set", "--help")
+FOR_PHOTOS = (*SIZES, "--format", "--quality", "--frames", "--skip-existing", "--part")  # options of --input alone
+OPTIONS = ("--mode", "--input", "--output", "--weights", *FOR_PHOTOS, "--restart", "--share-on-network", "--set",
+           "--help")
 MODULES = {"mos": "study.mos", "ratings": "study.ratings", "download": "files.download"}
 EXAMPLES = """examples:
   python main.py --mode=evaluate --input photo.jpg  restore a photo, or several
@@ -63,13 +63,6 @@ def as_part(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-class WithOption(argparse.Action):
-    """Store a number with the option that gave it, ("width", 1920)."""
-
-    def __call__(self, parser, namespace, number, option=None):
-        setattr(namespace, self.dest, (self.option_strings[0].removeprefix("--"), number))
-
-
 def make_parser() -> Parser:
     """The options, as `--help` shows them."""
     parser = Parser(prog="main.py", description="SRGAN: single-image super-resolution.", epilog=EXAMPLES,
@@ -82,11 +75,11 @@ def make_parser() -> Parser:
                         help="evaluate, export: the folder for the results (default: samples/evaluate/, exported/); "
                              "for a single photo also a file, such as large.png")
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--scale", metavar="X", dest="size", type=float, action=WithOption,
+    size.add_argument("--scale", metavar="X", type=float,
                       help="evaluate --input: how many times as wide and high results are, from 1 to 16, such as 2 or "
                            "1.5 (default: 4, or what the weights were trained for)")
     for side in SIZES[1:]:
-        size.add_argument(side, metavar="N", dest="size", type=int, action=WithOption,
+        size.add_argument(side, metavar="N", type=int,
                           help=f"... or their {side[2:].replace('-', ' ')} in pixels; the other side follows")
     parser.add_argument("--weights", metavar="FILE",
                         help="app, evaluate, export: the generator to use; train: the one to start from. A file, or "
@@ -112,7 +105,10 @@ def make_parser() -> Parser:
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """The command line, with `~` expanded in paths. A mistake ends the program with one sentence and exit code 2."""
+    """The command line, with `~` expanded in paths and `size`, such as ("width", 1920), None if none is asked.
+
+    A mistake ends the program with one sentence and exit code 2.
+    """
     parser = make_parser()
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
@@ -124,12 +120,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         parser.exit(2, "--input and --output do not go with --mode=app; drop the photos into its window.\n")
     if arguments.share_on_network and arguments.mode != "app":
         parser.exit(2, "--share-on-network is for the window, --mode=app.\n")
-    for option in FOR_PHOTOS:
-        if vars(arguments)[option[2:].replace("-", "_")] and not (arguments.mode == "evaluate" and arguments.input):
-            parser.exit(2, f"{option} is for restoring photos; name them with --mode=evaluate --input PATH.\n")
-    if arguments.size and not (arguments.mode == "evaluate" and arguments.input):
-        parser.exit(2, f"--{arguments.size[0]} is for photos to restore, --mode=evaluate --input photo.jpg; training "
-                       "and scoring take --set TRAIN.scale=2 and VALID.scale=2\n")
+    given = {option: value for option in FOR_PHOTOS
+             if (value := vars(arguments)[option[2:].replace("-", "_")]) is not None and value is not False}
+    if given and not (arguments.mode == "evaluate" and arguments.input):
+        others = "; training and scoring take --set TRAIN.scale=2 and VALID.scale=2" if {*SIZES} & {*given} else ""
+        parser.exit(2, f"{next(iter(given))} is for photos to restore, --mode=evaluate --input photo.jpg{others}\n")
+    arguments.size = next(((option[2:], given[option]) for option in SIZES if option in given), None)
     if arguments.mode == "mos" and len(arguments.input) > 1:
         parser.exit(2, "--mode=mos takes one --input; put the raters' files into one folder.\n")
     try:
@@ -166,17 +162,16 @@ def check_paths(arguments: argparse.Namespace, settings: EasyDict) -> None:
     """Answer a wrong path before the seconds that TensorFlow takes to import. Raises UserError."""
     from files import photo_files  # takes a moment, which --help should not
 
-    folders = {"TRAIN.hr_img_path": settings.TRAIN.hr_img_path}
-    if arguments.mode == "evaluate":
-        folders = {"VALID.hr_img_path": settings.VALID.hr_img_path}
-    if arguments.input or arguments.mode in ("app", "export") or settings.TRAIN.dataset != "folder":
-        folders = {}
+    folders = [("--input", path) for path in filter(os.path.isdir, arguments.input)]
+    if not (arguments.input or arguments.mode in ("app", "export") or settings.TRAIN.dataset != "folder"):
+        section = "VALID" if arguments.mode == "evaluate" else "TRAIN"
+        folders = [(f"{section}.hr_img_path", settings[section].hr_img_path)]
     for path in arguments.input:
         if not os.path.exists(path):
             whole = with_spaces(arguments.input)
             hint = f"put quotes around {shlex.quote(whole)}" if whole else "name a photo or a folder of photos"
             raise UserError(f"{path} (--input) does not exist; {hint}.")
-    for setting, folder in [*folders.items(), *(("--input", path) for path in filter(os.path.isdir, arguments.input))]:
+    for setting, folder in folders:
         downloaded = os.path.isdir(folder) or not is_div2k(folder)
         if downloaded and not (os.path.isdir(folder) and photo_files.list_images(folder)):
             photo_files.find_images(folder, setting)
