@@ -46,7 +46,8 @@ FORMATS = [("PNG: exact", "png"), ("JPEG: small", "jpg"), ("WebP", "webp"), ("AV
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # Gradio's own are on another server
 WELCOME = f"# Enlarge photos\nDrop in photos ({photo_files.FORMAT_NAMES}) and press **Enlarge**. Nothing leaves {{}}."
 CSS = """iframe { width: 100%; height: min(85vh, 50rem); border: 0 }
-#downloads a { display: inline-block; padding: 0.5rem; text-decoration: underline }"""
+#downloads a { display: inline-block; padding: 0.5rem; text-decoration: underline }
+label { overflow-wrap: anywhere }"""
 
 
 class Stopped(Exception):
