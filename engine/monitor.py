@@ -19,7 +19,7 @@ class Monitor:
     network: the generator that is measured.
     total_step: of the curves.
     pairs: HR and LR to measure.
-    patches: HR and LR to draw, the same each time.
+    patches: LR and HR to draw, the same each time.
     folder: of the run.
     memory_mb: for upscaling.
     origin: what the run started from. Measures of given weights are added to it, unless the run is `resumed`.
