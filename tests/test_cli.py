@@ -18,7 +18,8 @@ from PIL import Image
 import main
 from engine import command_line
 
-TINY = ("--set", "TRAIN.batch_size=2", "TRAIN.patches_per_image=1", "TRAIN.n_epoch_init=1", "TRAIN.n_epoch=1")
+TINY = ("--set", "TRAIN.batch_size=2", "TRAIN.hr_patch_size=48", "TRAIN.patches_per_image=1", "TRAIN.n_epoch_init=1",
+        "TRAIN.n_epoch=1")
 
 
 @pytest.fixture
@@ -61,8 +62,8 @@ def test_fresh_clone_trains_both_phases(clone):
     names = {path.name for path in (folder / "checkpoint").iterdir()}
     assert {"g_srgan_init.npz", "g_srgan.npz", "d_srgan.npz", "config.json", "logs"} <= names
     assert json.loads((folder / "checkpoint" / "config.json").read_text())["TRAIN"]["batch_size"] == 2
-    assert Image.open(folder / "samples" / "srgan_ginit" / "train_g_init_1.png").size == (8 * 96, 3 * 96)
-    assert Image.open(folder / "samples" / "srgan_gan" / "train_g_1.png").size == (8 * 96, 3 * 96)
+    assert Image.open(folder / "samples" / "srgan_ginit" / "train_g_init_1.png").size == (8 * 48, 3 * 48)
+    assert Image.open(folder / "samples" / "srgan_gan" / "train_g_1.png").size == (8 * 48, 3 * 48)
 
 
 def test_only_the_programs_own_lines_are_on_the_screen(clone):
@@ -79,7 +80,7 @@ def test_losses_are_written_for_tensorboard(clone):
         event, = events.Tensors(name)
         assert make_ndarray(event.tensor_proto) > 0
     width, height, *_ = make_ndarray(events.Tensors("phase_1/samples")[0].tensor_proto)
-    assert (int(width), int(height)) == (8 * 96, 3 * 96)
+    assert (int(width), int(height)) == (8 * 48, 3 * 48)
 
 
 def test_fresh_clone_evaluates(clone):

@@ -35,7 +35,7 @@ def times(folder):
 
 
 def test_a_folder_goes_on_where_it_was_killed(trained, tmp_path, capsys):
-    n, out = 30, tmp_path / "out"
+    n, out = 16, tmp_path / "out"
     write_photos(tmp_path / "in", n)
     arguments = ["--weights", trained / "g_srgan.npz", "--output", out, "--input", tmp_path / "in", *EXACTLY]
     with subprocess.Popen([sys.executable, conftest.ROOT / "main.py", "--mode=evaluate", *arguments]) as process:

@@ -21,10 +21,10 @@ from engine import command_line, devices
 
 SMALL = Path(__file__).parent / "small.py"
 SCHEDULE = ("--set", "TRAIN.hr_patch_size=16", "TRAIN.batch_size=4", "TRAIN.patches_per_image=3",
-            "TRAIN.n_epoch_init=10", "TRAIN.n_epoch=40", "TRAIN.save_every=1", "TRAIN.loss=srgan_mse",
+            "TRAIN.n_epoch_init=5", "TRAIN.n_epoch=22", "TRAIN.save_every=1", "TRAIN.loss=srgan_mse",
             "TRAIN.degradation=photo", "VALID.n_quick=1", "TRAIN.deterministic=true", "TRAIN.precision=float32")
 
-PHASE_2 = ("TRAIN.n_steps_d_first=40", "TRAIN.keep_best=lr_psnr")
+PHASE_2 = ("TRAIN.n_steps_d_first=15", "TRAIN.keep_best=lr_psnr")
 
 
 def start(folder, *more):
@@ -120,7 +120,7 @@ def test_finished_training_says_so_at_once_and_restart_keeps_the_old(uninterrupt
     code, output = run(uninterrupted)
     assert code == 0 and "Nothing is left to train" in output
     code, output = run(uninterrupted, "TRAIN.n_epoch_init=99")
-    assert code == 0 and "phase 1 is over, and phase 2 has done 40 epochs; raise TRAIN.n_epoch, which is 40" in output
+    assert code == 0 and "phase 1 is over, and phase 2 has done 22 epochs; raise TRAIN.n_epoch, which is 22" in output
     assert (uninterrupted / "checkpoint" / "g_srgan.npz").read_bytes() == before
     code, output = run(uninterrupted, "--restart", "--set", "TRAIN.n_epoch_init=1", "TRAIN.n_epoch=0")
     assert code == 0, output
@@ -140,7 +140,7 @@ def test_a_second_ctrl_c_leaves_at_once_and_harms_nothing(interrupted, number, c
     """Both while the first step is compiled, which takes seconds: what waits for Python comes after it."""
     folder, _ = interrupted
     before = contents(folder)
-    process = start(folder, "--set", "TRAIN.n_epoch=42")
+    process = start(folder, "--set", "TRAIN.n_epoch=24")
     output = read_until(process, "Phase 2 of 2")
     process.send_signal(number)
     output += read_until(process, "Stopping after this step; press Ctrl-C again")
