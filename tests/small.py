@@ -1,6 +1,5 @@
 """main.py with networks of few layers and small photos, to train in seconds: what is tested is the training alone."""
 import dataclasses
-import gc
 import multiprocessing
 import os
 import sys
@@ -28,7 +27,6 @@ REPLACED = [(model.ARCHITECTURES, "paper", PAPER),
 
 
 def replace():
-    gc.freeze()  # of TensorFlow's modules nothing is garbage: not to look again takes a tenth less time
     for table, key, value in REPLACED:
         table[key] = value
 
