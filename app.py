@@ -178,8 +178,8 @@ class Window:
         def report(label, share):
             if stop.is_set():
                 raise Stopped
-            left = (time.monotonic() - began) * (1 / share - 1) if share else None
-            progress(share, desc=label + (f", about {utils.time_left(left)} left" if share else ""))
+            left = (time.monotonic() - began) * (1 / share - 1) if share else 0
+            progress(share, desc=label + (f", about {utils.time_left(left)} left" if left else ""))
 
         found = self._find(kind)
         folder = Path(tempfile.mkdtemp(dir=self.results))

@@ -281,8 +281,8 @@ def run_jobs(jobs: list[RestoreJob], restorers: list[dict[tuple[str, float], Res
              done: Iterable[RestoreJob] = (), report: Callable[[str, float], None] | None = None) -> int:
     """Restore photos and write the page that shows them; a failure does not stop the others.
 
-    restorers: of `make_restorers`. done: jobs whose results are there, for the page. report: called with the photo in
-    work and the share of all that is done, from 0 to 1; what it raises ends the work. While one is computed, the next
+    restorers: of `make_restorers`. done: jobs whose results are there, for the page. report: called with what is being
+    done and the share of all that is done, from 0 to 1; what it raises ends the work. While one is computed, the next
     photo is read and the last one is written: two results are in memory at most, and one more for each further device.
     Returns the exit code, 1 if some failed.
     """
@@ -347,10 +347,8 @@ class _Steps:
                 self.estimate(job, n_tiles, (time.monotonic() - began) / share)
             job.share_done = share
             self.bar.set_description_str(label, refresh=False)
-            n_done = sum(job.share_done for job in self.jobs)
-            self.bar.update(n_done)
-            if self.report:
-                self.report(label, n_done / len(self.jobs))
+            self.bar.update(sum(job.share_done for job in self.jobs))
+            self.tell(label)
 
         report(0)
         if job.moves:
@@ -372,14 +370,21 @@ class _Steps:
             line += f", and {utils.time_left(total)} for all {len(self.jobs)} results"
         print(f"{line}.")
 
+    def tell(self, label):
+        """Report what is being done. Whoever listens may raise to end the work."""
+        if self.report:
+            self.report(label, sum(job.share_done for job in self.jobs) / len(self.jobs))
+
     @_step
     def write(self, job):
+        self.tell(f"Saving {job.path.name}")
         with self.output.replacing(job.target):
             write = images.write_frames if job.moves else images.write_image
             write(job.target, job.sr, job.metadata, job.quality)
         (height, width), (sr_height, sr_width) = job.lr.shape[:2], job.size
         job.sr = None  # the bicubic for the page is as large
         if job.shown_as and job.path not in self.shown:
+            self.tell(f"Comparing {job.path.name}")
             results.write_bicubic(self.output, job.shown_as, job.lr, sr_height, sr_width)
         self.show(job)
         frames = f", {utils.plural(len(job.lr.frames), 'frame')}" if job.moves else ""

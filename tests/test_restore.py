@@ -708,3 +708,20 @@ def test_the_time_is_said_once_after_the_first_tile(tmp_path, monkeypatch, capsy
     assert restore.run_jobs(jobs, restorers, restore.output_folder(jobs, tmp_path / "out")) == 0
     line, = (line for line in capsys.readouterr().out.splitlines() if "tiles" in line)
     assert line == "a.png is 40x30 and becomes 160x120, in 2 tiles: about 0:00:40, and 0:02:00 for all 2 results."
+
+
+def test_whoever_hears_of_the_work_may_end_it_before_a_result_is_saved(tmp_path):
+    class Cancelled(Exception):
+        pass
+
+    def report(what, share):
+        heard.append(what)
+        if what.startswith("Saving"):
+            raise Cancelled
+
+    Image.fromarray(pictures.RGB).save(tmp_path / "a.png")
+    jobs, heard = restore.photos_to_restore([tmp_path / "a.png"], tmp_path / "out", "srgan"), []
+    folder = restore.output_folder(jobs, tmp_path / "out")
+    with pytest.raises(Cancelled):
+        restore.run_jobs(jobs, stand_in(key=("srgan", 1)), folder, report=report)
+    assert heard == ["a.png", "Saving a.png"] and not jobs[0].target.exists()
