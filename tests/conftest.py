@@ -13,7 +13,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts backg
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-SLOW = ("test_runs.py", "test_devices.py", "test_train.py", "test_cli.py", "test_page.py", "test_mos.py")
+SLOW = ("test_runs.py", "test_devices.py", "test_train.py", "test_cli.py", "test_app.py", "test_page.py", "test_mos.py",
+        "test_weights.py")
 
 
 def pytest_collection_modifyitems(items):

@@ -369,15 +369,3 @@ def test_run_in_jupyter(monkeypatch, tmp_path):
         assert end.value.code == 2
     assert sys.stderr.text.count("key.json is missing") == 2
     assert command_line.config.TRAIN.seed == 0  # the settings of a run end with it
-
-
-def test_keras_settings_of_the_user_do_not_reach_us(tmp_path):
-    (tmp_path / ".keras").mkdir()
-    (tmp_path / ".keras" / "keras.json").write_text(json.dumps(
-        {"backend": "theano", "floatx": "float16", "image_data_format": "channels_first", "epsilon": 1e-7}))
-    script = ("import restore, model, numpy; from keras import config; "
-              "print(config.backend(), config.floatx(), config.image_data_format());"
-              "print(model.get_G(n_blocks=1).predict(numpy.zeros((1, 8, 8, 3)), verbose=0).shape)")
-    result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True,
-                            env={**os.environ, "HOME": str(tmp_path), "KERAS_BACKEND": "torch"})
-    assert result.stdout.splitlines() == ["tensorflow float32 channels_last", "(1, 32, 32, 3)"], result.stderr

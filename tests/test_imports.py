@@ -1,5 +1,7 @@
 """Imports run downwards in the map of CONTRIBUTING.md, and every package that is imported is declared."""
 import ast
+import json
+import os
 import re
 import subprocess
 import sys
@@ -85,14 +87,35 @@ def test_every_text_file_has_an_encoding():
                 assert binary or "encoding" in {keyword.arg for keyword in call.keywords}, f"{path}:{call.lineno}"
 
 
-def test_names_that_a_users_file_may_not_have_are_those_that_restore_imports(tmp_path):
-    """And such a file is in nobody's way behind this folder."""
+USERS_SCRIPT = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+from restore import Restorer
+print(*{name.partition(".")[0] for name in sys.modules})
+from keras import config
+print(config.backend(), config.floatx(), config.image_data_format())
+restorer = Restorer(weights=sys.argv[2])
+for size in range(5, 12):
+    assert restorer(np.zeros((size, 8, 4), np.uint8)).shape == (4 * size, 32, 4)
+"""
+
+
+def test_a_users_script_is_quiet_beside_a_module_of_our_names_and_settings_of_keras(trained, tmp_path):
+    """Those names are refused that it imports, where they hide ours."""
     (tmp_path / "utils.py").touch()
-    script = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); import restore; "
-              "print(*{name.partition('.')[0] for name in sys.modules})")
-    printed = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True).stdout
+    (tmp_path / ".keras").mkdir()
+    (tmp_path / ".keras" / "keras.json").write_text(json.dumps(
+        {"backend": "theano", "floatx": "float16", "image_data_format": "channels_first", "epsilon": 1e-7}))
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    result = subprocess.run(
+        [sys.executable, "-c", USERS_SCRIPT, ROOT, trained / "g_srgan.npz"], cwd=tmp_path, capture_output=True,
+        text=True, env={**environment, "HOME": str(tmp_path), "KERAS_BACKEND": "torch"})
+    assert (result.returncode, result.stderr) == (0, "")
+    names, settings = result.stdout.splitlines()
     own = {name.partition(".")[0] for name in sources()} - {"restore", "module_names"}
-    assert set(printed.split()) & own == set(module_names.NAMES)
+    assert set(names.split()) & own == set(module_names.NAMES)
+    assert settings == "tensorflow float32 channels_last"
 
 
 @pytest.mark.parametrize("name", ["utils.py", "config.py", "files/__init__.py"])

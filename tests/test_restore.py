@@ -4,8 +4,6 @@ import io
 import json
 import os
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +11,6 @@ from unittest import mock
 
 import utils
 
-import conftest
 import numpy as np
 import pictures
 import pytest
@@ -126,21 +123,6 @@ def test_two_restorers_work_in_two_threads_on_two_sizes(generator, restorer):
     for size, (large, small) in zip(sizes, found, strict=True):
         np.testing.assert_array_equal(large, restorer(photo(*size)))
         np.testing.assert_array_equal(small, restorer(photo(9, 9)))
-
-
-def test_from_python_in_any_folder_it_is_as_quiet_as_the_command_line(trained, tmp_path):
-    code = f"""
-import sys
-sys.path.append({str(conftest.ROOT)!r})
-import numpy as np
-from restore import Restorer
-restorer = Restorer(weights={str(trained / 'g_srgan.npz')!r})
-for size in range(5, 12):
-    assert restorer(np.zeros((size, 8, 4), np.uint8)).shape == (4 * size, 32, 4)
-"""
-    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
-    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment)
-    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("self_ensemble", [False, True])
