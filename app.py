@@ -40,7 +40,7 @@ from gradio import processing_utils  # noqa: E402
 from starlette.staticfiles import StaticFiles  # noqa: E402 (Gradio brings it, and is what has to be named)
 
 KINDS = [("A photo: from a phone, a camera, the internet", "photo"),
-         ("A clean picture: a rendering, a drawing, anything that never was a JPEG", "pretrained")]
+         ("A clean picture: a rendering, a drawing, anything that never was a JPEG", "srgan")]
 SCALES = [*((f"{scale} times", scale) for scale in (2, 3, 4, 8)), ("As long as ...", 0)]
 FORMATS = [("PNG: exact", "png"), ("JPEG: small", "jpg"), ("WebP", "webp"), ("AVIF: smallest", "avif")]
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # Gradio's own are on another server

@@ -167,7 +167,7 @@ def set_quality(jobs: list[RestoreJob], quality: int) -> None:
 
 
 def take_weights_by_kind(jobs: list[RestoreJob], found: dict[str, str | Path], scale: float = 4) -> None:
-    """Give lossless pictures `pretrained` where `found`, weights by method, has it beside `photo`.
+    """Give lossless pictures `srgan` where `found`, weights by method, has it beside `photo`.
 
     Says which weights are taken, how they reach `scale`, and which photos are too poor.
     """
@@ -176,11 +176,11 @@ def take_weights_by_kind(jobs: list[RestoreJob], found: dict[str, str | Path], s
     kinds = {}
     if len(found) > 1:
         for job, quality in zip(jobs, qualities, strict=True):
-            job.weights = "photo" if quality else "pretrained"
+            job.weights = "photo" if quality else "srgan"
         n_lossless = qualities.count(None)
         kinds = {"photo": f", for {utils.plural(len(jobs) - n_lossless, 'compressed photo')}",
-                 "pretrained": f", for {utils.plural(n_lossless, 'lossless picture')} (--weights photo for what once "
-                               "was a JPEG, such as a screenshot)"}
+                 "srgan": f", for {utils.plural(n_lossless, 'lossless picture')} (--weights photo for what once "
+                          "was a JPEG, such as a screenshot)"}
     for name in dict.fromkeys(job.weights for job in jobs):
         print(f"{name}: {shipped.describe(found[name], scale)}{kinds.get(name, '')}")
     if poor:

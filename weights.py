@@ -12,7 +12,7 @@ import numpy as np
 
 import losses
 import model
-from files.shipped import NAMES, SRRESNETS, find_file
+from files.shipped import NAMES, SRRESNETS, find_file, srresnet_of
 from files.weight_files import BATCH_NORM, OTHER_NETWORKS, TORCH_LAYERS, TORCH_NORM, Arrays, load_arrays, save_arrays
 from layers import BN_EPSILON, NORM_WEIGHTS, FoldedConv, norm_of
 from model import Architecture
@@ -80,13 +80,13 @@ def load_folded(path: str | Path, scale: int = 4) -> model.Folded:
 def load_blended(path: str | Path, blend: float = 1, scale: int = 4) -> model.Folded:
     """A generator's weights, or with `blend` below 1 those between its SRResNet (0) and itself (1).
 
-    SRResNet's are `pretrained-srresnet` for `pretrained`, otherwise g_srgan_init.npz or srresnet.npz beside the file.
+    SRResNet's are those of `shipped.srresnet_of` for a name, otherwise g_srgan_init.npz or srresnet.npz beside the file.
     scale: as in `shipped.find_file`. Raises UserError.
     """
     folded = load_folded(path, scale)
     if blend == 1:
         return folded
-    if isinstance(path, str) and (srresnet := f"{path}-srresnet") in NAMES:
+    if isinstance(path, str) and (srresnet := srresnet_of(path)) in NAMES:
         return model.blend(load_folded(srresnet, scale), folded, blend)
     beside = [Path(path).with_name(name) for name in SRRESNETS]
     start = next((file for file in beside if file.exists() and file != Path(path)), None)

@@ -83,8 +83,8 @@ def make_parser() -> Parser:
                           help=f"... or their {side[2:].replace('-', ' ')} in pixels; the other side follows")
     parser.add_argument("--weights", metavar="FILE",
                         help="app, evaluate, export: the generator to use; train: the one to start from. A file, or "
-                             "a name: photo (SRGAN for photos from phones and messengers) or pretrained (for clean "
-                             "ones), each also with -srresnet")
+                             "a name: photo (SRGAN for photos from phones and messengers), srgan (for clean ones) "
+                             "or pretrained (what srgan was trained from); photo-srresnet, pretrained-srresnet")
     parser.add_argument("--format", choices=("jpg", "png", "webp", "tif", "avif"),
                         help="the kind of file of restored photos (default: png)")
     parser.add_argument("--quality", metavar="N", type=as_quality,

@@ -1,5 +1,4 @@
 """Weights that come with the install, by name and scale, and which weights are used. Imports no TensorFlow."""
-import contextlib
 import hashlib
 import importlib.util
 import json
@@ -17,7 +16,7 @@ PRETRAINED = {
     "pretrained-discriminator": (
         "gan_discriminator.h5", "1c7f0a7df3a0d705f7aaab28904024a0af93e1dd121ca1e01a48ff7ac720b82a")}
 SHIPPED = {  # weights that come with this program, by name and scale: their files in models/, see docs/weights.md
-    ("photo", 4): "srgan_photo.npz", ("photo-srresnet", 4): "srresnet_photo.npz"}
+    ("srgan", 4): "srgan.npz", ("photo", 4): "srgan_photo.npz", ("photo-srresnet", 4): "srresnet_photo.npz"}
 NAMES = tuple(dict.fromkeys([*PRETRAINED, *(name for name, _ in SHIPPED)]))
 # Methods of this program's own, after which no file of weights is called.
 OWN_METHODS = ("lr", "hr", "bicubic", "lanczos", "nearest", "name", "srgan", "srresnet", "back_projected", *NAMES)
@@ -51,9 +50,14 @@ def find_file(path: str | Path, scale: int = 4) -> Path:
     return file
 
 
+def srresnet_of(name: str) -> str:
+    """The name of the SRResNet to blend weights of a name with; not in NAMES where there is none."""
+    return "pretrained-srresnet" if name == "srgan" else f"{name}-srresnet"
+
+
 def find_scales(name: str, blend: float = 1) -> list[int]:
     """The scales that there are weights of a name for, and with `blend` below 1 of its SRResNet too; 4 first."""
-    kinds = {name} if blend == 1 else {name, f"{name}-srresnet"} & set(NAMES)
+    kinds = {name} if blend == 1 else {name, srresnet_of(name)} & set(NAMES)
     return [scale for scale in (4, 2, 3, 8)
             if all((kind, scale) in SHIPPED or (scale == 4 and kind in PRETRAINED) for kind in kinds)]
 
@@ -88,7 +92,7 @@ def digest(path: str | Path) -> str:
     """Of all files that may be read for these weights, those of the SRResNet to blend with among them."""
     files = [Path(path), *(Path(path).with_name(name) for name in SRRESNETS)]
     if path in NAMES:
-        files = [find_file(kind, scale) for kind in (path, f"{path}-srresnet") if kind in NAMES
+        files = [find_file(kind, scale) for kind in (path, srresnet_of(path)) if kind in NAMES
                  for scale in find_scales(kind)]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files if file.is_file())).hexdigest()[:16]
 
@@ -101,8 +105,8 @@ def is_for_photos(path: object) -> bool:
 def find_generators(given: str | None, trained: Path, scoring: bool) -> dict[str, str | Path]:
     """The weights to evaluate, by method: those `given` by --weights, the trained ones, or those that came along.
 
-    `srresnet` and `srgan` are the user's. trained: TRAIN.checkpoint_path. scoring: take all that there are to compare,
-    instead of the best ones: the trained ones alone, or `photo` and, for lossless pictures, `pretrained`. Says which
+    `srresnet` and `srgan` are the user's where there are any. trained: TRAIN.checkpoint_path. scoring: take all that there are to compare,
+    instead of the best ones: the trained ones alone, or `photo` and, for lossless pictures, `srgan`. Says which
     trained weights are taken, and why others are left out. Raises UserError if there are none.
     """
     if given:
@@ -114,17 +118,18 @@ def find_generators(given: str | None, trained: Path, scoring: bool) -> dict[str
     start = settings.get("origin", {}).get("weights")
     if scoring:
         is_there = start and (start in NAMES or Path(start).exists())
-        return (_named(start, False) if is_there else {}) | found
+        before = _named(start, False) if is_there else {}
+        return {f"{name}_weights" if name in found else name: path for name, path in before.items()} | found
     method, path = found.popitem()
     print(f"Using the weights of your training, {path}{' (phase 1 only)' if method == 'srresnet' else ''}. For "
-          "those that came along: --weights photo, or pretrained for clean pictures")
+          "those that came along: --weights photo, or srgan for clean pictures")
     return {method: path}
 
 
 def _named(given, scoring):
     """The weights of --weights, by method; to score those with a name, the SRResNet that they started from too."""
     if given in NAMES:
-        return {name: name for name in ((f"{given}-srresnet", given) if scoring else (given,)) if name in NAMES}
+        return {name: name for name in ((srresnet_of(given), given) if scoring else (given,)) if name in NAMES}
     method = shorten(Path(given).stem, 50)  # a part of the names of pictures
     taken = method.lower() in OWN_METHODS or method.startswith("blend_")
     return {f"{method}_weights" if taken else method: given}
@@ -135,10 +140,7 @@ def _for_photos(found, trained):
     if found:
         print(f"The weights in {trained}/ are those of the demonstration, for show only. To use them: "
               f"--weights {found.popitem()[1]}")
-    with contextlib.suppress(UserError):
-        find_file("pretrained")
-        return {"photo": "photo", "pretrained": "pretrained"}
-    return {"photo": "photo"}
+    return {"photo": "photo", "srgan": "srgan"}
 
 
 def _pretrained_beside(found, trained):
@@ -151,7 +153,7 @@ def _pretrained_beside(found, trained):
                             f"--weights. {error}") from error
         print(f"The weights in {trained}/ are those of the demonstration, for show only. {error}")
         return found
-    return found | _named("pretrained", not found)
+    return found | _named("pretrained", not found) | ({} if found else _named("srgan", False))
 
 
 def read_settings(folder: Path) -> dict:

