@@ -80,8 +80,8 @@ def load_folded(path: str | Path, scale: int = 4) -> model.Folded:
 def load_blended(path: str | Path, blend: float = 1, scale: int = 4) -> model.Folded:
     """A generator's weights, or with `blend` below 1 those between its SRResNet (0) and itself (1).
 
-    SRResNet's are those of `shipped.srresnet_of` for a name, otherwise g_srgan_init.npz or srresnet.npz beside the file.
-    scale: as in `shipped.find_file`. Raises UserError.
+    SRResNet's are those of `shipped.srresnet_of` for a name, otherwise g_srgan_init.npz or srresnet.npz beside the
+    file. scale: as in `shipped.find_file`. Raises UserError.
     """
     folded = load_folded(path, scale)
     if blend == 1:

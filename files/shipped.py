@@ -105,9 +105,9 @@ def is_for_photos(path: object) -> bool:
 def find_generators(given: str | None, trained: Path, scoring: bool) -> dict[str, str | Path]:
     """The weights to evaluate, by method: those `given` by --weights, the trained ones, or those that came along.
 
-    `srresnet` and `srgan` are the user's where there are any. trained: TRAIN.checkpoint_path. scoring: take all that there are to compare,
-    instead of the best ones: the trained ones alone, or `photo` and, for lossless pictures, `srgan`. Says which
-    trained weights are taken, and why others are left out. Raises UserError if there are none.
+    `srresnet` and `srgan` are the user's where there are any. trained: TRAIN.checkpoint_path. scoring: take all that
+    there are to compare, instead of the best ones: the trained ones alone, or `photo` and, for lossless pictures,
+    `srgan`. Says which trained weights are taken, and why others are left out. Raises UserError if there are none.
     """
     if given:
         return _named(given, scoring)
