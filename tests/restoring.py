@@ -2,6 +2,7 @@
 import json
 from urllib.parse import unquote
 
+import keras
 import numpy as np
 import pictures
 from PIL import Image
@@ -29,6 +30,7 @@ def restore_all(source, output, upscale=nearest):
 
 
 def small_generator(seed, scale=4):
+    keras.utils.set_random_seed(seed)
     generator = model.get_G(n_blocks=1, scale=scale)
     rng = np.random.default_rng(seed)
     for weight in generator.weights:  # no zeros, and an error of colours to project back
