@@ -144,7 +144,7 @@ def _for_photos(found, trained):
 
 
 def _pretrained_beside(found, trained):
-    """The pre-trained weights to score, and those of the demonstration, if any, beside them."""
+    """The pre-trained weights to score, beside those of the demonstration or, without any, with `srgan`."""
     try:
         find_file("pretrained")
     except UserError as error:
@@ -153,7 +153,9 @@ def _pretrained_beside(found, trained):
                             f"--weights. {error}") from error
         print(f"The weights in {trained}/ are those of the demonstration, for show only. {error}")
         return found
-    return found | _named("pretrained", not found) | ({} if found else _named("srgan", False))
+    if found:
+        return found | {"pretrained": "pretrained"}
+    return _named("pretrained", scoring=True) | {"srgan": "srgan"}
 
 
 def read_settings(folder: Path) -> dict:
