@@ -31,7 +31,7 @@ with utils.quiet():  # imported from Python, nobody else keeps TensorFlow's note
     from files.shipped import LARGEST_SCALE
 
 BLEND_STOPS = (0, 0.25, 0.5, 0.75, 1)  # shares of SRGAN to choose from on the page of a photo
-POOR_QUALITY = 20  # of JPEG; photo-srresnet gains 0.5 dB over bicubic there, 0.8 at 30 and 0.2 at 10 (Set5)
+POOR_QUALITY = 20  # of JPEG; photo-srresnet gains 0.5 dB over bicubic there, 0.8 at 30 and 0.1 at 10 (Set5)
 
 
 @dataclasses.dataclass
