@@ -140,6 +140,26 @@ def test_low_resolution_tail_equals_the_convolution_at_full_resolution(size, fac
         np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=1e-2)
 
 
+@pytest.mark.parametrize("size, strides, filters", [
+    (1, 1, 40), (3, 1, 40), (3, 1, 12), (9, 1, 40), (4, 1, 40), (3, 2, 40)])
+def test_convolutions_of_processors_without_onednn_have_the_same_gradients(size, strides, filters, monkeypatch):
+    monkeypatch.setattr(layers, "_convolves_by_eigen", lambda: True)
+    ours = layers.Conv(filters, size, strides, padding="same", bias_initializer="ones")
+    x = tf.Variable(np.random.default_rng(0).normal(size=(2, 11, 14, 24)).astype("float32"))
+    ours(x)
+    theirs = keras.layers.Conv2D(filters, size, strides, padding="same")
+    theirs.build(x.shape)
+    theirs.set_weights(ours.get_weights())
+    results = []
+    for layer in (ours, theirs):
+        with tf.GradientTape() as tape:
+            y = layer(x)
+            loss = tf.reduce_sum(tf.sin(y))
+        results.append((y, *tape.gradient(loss, [x, *(weight.value for weight in layer.weights)])))
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
 def test_prelu_before_the_shuffle_is_keras_prelu_behind_it():
     ours, keras_prelu = layers.PReLU(64, "act"), keras.layers.PReLU(shared_axes=[1, 2])
     x = np.random.default_rng(0).normal(size=(1, 5, 4, 256)).astype("float32")
