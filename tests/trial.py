@@ -46,7 +46,8 @@ ARGUMENTS.add_argument("recipes", nargs="*", default=[*RECIPES], help=f"of {', '
 ARGUMENTS.add_argument("--photos", required=True, metavar="DIR", help="to train on")
 ARGUMENTS.add_argument("--images", required=True, metavar="DIR", help="to measure on, HR, such as Set14/")
 ARGUMENTS.add_argument("--weights", default="pretrained", help="to start from, as of main.py")
-ARGUMENTS.add_argument("--epochs", type=int, default=4, help="an epoch has as many steps as there are photos")
+ARGUMENTS.add_argument("--epochs", type=int, default=4,
+                       help="an epoch has as many steps as there are photos; 0: measure the start alone")
 ARGUMENTS.add_argument("--output", default="trial/", metavar="DIR", help="one for each start and length")
 ARGUMENTS.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="more settings, of all trainings")
 
@@ -117,7 +118,7 @@ def trial(arguments):
     output, paths = Path(arguments.output), photo_files.list_images(arguments.images)
     pairs = {path.stem: (hr, lr) for path, hr, lr in data.read_pairs([(path, None) for path in paths], 4)}
     found = {"HR": means([measure(hr, hr, lr) for hr, lr in pairs.values()])}
-    for name in ("start", *arguments.recipes):
+    for name in ("start", *(arguments.recipes if arguments.epochs else ())):
         result = output / name / "means.json"
         if not result.exists():
             source = arguments.weights if name == "start" else train(name, RECIPES[name], arguments, output / name)
