@@ -104,12 +104,10 @@ def artefacts(hr, sr, averaged):
 
 
 def means_by_place(hr, sr):
-    """Of SR - HR, by the place within the pixel of LR where HR is smooth, less the mean of all places."""
-    gray = np.pad(shrunk(hr).mean(-1), ((0, 0), (2, 2), (2, 2)), constant_values=np.nan)
-    windows = np.lib.stride_tricks.sliding_window_view(gray, (5, 5), (1, 2))
-    smooth = np.nanmax(windows, (3, 4)) - np.nanmin(windows, (3, 4)) < 16 / 255
+    """Of SR - HR in 7x7 pixels of LR, by the place within them, less the mean of all places."""
     places = [(sr - hr)[:, y::4, x::4] for y in range(4) for x in range(4)]
-    means = np.array([(place * smooth[..., np.newaxis]).mean((1, 2)) for place in places])
+    padded = np.pad(places, ((0, 0), (0, 0), (3, 3), (3, 3), (0, 0)), constant_values=np.nan)
+    means = np.nanmean(np.lib.stride_tricks.sliding_window_view(padded, (7, 7), (2, 3)), (-2, -1))
     return means - means.mean(0)
 
 
@@ -155,7 +153,6 @@ def test_a_step_follows_the_slope_of_every_loss_of_a_recipe(recipe, vgg, vgg_ker
     """SGD of rate 1 moves SR, which is all that this generator consists of, by the gradient itself."""
     rng = np.random.default_rng(0)
     lr, hr = (rng.integers(0, 256, (2, size, size, 3), "uint8") for size in (SIZE // 4, SIZE))
-    hr[1] //= 64  # `weave` looks at what is smooth
     networks = Networks(canvas(1), canvas(2), linear_discriminator())
     before = [network.weights[0].numpy().astype(float) for network in networks]
     hr_float = hr / 127.5 - 1
@@ -218,9 +215,8 @@ def in_torch(name, functional, torch, *, hr, sr, averaged, kernels):
             weight = torch.where(residual < of_averaged, 0, weight)
             return functional.l1_loss(weight * sr, weight * hr)
         case ["weave"]:
-            gray = functional.interpolate(hr, scale_factor=0.25, mode="bicubic", antialias=True).mean(1, keepdim=True)
-            smooth = functional.max_pool2d(gray, 5, 1, 2) + functional.max_pool2d(-gray, 5, 1, 2) < 16 / 255
-            means = (functional.pixel_unshuffle(sr - hr, 4) * smooth).mean((2, 3)).unflatten(1, (3, 16))
+            means = functional.avg_pool2d(functional.pixel_unshuffle(sr - hr, 4), 7, 1, 3, count_include_pad=False)
+            means = means.unflatten(1, (3, 16))
             return (means - means.mean(2, keepdim=True)).abs().mean()
         case ["vgg_l1", layer]:
             return functional.l1_loss(*(torch_features(functional, torch, x, kernels, layer) for x in (sr, hr)))
@@ -231,7 +227,6 @@ def test_the_gradient_of_a_loss_is_pytorchs(name, vgg, vgg_kernels):
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(0)
     hr, sr, averaged = rng.uniform(-1, 1, (3, 2, 32, 32, 3)).astype("float32")
-    hr[:, :, :16] *= 0.02  # `weave` looks at what is smooth
     ours = tf.Variable(sr)
     with tf.GradientTape() as tape:
         batch = losses.Batch(np.zeros((2, 8, 8, 3)), hr, ours, vgg=vgg([name]), averaged=lambda lr, training: averaged)
@@ -281,14 +276,13 @@ def test_ldl_of_a_patch_that_is_all_black_has_a_gradient():
     assert not np.any(tape.gradient(value, sr))
 
 
-def test_weave_prefers_grain_and_drift_to_a_mesh_and_looks_at_smooth_parts_alone():
-    smooth, rng = np.zeros((1, 64, 64, 3), "float32"), np.random.default_rng(0)
-    weave = np.tile(rng.normal(0, 0.01, (4, 4, 1)), (16, 16, 3)).astype("float32")[np.newaxis]
-    grain = rng.permutation(weave.reshape(-1, 3)).reshape(weave.shape)
-    assert loss_of("weave", smooth, smooth + weave) > 4 * loss_of("weave", smooth, smooth + grain)
-    assert loss_of("weave", smooth, smooth + 0.1) == pytest.approx(0, abs=1e-6)
-    rough = rng.uniform(-1, 1, smooth.shape).astype("float32")
-    assert loss_of("weave", rough, rough + weave) == 0
+def test_weave_prefers_grain_and_drift_to_a_mesh(photo):
+    hr, drift, _ = photo
+    rng = np.random.default_rng(0)
+    mesh = np.tile(rng.normal(0, 0.01, (4, 4, 1)), (16, 16, 3)).astype("float32")[np.newaxis]
+    grain = rng.permutation(mesh.reshape(-1, 3)).reshape(mesh.shape)
+    assert loss_of("weave", hr, hr + mesh) > 4 * loss_of("weave", hr, hr + grain)
+    assert loss_of("weave", hr, hr + drift) == pytest.approx(0, abs=1e-6)
 
 
 def test_features_before_a_relu_tell_apart_what_is_the_same_behind_it(vgg_kernels, tmp_path):
