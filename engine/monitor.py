@@ -76,5 +76,5 @@ class Monitor:
         self.log(phase, {}, grid)
         mesh = metrics.mesh(sr, np.hstack(self.patches[0]))
         if phase == 2 and mesh is not None and mesh > VISIBLE_MESH:
-            print(f"Smooth areas of {path} have a mesh of {mesh:.1f} levels (0.3 is usual). The loss weave takes it "
-                  "away: give it a weight in your recipe, such as LOSS.original.weave=10, and run again.")
+            print(f"Smooth areas of {path} have a mesh of {mesh:.1f} levels (0.3 is usual). Give the loss "
+                  "weave, which takes it away, a weight in your recipe, such as LOSS.original.weave=5, and run again.")

@@ -35,6 +35,7 @@ RECIPES = {  # weights by which each loss moves SR about as much as today's feat
     "colour": TODAY | {"colour": 1.0},
     "layers": LAYERS,
     "ldl": TODAY | {"ldl": 5.0},
+    "weave": TODAY | {"weave": 5.0},
     "all": LAYERS | {"colour": 1.0, "ldl": 5.0},
 }
 COLUMNS = {name: (metric.title, metric.digits) for name, metric in metrics.METRICS.items()} | {
