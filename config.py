@@ -1,7 +1,8 @@
 """Every setting with its reason. Edit it here, or for one run: `python main.py --set TRAIN.batch_size=8`.
 
 Both do the same. `Varies(16, demo=8)` is a default that differs in the demonstration, which runs until there are photos
-to train on, or in fine-tuning, which starts from --weights. A plain value in its place holds everywhere.
+to train on, or in fine-tuning, which starts from --weights, or there with a new discriminator, where none lies beside
+them. A plain value in its place holds everywhere.
 """
 import copy
 import fnmatch
@@ -26,11 +27,12 @@ DIV2K_VALID_LR = "DIV2K/DIV2K_valid_LR_bicubic/X4/"
 
 
 class Varies(NamedTuple):
-    """A default that differs in the demonstration or in fine-tuning."""
+    """A default that differs in the demonstration or in fine-tuning, there also with a new discriminator."""
 
-    usual: float
+    usual: float | str
     demo: float | None = None
     fine_tuning: float | None = None
+    new_discriminator: float | str | None = None
 
 
 config = edict()
@@ -51,6 +53,8 @@ config.TRAIN.batch_size = Varies(16, demo=8)  # patches per step; halve it if me
 config.TRAIN.scale = 4  # SR has this many times the rows and columns of LR: 2, 3, 4 or 8, whatever --weights had
 config.TRAIN.architecture = "paper"  # or tensorlayer, pytorch: for the weights of tensorlayer/srgan, SRGAN-PyTorch
 
+config.TRAIN.discriminator = Varies("own", new_discriminator="unet")  # own: the architecture's; unet: Real-ESRGAN's
+
 # phase 1: the generator alone
 config.TRAIN.loss_init = "mse"  # a recipe in config.LOSS, without `adv`
 config.TRAIN.n_epoch_init = Varies(100, demo=16, fine_tuning=0)  # 5,000 steps on DIV2K; 100 also at a new scale
@@ -59,12 +63,13 @@ config.TRAIN.schedule_init = "cosine"  # cosine: falls to 0 by the end of the ph
 
 # phase 2: adversarial
 config.TRAIN.n_epoch = Varies(2000, demo=2)  # 100,000 steps on DIV2K
-config.TRAIN.lr_init = Varies(1e-4, fine_tuning=1e-5)  # learning rate at first; low: keeps what was learnt
-config.TRAIN.lr_init_d = Varies(0.0, fine_tuning=1e-4)  # the discriminator's; 0: the same
-config.TRAIN.n_steps_d_first = Varies(0, fine_tuning=600)  # the first steps train a new discriminator alone
+config.TRAIN.lr_init = Varies(1e-4, fine_tuning=1e-5, new_discriminator=1e-4)  # at first; low: keeps what was learnt
+config.TRAIN.lr_init_d = Varies(0.0, fine_tuning=1e-4, new_discriminator=2e-4)  # the discriminator's; 0: the same
+config.TRAIN.n_steps_d_first = Varies(0, new_discriminator=250)  # the first steps train a new discriminator alone
 config.TRAIN.lr_decay = 0.1  # the learning rate is multiplied by this ...
 config.TRAIN.decay_every = 0  # ... every so many epochs; 0: once, after half of n_epoch
-config.TRAIN.loss = "original"  # a recipe in config.LOSS; srgan_mse needs no VGG19
+config.TRAIN.loss = Varies("original", new_discriminator="textures")  # in config.LOSS; srgan_mse needs no VGG19
+config.TRAIN.adv_growth = Varies(1.0, new_discriminator=20.0)  # to how many times itself the weight of `adv` grows
 
 # both phases
 config.TRAIN.beta1 = 0.9  # first moment of Adam
@@ -91,6 +96,9 @@ config.LOSS.original = {"mse": 1.0, "vgg:pool4": 2e-6, "adv": 1e-3}  # tensorlay
 config.LOSS.srgan_vgg54 = {"vgg:conv5_4": 1 / 12.75 ** 2, "adv": 1e-3}  # the paper's best
 config.LOSS.srgan_vgg22 = {"vgg:conv2_2": 1 / 12.75 ** 2, "adv": 1e-3}  # the paper's SRGAN-VGG22
 config.LOSS.srgan_mse = {"mse": 1.0, "adv": 1e-3}  # the paper's SRGAN-MSE
+config.LOSS.textures = {  # what training with a new discriminator does best with
+    "colour": 2.0, "ldl": 1.0, "weave": 2.0, "vgg_l1:conv1_2-": 0.002, "vgg_l1:conv2_2-": 0.002,
+    "vgg_l1:conv3_1-": 0.02, "adv": 0.01}
 config.LOSS.real_esrgan = {  # Real-ESRGAN's; its VGG19 has features of another scale, which the paper's 12.75 makes up
     "l1": 0.5, "vgg_l1:conv1_2-": 0.1 / 12.75, "vgg_l1:conv2_2-": 0.1 / 12.75, "vgg_l1:conv3_4-": 1 / 12.75,
     "vgg_l1:conv4_4-": 1 / 12.75, "vgg_l1:conv5_4-": 1 / 12.75, "adv": 0.1}
@@ -151,7 +159,9 @@ config.MOS.path = "samples/mos/"  # the study, its key and its results
 config.DOWNLOAD = edict()
 config.DOWNLOAD.url = "https://data.vision.ee.ethz.ch/cvl/DIV2K/"  # of --mode=download: DIV2K's own server, or a mirror
 
-config.DEMO, config.FINE_TUNING = edict(), edict()  # `resolve` puts what varies here
+PRESETS = "DEMO", "FINE_TUNING", "NEW_DISCRIMINATOR"
+for preset in PRESETS:  # `resolve` puts what varies here
+    config[preset] = edict()
 
 DEFAULTS = copy.deepcopy(config)  # lines that you add below this one are checked as those of --set are
 
@@ -177,6 +187,7 @@ RULES: dict[str, Bounds | tuple | str] = {
     "TRAIN.scale": (2, 3, 4, 8),
     "VALID.scale": (0, 2, 3, 4, 8),
     "TRAIN.architecture": ("paper", "tensorlayer", "pytorch"),
+    "TRAIN.discriminator": ("own", "unet"),
     "TRAIN.schedule_init": ("cosine", "constant"),
     "TRAIN.loss*": "LOSS",
     "TRAIN.keep_best": ("", "psnr", "ssim", "lr_psnr", "niqe"),
@@ -190,6 +201,7 @@ RULES: dict[str, Bounds | tuple | str] = {
     "*.n_*": Bounds(0),
     "TRAIN.lr_*": Bounds(0.0),
     "TRAIN.learning_rate_*": Bounds(0.0),
+    "TRAIN.adv_growth": Bounds(1.0),
     "TRAIN.beta1": Bounds(0.0, 0.9999),
     "TRAIN.ema_decay": Bounds(0.0, 0.999999),
     "LOSS.*": Bounds(0.0),
@@ -206,6 +218,7 @@ RENAMED = {
     "VALID.max_megapixels": "RESTORE.max_megapixels",
     "DEMO.*": "its name in TRAIN, which holds in the demonstration too",
     "FINE_TUNING.*": "its name in TRAIN, which holds in fine-tuning too",
+    "NEW_DISCRIMINATOR.*": "its name in TRAIN, which holds for a new discriminator too",
 }
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path, such as folder/",
          list: "a number or a list, such as [40, 95]"}
@@ -331,15 +344,15 @@ def _renamed_losses(item):
 def resolve(cfg: edict) -> None:
     """Check all settings and fill in, in place, those that follow from others. Raises UserError.
 
-    `cfg.DEMO` and `cfg.FINE_TUNING` then hold the settings of TRAIN that are others there.
+    `cfg.DEMO` and the other PRESETS then hold the settings of TRAIN that are others there.
     """
     cfg.LOSS.update(map(_renamed_losses, cfg.LOSS.items()))
     for section, name, key in list(_walk(cfg)):
         _check_name(key)
         value = section[name]
         if isinstance(value, Varies):
-            for preset, other in (("DEMO", value.demo), ("FINE_TUNING", value.fine_tuning)):
-                if other is not None:
+            for preset in PRESETS:
+                if (other := getattr(value, preset.lower())) is not None:
                     cfg[preset][name] = _checked(key, other, cfg)
             value = value.usual
         section[name] = _checked(key, value, cfg)
@@ -357,7 +370,7 @@ def resolve(cfg: edict) -> None:
             raise UserError(f"{name}.degradation={part.degradation} makes LR from HR, but {name}.lr_img_path names LR; "
                             f"leave {name}.lr_img_path empty, or {name}.degradation at bicubic.")
     if not cfg.TRAIN.decay_every:
-        for part in (cfg.TRAIN, cfg.DEMO, cfg.FINE_TUNING):
+        for part in (cfg.TRAIN, *map(cfg.get, PRESETS)):
             if "n_epoch" in part:
                 part.decay_every = max(1, part.n_epoch // 2)
 

@@ -173,6 +173,29 @@ class Conv(layers.Conv2D):
         return convolve(x, kernel) if self.strides == (1, 1) else super().convolution_op(x, kernel)
 
 
+class SpectralConv(Conv):
+    """A convolution whose kernel is divided by its largest singular value (https://arxiv.org/abs/1802.05957).
+
+    keras.layers.SpectralNormalization overwrites the kernel instead, which neither Adam nor several devices stand.
+    """
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.left = self.add_weight(shape=(self.filters,), initializer="random_normal", trainable=False,
+                                    autocast=False, name="left")
+
+    def call(self, x, training=None):
+        kernel = tf.cast(tf.convert_to_tensor(self.kernel), tf.float32)
+        matrix = tf.reshape(kernel, [-1, self.filters])
+        still = tf.stop_gradient(matrix)
+        right = tf.math.l2_normalize(tf.linalg.matvec(still, tf.convert_to_tensor(self.left)))
+        left = tf.math.l2_normalize(tf.linalg.matvec(still, right, transpose_a=True))
+        if training:
+            self.left.assign(left)
+        largest = tf.tensordot(right, tf.linalg.matvec(matrix, left), 1)
+        return self.convolution_op(x, tf.cast(kernel / largest, x.dtype))
+
+
 class Shuffle(layers.Layer):
     """`tf.nn.depth_to_space`: (N, H, W, factor^2 C) to (N, factor H, factor W, C)."""
 
@@ -289,6 +312,14 @@ class Kit:
 
     def subpixel_conv(self, x, filters, size, factor, name):
         return SubpixelConv(filters, size, factor, self.initializer, name, self.dtype)(x)
+
+    def spectral_conv(self, x, filters, size, name, strides=1):
+        """A convolution with a limited slope, and its activation."""
+        x = self.conv(x, filters, size, name, strides, use_bias=False, kind=SpectralConv)
+        return self.leaky_relu(x, name.replace("conv", "act"))
+
+    def resize(self, x, height, width, name):
+        return layers.Resizing(height, width, name=name, dtype=self.dtype)(x)
 
     def logits(self, x):
         return layers.Dense(1, kernel_initializer=self.initializer, name="logits", dtype="float32")(x)

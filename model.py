@@ -134,6 +134,21 @@ def _tensorlayer_discriminator(hr, kit):
     return kit.logits(layers.Flatten(name="flatten")(x))
 
 
+def _unet_discriminator(hr, kit):
+    """Real-ESRGAN's (https://arxiv.org/abs/2107.10833, section 3.3) with half its channels; a logit for each pixel."""
+    x = kit.leaky_relu(kit.conv(hr, 32, 3, "conv_1"), "act_1")
+    skipped = []
+    for number, filters in enumerate((64, 128, 256), start=2):
+        skipped.append(x)
+        x = kit.spectral_conv(x, filters, 4, f"conv_{number}", strides=2)
+    for number, filters in enumerate((128, 64, 32), start=5):
+        skip = skipped.pop()
+        x = kit.spectral_conv(kit.resize(x, *skip.shape[1:3], f"resize_{number}"), filters, 3, f"conv_{number}")
+        x = kit.add(x, skip, f"sum_{number}")
+    x = kit.spectral_conv(kit.spectral_conv(x, 32, 3, "conv_8"), 32, 3, "conv_9")
+    return layers.Conv2D(1, 3, padding="same", name="logits", dtype="float32")(x)
+
+
 # ------------------------------------------------------------------------------------------------------- networks
 
 
@@ -141,6 +156,17 @@ PAPER = Architecture("paper", _paper_generator, _paper_discriminator, (0, 1))  #
 TENSORLAYER = Architecture("tensorlayer", _tensorlayer_generator, _tensorlayer_discriminator, (-1, 1))
 PYTORCH = Architecture("pytorch", _pytorch_generator, _paper_discriminator, (0, 1))  # Lornatang/SRGAN-PyTorch
 ARCHITECTURES = {architecture.name: architecture for architecture in (PAPER, TENSORLAYER, PYTORCH)}
+DISCRIMINATORS = {"unet": _unet_discriminator}  # that may take the place of an architecture's own
+
+
+def with_discriminator(architecture: Architecture, kind: str) -> Architecture:
+    """The architecture with its own discriminator, or one of `DISCRIMINATORS`."""
+    return architecture if kind == "own" else replace(architecture, discriminator=DISCRIMINATORS[kind])
+
+
+def discriminator_kind(architecture: Architecture) -> str:
+    """What `with_discriminator` was given."""
+    return next((kind for kind, build in DISCRIMINATORS.items() if build is architecture.discriminator), "own")
 
 
 def get_G(architecture: Architecture = PAPER, n_blocks: int | None = None, bn_epsilon: float = BN_EPSILON,
@@ -158,7 +184,10 @@ def get_G(architecture: Architecture = PAPER, n_blocks: int | None = None, bn_ep
 
 
 def get_D(architecture: Architecture = PAPER, patch_size: int = 96, bn_epsilon: float = BN_EPSILON) -> keras.Model:
-    """The discriminator: HR or SR (N, patch_size, patch_size, 3) in [-1, 1] to logits (N, 1)."""
+    """The discriminator: HR or SR (N, patch_size, patch_size, 3) in [-1, 1] to logits (N, 1).
+
+    That of `unet` has a logit for every pixel: (N, patch_size, patch_size, 1).
+    """
     hr = keras.Input((patch_size, patch_size, 3), name="hr")
     discriminator = keras.Model(hr, architecture.discriminator(hr, Kit(bn_epsilon)), name="discriminator")
     discriminator.architecture, discriminator.bn_epsilon = architecture, bn_epsilon

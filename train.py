@@ -138,7 +138,7 @@ class Trainer:
         times, history = [], []
         with utils.progress(f"Phase {phase.number}, step", stop, start) as bar:
             for done in range(start + 1, stop + 1):
-                self.set_learning_rates(phase, max(0, done - 1 - n_alone))
+                self.set_rates(phase, max(0, done - 1 - n_alone), stop - n_alone)
                 step = phase.step.discriminator_alone if done <= n_alone else phase.step
                 began = time.perf_counter()
                 values = {name: float(value) for name, value in step(*next(batches)).items()}  # waits for it
@@ -159,8 +159,12 @@ class Trainer:
                         self.save()
                     return
 
-    def set_learning_rates(self, phase, done):
-        """Set the rates of the next step of a phase, of which so many are done, not counting the discriminator's."""
+    def set_rates(self, phase, done, n_steps):
+        """Set what changes with each step, for the next one of a phase.
+
+        done, n_steps: how many of its steps are done, and how many it has, not counting the discriminator's.
+        """
+        phase.step.adv_factor.assign(self.settings.adv_growth ** (done / n_steps))
         n = self.patches.steps_per_epoch
         rates = phase.learning_rates(done // n + done % n / n)
         for optimizer, rate in zip(phase.step.optimizers, rates, strict=True):
@@ -260,11 +264,14 @@ def load_vgg(config: EasyDict, recipes: list[dict[str, float]],
         return [config.LOSS.mse, config.LOSS.srgan_mse], None
 
 
-def make_networks(settings: EasyDict, source: str | None, n_blocks: int | None = None,
-                  bn_epsilon: float = model.BN_EPSILON) -> tuple[Networks, int]:
-    """The networks, from the weights `source`, if any, or random, and for how many steps the discriminator is alone.
+def make_networks(settings: EasyDict, source: str | None, preset: dict | None = None, n_blocks: int | None = None,
+                  bn_epsilon: float = model.BN_EPSILON) -> tuple[Networks, dict]:
+    """The networks, from the weights `source`, if any, or random; and what settings become by them.
 
-    settings: `config.TRAIN`; n_blocks, bn_epsilon: of random ones. Says what was taken. Raises UserError.
+    settings: `config.TRAIN`.
+    preset: `config.NEW_DISCRIMINATOR`, where there is a source.
+    n_blocks, bn_epsilon: of random networks.
+    Says what was taken. Raises UserError.
     """
     generator = (weights.load_generator(source, settings.scale) if source else
                  model.get_G(model.ARCHITECTURES[settings.architecture], n_blocks, bn_epsilon, settings.scale))
@@ -279,12 +286,17 @@ def make_networks(settings: EasyDict, source: str | None, n_blocks: int | None =
             discriminator = weights.load_discriminator(source, settings.hr_patch_size)
             if (discriminator.architecture.name, discriminator.bn_epsilon) != (architecture.name, bn_epsilon):
                 raise UserError("The discriminator beside it is of another network.")
+            beside = model.discriminator_kind(discriminator.architecture)
+            if "discriminator" not in preset and beside != settings.discriminator:
+                raise UserError(f"TRAIN.discriminator is {settings.discriminator}, and that beside it is {beside}.")
             print(f"Starting from the generator and the discriminator of {source}.")
-            return Networks(generator, averaged, discriminator), 0
+            return Networks(generator, averaged, discriminator), {"discriminator": beside, "n_steps_d_first": 0}
         except UserError as error:
             print(f"Starting from the generator of {source}, with a fresh discriminator. ({error})")
-    discriminator = model.get_D(architecture, settings.hr_patch_size, bn_epsilon)
-    return Networks(generator, averaged, discriminator), settings.n_steps_d_first
+    settings = {**settings, **(preset or {})}
+    discriminator = model.get_D(model.with_discriminator(architecture, settings["discriminator"]),
+                                settings["hr_patch_size"], bn_epsilon)
+    return Networks(generator, averaged, discriminator), preset or {}
 
 
 def check_length(settings: EasyDict, patches: data.Patches, demo: bool) -> None:
@@ -299,10 +311,10 @@ def check_length(settings: EasyDict, patches: data.Patches, demo: bool) -> None:
               f"take more crops of each, set TRAIN.patches_per_image to about {n}.")
 
 
-def settle(config: EasyDict, origin: dict, resumed: bool, adversarial: bool) -> None:
+def settle(config: EasyDict, origin: dict, resumed: bool) -> None:
     """Change settings of TRAIN, and the depth of the generator in `origin`, to what they mean for this run.
 
-    origin: how the training began, as config.json keeps it; adversarial: whether phase 2 has a discriminator.
+    origin: how the training began, as config.json keeps it.
     """
     settings = config.TRAIN
     if "n_blocks" not in origin:
@@ -315,15 +327,16 @@ def settle(config: EasyDict, origin: dict, resumed: bool, adversarial: bool) -> 
         settings.update(config.FINE_TUNING)
         if origin.get("scale", settings.scale) != settings.scale:
             settings.n_epoch_init = usual_length  # the upsampling is new
-    if resumed and "n_steps_d_first" in config.FINE_TUNING:  # the user left it as it is
-        settings.n_steps_d_first = origin.get("n_steps_d_first", 0)
-    if not adversarial:
-        settings.n_steps_d_first = 0
+    if resumed:
+        if origin.get("new_discriminator"):
+            settings.update(config.NEW_DISCRIMINATOR)
+        for name, at_first in ("n_steps_d_first", 0), ("discriminator", "own"):
+            if name in config.NEW_DISCRIMINATOR:  # the user left it as it is
+                settings[name] = origin.get(name, at_first)
     settings.precision = devices.precision(settings.precision)
 
 
-def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: EasyDict, demo: bool,
-            recipes: list[dict[str, float]]) -> Trainer:
+def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: EasyDict, demo: bool) -> Trainer:
     """A `Trainer` in the state of its last save.
 
     Raises UserError; only when the first step can be made is an earlier training moved aside that is not resumed.
@@ -332,7 +345,7 @@ def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: Easy
     command = {name: value for name, value in vars(arguments).items() if name in ("mode", "weights", "restart", "set")}
     last, resumed, replaced = runs.read_last_run(folder, command, demo) if is_chief else ({}, False, False)
     origin = last.get("origin", {}) if resumed else {"weights": arguments.weights}
-    settle(config, origin, resumed, adversarial="adv" in recipes[1])
+    settle(config, origin, resumed)
     recipe, valid_recipe = (degradations.find_recipe(config.DEGRADATION, part.degradation)
                             for part in (settings, config.VALID))
     found = data.training_photos(config)  # notice a wrong path first
@@ -343,14 +356,19 @@ def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: Easy
     if strategy.cluster_resolver:  # networks of different depth would wait for each other for ever
         devices.require_same(strategy, {"--weights": origin["n_blocks"]})
     with strategy.scope(), devices.compute_in(settings.precision):
-        recipes, vgg = load_vgg(config, recipes, demo)
+        keras.utils.set_random_seed(settings.seed)
+        source = None if resumed else arguments.weights
+        preset = config.NEW_DISCRIMINATOR if source else {}
+        networks, changed = make_networks(
+            settings, source, preset, origin["n_blocks"], origin.get("bn_epsilon", model.BN_EPSILON))
+        settings.update(changed)
+        origin.setdefault("new_discriminator", changed is preset)
+        recipes, vgg = load_vgg(config, losses.read_recipes(config), demo)
+        if "adv" not in recipes[1]:
+            settings.n_steps_d_first = 0
         photos = data.cache_photos(*found, settings.cache_path, settings.hr_patch_size, settings.scale)
         readable = data.read_pairs(pairs, settings.scale, valid_recipe)
         pairs = [(hr, lr) for _, hr, lr in itertools.islice(readable, config.VALID.n_quick)]
-        keras.utils.set_random_seed(settings.seed)
-        networks, settings.n_steps_d_first = make_networks(
-            settings, None if resumed else arguments.weights, origin["n_blocks"],
-            origin.get("bn_epsilon", model.BN_EPSILON))
     patches = data.Patches(
         photos, settings.seed, settings.batch_size, settings.hr_patch_size, settings.patches_per_image, recipe)
     check_length(settings, patches, demo)
@@ -364,7 +382,8 @@ def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: Easy
         sample_patches = data.Patches(photos, settings.seed, 8, settings.hr_patch_size, 1, recipe).batch(0, 0)
         trainer.monitor = monitor.Monitor(networks.averaged, trainer.total_step, pairs, sample_patches, folder,
                                           config.RESTORE.memory_mb, origin, resumed)
-    origin |= {"bn_epsilon": networks.generator.bn_epsilon, "n_steps_d_first": settings.n_steps_d_first}
+    origin |= {"bn_epsilon": networks.generator.bn_epsilon, "n_steps_d_first": settings.n_steps_d_first,
+               "discriminator": settings.discriminator}
     if strategy.cluster_resolver:
         trainer.share_state({"config.LOSS": recipes, "config.DEGRADATION": recipe, "--weights": origin["bn_epsilon"],
                              "the photos": [(photo.height, photo.width) for photo in photos]})
@@ -389,7 +408,7 @@ def say_end(trainer: Trainer, arguments: Namespace, demo: bool) -> None:
 
 def train(arguments: Namespace, config: EasyDict) -> int:
     """Train, or resume the training in the checkpoint folder. Returns the exit code."""
-    recipes = losses.read_recipes(config)
+    losses.read_recipes(config)  # notice a mistake first
     images.limit_pixels(config.RESTORE.max_megapixels)
     settings, folder, demo = config.TRAIN, Path(config.TRAIN.checkpoint_path), data.is_demo(config)
     if demo:
@@ -420,7 +439,7 @@ def train(arguments: Namespace, config: EasyDict) -> int:
         else:
             stack.enter_context(devices.silent())
         try:
-            trainer = prepare(strategy, arguments, config, demo, recipes)
+            trainer = prepare(strategy, arguments, config, demo)
             if not trainer.steps_left():
                 print(f"Nothing is left to train: {trainer.all_done()} to train longer.")
                 return 0

@@ -155,6 +155,8 @@ def save_network(path: str | Path, network: keras.Model) -> None:
     """
     facts = {"architecture": network.architecture.name, "scale": network.architecture.scale, "network": network.name,
              "bn_epsilon": network.bn_epsilon}
+    if (kind := model.discriminator_kind(network.architecture)) != "own":
+        facts["discriminator"] = kind
     save_arrays(path, {name: np.array(fact) for name, fact in facts.items()}
                 | {weight.path: weight.numpy() for weight in network.weights})
 
@@ -232,6 +234,9 @@ def _recognise(arrays):
         if scale not in map(str, model.UPSAMPLING):
             raise WeightsError(f"is for the scale {scale:.80}; known are {' and '.join(map(str, model.UPSAMPLING))}")
         architecture = replace(model.ARCHITECTURES[name], scale=int(scale))
+        if (discriminator := str(arrays.pop("discriminator", "own"))) not in ("own", *model.DISCRIMINATORS):
+            raise WeightsError(f"holds the discriminator {discriminator:.80}, not {' or '.join(model.DISCRIMINATORS)}")
+        architecture = model.with_discriminator(architecture, discriminator)
         return _Recognised(kind, architecture, float(bn_epsilon), arrays)
     if any(name.endswith("/kernel:0") for name in arrays):  # Keras 2, krasserm/super-resolution
         kind = "discriminator" if any(name.startswith("dense") for name in arrays) else "generator"

@@ -31,6 +31,8 @@ class Step:
     recipe: of `losses.read_recipe`.
     vgg: of `losses.get_vgg`, with the layers of the recipe; None if it has none.
     count: the steps of both phases so far.
+
+    `adv_factor` multiplies the weight of `adv`.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy, settings: EasyDict, networks: Networks,
@@ -39,6 +41,8 @@ class Step:
         self.strategy, self.settings, self.networks, self.optimizers = strategy, settings, networks, optimizers
         self.recipe, self.vgg, self.count = recipe, vgg, count
         self.adversarial = "adv" in recipe
+        with strategy.scope():
+            self.adv_factor = tf.Variable(1.0, trainable=False)
         # The time of a step, in steps of the generator alone.
         self.relative_cost = 1.0 + 2.0 * self.adversarial + bool(losses.vgg_layers(recipe))
 
@@ -81,7 +85,8 @@ class Step:
             if self.adversarial:
                 logits_hr, logits_sr = discriminator(hr, training=True), discriminator(sr, training=True)
             values = losses.compute(self.recipe, losses.Batch(lr, hr, sr, logits_sr, self.vgg, averaged))
-            total = sum(weight * values[name] for name, weight in self.recipe.items())
+            total = sum(weight * (self.adv_factor if name == "adv" else 1) * values[name]
+                        for name, weight in self.recipe.items())
             if self.adversarial:
                 values["d"] = losses.discriminator_loss(logits_hr, logits_sr)
         self.apply_gradients(generator, total, tape, self.optimizers[0])

@@ -49,6 +49,81 @@ def test_paper_networks_have_the_weights_of_figure_4():
     assert discriminator(np.zeros((2, 96, 96, 3), "float32")).shape == (2, 1)
 
 
+def torch_unet(torch, features=32):
+    """UNetDiscriminatorSN of https://github.com/xinntao/Real-ESRGAN, realesrgan/archs/discriminator_arch.py."""
+    from torch import nn
+    from torch.nn import functional
+    from torch.nn.utils import spectral_norm
+
+    class UNet(nn.Module):
+        def __init__(self):
+            super().__init__()
+            n = features
+            self.conv0 = nn.Conv2d(3, n, 3, 1, 1)
+            down, up = [(n, 2 * n), (2 * n, 4 * n), (4 * n, 8 * n)], [(8 * n, 4 * n), (4 * n, 2 * n), (2 * n, n)]
+            for number, (a, b) in enumerate(down, start=1):
+                setattr(self, f"conv{number}", spectral_norm(nn.Conv2d(a, b, 4, 2, 1, bias=False)))
+            for number, (a, b) in enumerate([*up, (n, n), (n, n)], start=4):
+                setattr(self, f"conv{number}", spectral_norm(nn.Conv2d(a, b, 3, 1, 1, bias=False)))
+            self.conv9 = nn.Conv2d(n, 1, 3, 1, 1)
+
+        def forward(self, x):
+            def act(number, x):
+                return functional.leaky_relu(getattr(self, f"conv{number}")(x), 0.2)
+
+            def double(x):
+                return functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+            x0 = act(0, x)
+            x1 = act(1, x0)
+            x2 = act(2, x1)
+            x3 = act(3, x2)
+            x4 = act(4, double(x3)) + x2
+            x5 = act(5, double(x4)) + x1
+            x6 = act(6, double(x5)) + x0
+            return self.conv9(act(8, act(7, x6)))
+
+    return UNet()
+
+
+def test_the_unet_is_real_esrgans_in_training():
+    torch = pytest.importorskip("torch")
+    ours = randomize(model.get_D(model.with_discriminator(model.PAPER, "unet"), 32))
+    theirs, by_number = torch_unet(torch), dict(enumerate([*(f"conv_{n}" for n in range(1, 10)), "logits"]))
+    for number, name in by_number.items():
+        layer, target = ours.get_layer(name), getattr(theirs, f"conv{number}")
+        kernel = torch.tensor(layer.kernel.numpy().transpose(3, 2, 0, 1))
+        with torch.no_grad():
+            getattr(target, "weight_orig", target.weight).copy_(kernel)
+            if target.bias is not None:
+                target.bias.copy_(torch.tensor(layer.bias.numpy()))
+            if hasattr(target, "weight_u"):
+                target.weight_u.copy_(torch.tensor(layer.left.numpy()))
+    hr, sr = np.random.default_rng(0).uniform(-1, 1, (2, 2, 32, 32, 3)).astype("float32")
+    with tf.GradientTape() as tape:
+        value = tf.reduce_mean(ours(hr, training=True) ** 2) - tf.reduce_mean(ours(sr, training=True))
+    gradients = dict(zip([weight.path for weight in ours.trainable_variables],
+                         tape.gradient(value, ours.trainable_variables), strict=True))
+    as_theirs = [torch.tensor(image.transpose(0, 3, 1, 2)) for image in (hr, sr)]
+    expected = torch.mean(theirs(as_theirs[0]) ** 2) - torch.mean(theirs(as_theirs[1]))
+    expected.backward()
+    assert float(value) == pytest.approx(expected.item(), rel=1e-4)
+    for number, name in by_number.items():
+        target = getattr(theirs, f"conv{number}")
+        gradient = getattr(target, "weight_orig", target.weight).grad.numpy().transpose(2, 3, 1, 0)
+        np.testing.assert_allclose(gradients[f"{name}/kernel"], gradient, atol=1e-4 * np.abs(gradient).max())
+        if hasattr(target, "weight_u"):  # of the singular vectors, after two steps of the power iteration
+            np.testing.assert_allclose(ours.get_layer(name).left, target.weight_u.numpy(), atol=1e-5)
+    left = ours.get_layer("conv_2").left.numpy()
+    assert ours(hr).shape == (2, 32, 32, 1)  # not in training
+    np.testing.assert_array_equal(ours.get_layer("conv_2").left, left)
+
+
+def test_a_unet_takes_patches_of_any_size():
+    discriminator = model.get_D(model.with_discriminator(model.TENSORLAYER, "unet"), 42)
+    assert discriminator(np.zeros((1, 42, 42, 3), "float32")).shape == (1, 42, 42, 1)
+
+
 def test_a_new_generator_starts_with_identity_blocks():
     generator = model.get_G(n_blocks=3)
     assert not generator.get_layer("block_3_bn_2").gamma.numpy().any()

@@ -519,25 +519,60 @@ def test_given_weights_of_another_scale_begin_with_phase_1_and_resume(given, tmp
     cfg = copy.deepcopy(config)
     override(cfg, settings)
     resolve(cfg)
-    train.settle(cfg, saved_config(tmp_path)["origin"], resumed=True, adversarial=True)
-    assert (cfg.TRAIN.n_epoch_init, cfg.TRAIN.learning_rate_init, cfg.TRAIN.lr_init) == (100, 1e-4, 1e-5)
+    train.settle(cfg, saved_config(tmp_path)["origin"], resumed=True)
+    assert (cfg.TRAIN.n_epoch_init, cfg.TRAIN.learning_rate_init, cfg.TRAIN.lr_init) == (100, 1e-4, 1e-4)
 
 
 def test_a_new_discriminator_is_trained_alone_first(given, tmp_path, run):
     given.with_name("d_srgan.npz").unlink()
-    code, output = run(tmp_path, "TRAIN.n_epoch=1", "TRAIN.n_steps_d_first=7", more=["--weights", str(given)])
+    rates = "TRAIN.lr_init=1e-5", "TRAIN.lr_init_d=1e-4"
+    code, output = run(tmp_path, "TRAIN.n_epoch=1", "TRAIN.n_steps_d_first=7", *rates, more=["--weights", str(given)])
     assert code == 2 and "All 7 steps of phase 2 would train the new discriminator alone" in output, output
-    code, output = run(tmp_path, "TRAIN.n_epoch=1", "TRAIN.n_steps_d_first=6", more=["--weights", str(given)])
+    code, output = run(tmp_path, "TRAIN.n_epoch=1", "TRAIN.n_steps_d_first=6", *rates, more=["--weights", str(given)])
     assert code == 0 and "Its first 6 steps train the new discriminator alone" in output, output
     before, weight = np.load(given), "block_1_conv_1/kernel"
     change = np.abs(np.load("checkpoint/g_srgan.npz")[weight] - before[weight]).max()
     assert 0 < change < 1.1e-5  # one step at the generator's rate
     discriminator = np.load("checkpoint/d_srgan.npz")["conv_1/kernel"]
-    code, output = run(tmp_path, "TRAIN.n_epoch=2", "TRAIN.decay_every=2", fine_tuning=True)  # resumed
+    code, output = run(tmp_path, "TRAIN.n_epoch=2", "TRAIN.decay_every=2", *rates, fine_tuning=True)  # resumed
     assert code == 0 and "alone" not in output and "n_steps" not in output, output
     assert change < np.abs(np.load("checkpoint/g_srgan.npz")[weight] - before[weight]).max() < 8 * 1.1e-5
     change = np.load("checkpoint/d_srgan.npz")["conv_1/kernel"] - discriminator
     assert np.abs(change).max() > 2e-4  # its rate is ten times the generator's
+
+
+def test_a_new_discriminator_has_defaults_of_its_own_which_its_training_keeps(given, tmp_path, run):
+    given.with_name("d_srgan.npz").unlink()
+    exact = "TRAIN.n_steps_d_first=3", "TRAIN.deterministic=true", "TRAIN.decay_every=1"
+    folders = [tmp_path / "at_once", tmp_path / "resumed", tmp_path / "trained_on"]
+    for folder in folders:
+        folder.mkdir()
+    code, output = run(folders[0], *exact, "TRAIN.n_epoch=2", more=["--weights", str(given)])
+    assert code == 0 and "with a fresh discriminator" in output, output
+    settings = saved_config(folders[0])["TRAIN"]
+    assert [settings[name] for name in ("discriminator", "lr_init", "lr_init_d")] == ["unet", 1e-4, 2e-4]
+
+    epochs = "TRAIN.n_epoch=2", "TRAIN.adv_growth=20"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train.Trainer, "must_stop", lambda trainer: trainer.steps_done() == 9)
+        run(folders[1], *exact, *epochs, more=["--weights", str(given)])
+    code, output = run(folders[1], *exact, *epochs, fine_tuning=True)
+    assert code == 0 and "Resuming" in output and "Changed" not in output, output
+    for name in ("g_srgan.npz", "d_srgan.npz"):
+        arrays, same = (np.load(folder / "checkpoint" / name) for folder in folders[:2])
+        for key in arrays.files:
+            np.testing.assert_array_equal(arrays[key], same[key], err_msg=f"{name} {key}")
+    code, output = run(folders[1], *exact, "TRAIN.n_epoch=3", "TRAIN.discriminator=own", fine_tuning=True)
+    assert code == 2 and "has TRAIN.discriminator=unet, now it is own; set it back" in output, output
+
+    start = str(folders[0] / "checkpoint" / "g_srgan.npz")
+    code, output = run(folders[2], "TRAIN.n_epoch=1", more=["--weights", start])
+    assert code == 0 and f"Starting from the generator and the discriminator of {start}." in output, output
+    settings = saved_config(folders[2])["TRAIN"]
+    assert (settings["discriminator"], settings["lr_init"], settings["adv_growth"]) == ("unet", 1e-5, 1)
+    code, output = run(folders[2], *exact, "TRAIN.n_epoch=1", "TRAIN.discriminator=own",
+                       more=["--weights", start, "--restart"])
+    assert code == 0 and "(TRAIN.discriminator is own, and that beside it is unet.)" in output, output
 
 
 def test_phase_2_without_adv_has_no_discriminator_and_shows_its_own_losses(given, tmp_path, run, monkeypatch):
