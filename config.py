@@ -89,16 +89,16 @@ config.TRAIN.sample_path = "samples/"
 
 # Recipes: the weight of each loss, by its name in losses.py; what is not named weighs 0. `vgg:conv2_2` compares the
 # features of that layer of VGG19, one of pool1 to pool5 or conv1_1 to conv5_4, squared after its ReLU; several may be
-# named. `vgg:conv2_2-` takes them before its ReLU, as ESRGAN does, and `vgg_l1:conv2_2-` their absolute difference.
+# named. `vgg:conv2_2-` takes them before its ReLU, as ESRGAN does, and `vgg_l1:conv2_2-` their absolute difference;
+# `vgg_rel:conv2_2-` that in parts of the features' own size, which differs between files of VGG19.
 config.LOSS = edict()
 config.LOSS.mse = {"mse": 1.0}  # the paper's SRResNet
 config.LOSS.original = {"mse": 1.0, "vgg:pool4": 2e-6, "adv": 1e-3}  # tensorlayer/srgan
 config.LOSS.srgan_vgg54 = {"vgg:conv5_4": 1 / 12.75 ** 2, "adv": 1e-3}  # the paper's best
 config.LOSS.srgan_vgg22 = {"vgg:conv2_2": 1 / 12.75 ** 2, "adv": 1e-3}  # the paper's SRGAN-VGG22
 config.LOSS.srgan_mse = {"mse": 1.0, "adv": 1e-3}  # the paper's SRGAN-MSE
-config.LOSS.textures = {  # what training with a new discriminator does best with
-    "colour": 2.0, "ldl": 1.0, "weave": 2.0, "vgg_l1:conv1_2-": 0.002, "vgg_l1:conv2_2-": 0.002,
-    "vgg_l1:conv3_1-": 0.02, "adv": 0.01}
+config.LOSS.textures = {  # what a new U-Net learns best by; of features that are VGG19's early ones
+    "colour": 2.0, "ldl": 1.0, "weave": 2.0, "vgg_rel:conv2_2-": 0.01, "vgg_rel:conv3_1-": 0.05, "adv": 0.02}
 config.LOSS.real_esrgan = {  # Real-ESRGAN's; its VGG19 has features of another scale, which the paper's 12.75 makes up
     "l1": 0.5, "vgg_l1:conv1_2-": 0.1 / 12.75, "vgg_l1:conv2_2-": 0.1 / 12.75, "vgg_l1:conv3_4-": 1 / 12.75,
     "vgg_l1:conv4_4-": 1 / 12.75, "vgg_l1:conv5_4-": 1 / 12.75, "adv": 0.1}

@@ -78,6 +78,17 @@ def vgg_l1_loss(batch: Batch, layer: str) -> Tensor:
     return _mean_absolute_error(hr[layer], sr[layer])
 
 
+def vgg_rel_loss(batch: Batch, layer: str) -> Tensor:
+    """That of `vgg_l1_loss` of each feature map in parts of its own mean absolute value in HR; then their mean.
+
+    So a weight means the same whatever the scale of VGG19's features is, which differs from file to file.
+    """
+    hr, sr = (features[layer] for features in batch.features)
+    size = tf.reduce_mean(tf.abs(tf.cast(hr, tf.float32)), [0, 1, 2])
+    size = tf.cast(tf.distribute.get_replica_context().all_reduce("MEAN", size), hr.dtype)
+    return _mean_absolute_error(tf.math.divide_no_nan(hr, size), tf.math.divide_no_nan(sr, size))
+
+
 def colour_loss(batch: Batch) -> Tensor:
     """Mean absolute difference of HR and SR, each shrunk to LR: it holds colours and brightness."""
     return _mean_absolute_error(*(shrink(image, *batch.lr.shape[1:3]) for image in (batch.hr, batch.sr)))
@@ -120,7 +131,7 @@ def weave_loss(batch: Batch) -> Tensor:
 
 
 LOSSES = {"mse": mse_loss, "l1": l1_loss, "adv": adversarial_loss, "colour": colour_loss, "ldl": ldl_loss,
-          "weave": weave_loss, "vgg": vgg_loss, "vgg_l1": vgg_l1_loss}
+          "weave": weave_loss, "vgg": vgg_loss, "vgg_l1": vgg_l1_loss, "vgg_rel": vgg_rel_loss}
 # As recipes name them, in the order in which they are added: sums in another order differ in the last bits.
 NAMES = [name for loss in LOSSES
          for name in ([f"{loss}:{layer}" for layer in VGG_LAYERS] if loss.startswith("vgg") else [loss])]
@@ -162,8 +173,8 @@ def compute(recipe: Iterable[str], batch: Batch) -> dict[str, Tensor]:
 
 def vgg_layers(*recipes: Iterable[str]) -> list[str]:
     """The layers of VGG19 that recipes name."""
-    named = set().union(*recipes)
-    return [layer for layer in VGG_LAYERS if named & {f"vgg:{layer}", f"vgg_l1:{layer}"}]
+    named = {name.partition(":")[2] for name in set().union(*recipes)}
+    return [layer for layer in VGG_LAYERS if layer in named]
 
 
 def shrink(images: Tensor, height: int, width: int) -> Tensor:

@@ -25,6 +25,7 @@ import data  # noqa: E402
 import metrics  # noqa: E402
 import results  # noqa: E402
 import weights  # noqa: E402
+from config import config  # noqa: E402
 from engine import upscaling  # noqa: E402
 from files import images, photo_files  # noqa: E402
 
@@ -37,6 +38,7 @@ RECIPES = {  # weights by which each loss moves SR about as much as today's feat
     "ldl": TODAY | {"ldl": 5.0},
     "weave": TODAY | {"weave": 5.0},
     "all": LAYERS | {"colour": 1.0, "ldl": 5.0},
+    "textures": config.LOSS.textures,
 }
 COLUMNS = {name: (metric.title, metric.digits) for name, metric in metrics.METRICS.items()} | {
     "mesh": ("mesh", 2), "sharpness": ("sharpness", 2)}
@@ -60,8 +62,8 @@ def train(name, recipe, arguments, folder):
         "TRAIN.patches_per_image": 16, "TRAIN.n_epoch": arguments.epochs, "TRAIN.save_every": 1,
         "VALID.hr_img_path": arguments.images, "VALID.lr_img_path": "", "TRAIN.checkpoint_path": folder,
         "TRAIN.sample_path": folder / "samples", "TRAIN.cache_path": folder.parent / "cache"}
-    code = subprocess.run([sys.executable, ROOT / "main.py", "--weights", arguments.weights, "--set", *arguments.set,
-                           *(f"{key}={value}" for key, value in settings.items())]).returncode
+    code = subprocess.run([sys.executable, ROOT / "main.py", "--weights", arguments.weights, "--set",
+                           *(f"{key}={value}" for key, value in settings.items()), *arguments.set]).returncode
     if code:
         sys.exit(code)
     return folder / "g_srgan.npz"
