@@ -137,6 +137,9 @@ def by_hand(name, *, hr, sr, averaged, discriminator, kernels):
             return np.mean((features(hr, kernels, layer) - features(sr, kernels, layer)) ** 2)
         case ["vgg_l1", layer]:
             return np.mean(np.abs(features(hr, kernels, layer) - features(sr, kernels, layer)))
+        case ["vgg_rel", layer]:
+            hr, sr = (features(image, kernels, layer) for image in (hr, sr))
+            return np.mean([np.abs(a - b).mean() / np.abs(a).mean() for a, b in zip(hr.T, sr.T, strict=True)])
 
 
 def slope(function, x, direction, h=1e-6):
@@ -220,9 +223,12 @@ def in_torch(name, functional, torch, *, hr, sr, averaged, kernels):
             return (means - means.mean(2, keepdim=True)).abs().mean()
         case ["vgg_l1", layer]:
             return functional.l1_loss(*(torch_features(functional, torch, x, kernels, layer) for x in (sr, hr)))
+        case ["vgg_rel", layer]:
+            sr, hr = (torch_features(functional, torch, x, kernels, layer).transpose(0, 1).flatten(1) for x in (sr, hr))
+            return torch.mean((sr - hr).abs().mean(1) / hr.abs().mean(1))
 
 
-@pytest.mark.parametrize("name", ["colour", "ldl", "weave", "vgg_l1:conv3_1-"])
+@pytest.mark.parametrize("name", ["colour", "ldl", "weave", "vgg_l1:conv3_1-", "vgg_rel:conv3_1-"])
 def test_the_gradient_of_a_loss_is_pytorchs(name, vgg, vgg_kernels):
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(0)
@@ -292,6 +298,31 @@ def test_features_before_a_relu_tell_apart_what_is_the_same_behind_it(vgg_kernel
     hr, sr = tf.ones((2, 1, 16, 16, 3)) * [[[[[0.0]]]], [[[[0.5]]]]]
     found = losses.compute(["vgg:conv1_2", "vgg:conv1_1-"], losses.Batch(None, hr, sr, vgg=vgg))
     assert found["vgg:conv1_2"] == 0 < found["vgg:conv1_1-"]
+
+
+def test_relative_features_are_the_same_for_vgg19_of_another_scale(vgg_kernels, vgg, tmp_path):
+    """As a file whose features are scaled to a mean of 1 differs from Caffe's: each channel by a factor of its own."""
+    rng, scaled, before = np.random.default_rng(0), {}, np.ones(3)
+    for name, (kernel, bias) in vgg_kernels.items():
+        factors = rng.uniform(0.01, 1, len(bias))
+        scaled[name] = [np.float32(kernel * factors / before[:, np.newaxis]), np.float32(bias * factors)]
+        before = factors
+    np.save(tmp_path / "vgg19.npy", scaled, allow_pickle=True)
+    hr, sr = rng.uniform(-1, 1, (2, 1, 32, 32, 3)).astype("float32")
+    values = []
+    for name in ("vgg_rel:conv3_1-", "vgg_rel:pool2", "vgg_l1:conv3_1-"):
+        extractors = vgg([name]), train.weights.load_vgg(losses.vgg_layers([name]), tmp_path / "vgg19.npy")
+        values.append([float(losses.compute([name], losses.Batch(None, hr, sr, vgg=vgg))[name]) for vgg in extractors])
+    for with_these, with_those in values[:2]:
+        assert with_these == pytest.approx(with_those, rel=1e-3)
+    assert values[2][0] > 1.5 * values[2][1]
+
+
+def test_relative_features_that_hr_does_not_have_count_as_none():
+    hr, sr = tf.zeros((1, 2, 2, 3)), tf.Variable(tf.ones((1, 2, 2, 3)))
+    with tf.GradientTape() as tape:
+        value = losses.vgg_rel_loss(losses.Batch(None, hr, sr, vgg=lambda x: {"conv1_1": x}), "conv1_1")
+    assert float(value) == 0 and not np.any(tape.gradient(value, sr))
 
 
 # --------------------------------------------------------------------------------------------------------- recipes
