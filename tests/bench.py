@@ -128,14 +128,14 @@ def run(*command):
 # -------------------------------------------------------------------------------------------------------- training
 
 
-def make_trainer(photos, architecture="paper", loss="srgan_mse", precision="float32"):
+def make_trainer(photos, architecture="paper", loss="srgan_mse", precision="float32", discriminator="own"):
     config.TRAIN.architecture, config.TRAIN.loss = architecture, loss
     keras.utils.set_random_seed(0)
     patches = data.Patches(photos, 0, BATCH, PATCH, 8)
     with devices.compute_in(precision):
         recipes = losses.read_recipes(config)
         layers = losses.vgg_layers(*recipes)
-        networks, _ = train.make_networks(config.TRAIN, None)
+        networks, _ = train.make_networks(config.TRAIN, None, {"discriminator": discriminator})
         trainer = train.Trainer(tf.distribute.get_strategy(), config.TRAIN, patches, networks, recipes,
                                 losses.get_vgg(layers) if layers else None)
     rng = np.random.default_rng(0)
@@ -203,6 +203,10 @@ def bench_training(photos, installed, quick):
         trainers = bench_step(f"phase-2 step, {what}, {size}", 2, targets, batch, installed, n_runs,
                               functools.partial(make_trainer, photos, loss=loss))
         bench_alone(f"step of the discriminator alone, {what}, {size}", trainers, batch, n_runs)
+    if not quick:
+        trainers = {precision: make_trainer(photos, loss="textures", precision=precision, discriminator="unet")
+                    for precision in PRECISIONS}
+        bench_alone(f"step of the discriminator alone, U-Net and textures, {size}", trainers, batch, n_runs)
     for recipe in ("bicubic", "photo"):
         bench_data(trainers[PRECISIONS[-1]], photos, recipe, 10 if quick else 40)
 

@@ -543,7 +543,8 @@ def test_a_new_discriminator_is_trained_alone_first(given, tmp_path, run):
 
 def test_a_new_discriminator_has_defaults_of_its_own_which_its_training_keeps(given, tmp_path, run):
     given.with_name("d_srgan.npz").unlink()
-    exact = "TRAIN.n_steps_d_first=3", "TRAIN.deterministic=true", "TRAIN.decay_every=1"
+    exact = ("TRAIN.n_steps_d_first=3", "TRAIN.deterministic=true", "TRAIN.decay_every=1",
+             *(f"LOSS.srgan_mse.{loss}=1" for loss in ("l1", "colour", "ldl", "weave")))
     folders = [tmp_path / "at_once", tmp_path / "resumed", tmp_path / "trained_on"]
     for folder in folders:
         folder.mkdir()
