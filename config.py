@@ -52,7 +52,6 @@ config.TRAIN.batch_size = Varies(16, demo=8)  # patches per step; halve it if me
 # network
 config.TRAIN.scale = 4  # SR has this many times the rows and columns of LR: 2, 3, 4 or 8, whatever --weights had
 config.TRAIN.architecture = "paper"  # or tensorlayer, pytorch: for the weights of tensorlayer/srgan, SRGAN-PyTorch
-
 config.TRAIN.discriminator = Varies("own", new_discriminator="unet")  # own: the architecture's; unet: Real-ESRGAN's
 
 # phase 1: the generator alone
@@ -97,7 +96,7 @@ config.LOSS.original = {"mse": 1.0, "vgg:pool4": 2e-6, "adv": 1e-3}  # tensorlay
 config.LOSS.srgan_vgg54 = {"vgg:conv5_4": 1 / 12.75 ** 2, "adv": 1e-3}  # the paper's best
 config.LOSS.srgan_vgg22 = {"vgg:conv2_2": 1 / 12.75 ** 2, "adv": 1e-3}  # the paper's SRGAN-VGG22
 config.LOSS.srgan_mse = {"mse": 1.0, "adv": 1e-3}  # the paper's SRGAN-MSE
-config.LOSS.textures = {  # what a new U-Net learns best by; of features that are VGG19's early ones
+config.LOSS.textures = {  # what came out best with a new U-Net
     "colour": 2.0, "ldl": 1.0, "weave": 2.0, "vgg_rel:conv2_2-": 0.01, "vgg_rel:conv3_1-": 0.05, "adv": 0.02}
 config.LOSS.real_esrgan = {  # Real-ESRGAN's; its VGG19 has features of another scale, which the paper's 12.75 makes up
     "l1": 0.5, "vgg_l1:conv1_2-": 0.1 / 12.75, "vgg_l1:conv2_2-": 0.1 / 12.75, "vgg_l1:conv3_4-": 1 / 12.75,

@@ -27,7 +27,7 @@ import model
 import weights
 from config import DIV2K_TRAIN_HR, log_config
 from engine import devices, monitor, runs
-from engine.step import Networks, Phase, Step, gan_learning_rates, init_learning_rates
+from engine.step import Networks, Phase, Step, gan_learning_rates, init_learning_rates, make_networks
 from files import images
 
 
@@ -264,41 +264,6 @@ def load_vgg(config: EasyDict, recipes: list[dict[str, float]],
         return [config.LOSS.mse, config.LOSS.srgan_mse], None
 
 
-def make_networks(settings: EasyDict, source: str | None, preset: dict | None = None, n_blocks: int | None = None,
-                  bn_epsilon: float = model.BN_EPSILON) -> tuple[Networks, dict]:
-    """The networks, from the weights `source`, if any, or random; and what settings become by them.
-
-    settings: `config.TRAIN`.
-    preset: `config.NEW_DISCRIMINATOR`, where there is a source.
-    n_blocks, bn_epsilon: of random networks.
-    Says what was taken. Raises UserError.
-    """
-    generator = (weights.load_generator(source, settings.scale) if source else
-                 model.get_G(model.ARCHITECTURES[settings.architecture], n_blocks, bn_epsilon, settings.scale))
-    architecture, bn_epsilon = generator.architecture, generator.bn_epsilon
-    if architecture.name != settings.architecture:
-        raise UserError(f"{source} is for the architecture {architecture.name}; train it with "
-                        f"--set TRAIN.architecture={architecture.name}.")
-    averaged = model.get_G(architecture, bn_epsilon=bn_epsilon)
-    averaged.set_weights(generator.get_weights())
-    if source:  # in this order, as a run that is resumed makes them: several processes make variables together
-        try:
-            discriminator = weights.load_discriminator(source, settings.hr_patch_size)
-            if (discriminator.architecture.name, discriminator.bn_epsilon) != (architecture.name, bn_epsilon):
-                raise UserError("The discriminator beside it is of another network.")
-            beside = model.discriminator_kind(discriminator.architecture)
-            if "discriminator" not in preset and beside != settings.discriminator:
-                raise UserError(f"TRAIN.discriminator is {settings.discriminator}, and that beside it is {beside}.")
-            print(f"Starting from the generator and the discriminator of {source}.")
-            return Networks(generator, averaged, discriminator), {"discriminator": beside, "n_steps_d_first": 0}
-        except UserError as error:
-            print(f"Starting from the generator of {source}, with a fresh discriminator. ({error})")
-    settings = {**settings, **(preset or {})}
-    discriminator = model.get_D(model.with_discriminator(architecture, settings["discriminator"]),
-                                settings["hr_patch_size"], bn_epsilon)
-    return Networks(generator, averaged, discriminator), preset or {}
-
-
 def check_length(settings: EasyDict, patches: data.Patches, demo: bool) -> None:
     """Say how to train longer where epochs are short. Raises UserError if the generator would never be trained."""
     n = settings.n_epoch * patches.steps_per_epoch
@@ -336,6 +301,22 @@ def settle(config: EasyDict, origin: dict, resumed: bool) -> None:
     settings.precision = devices.precision(settings.precision)
 
 
+def begin(config: EasyDict, origin: dict, source: str | None) -> Networks:
+    """The networks, from the weights `source`, if any; changes what follows from their discriminator, as `settle` does.
+
+    Raises UserError.
+    """
+    settings, preset = config.TRAIN, config.NEW_DISCRIMINATOR if source else {}
+    keras.utils.set_random_seed(settings.seed)
+    networks, is_new = make_networks(
+        settings, source, preset, origin["n_blocks"], origin.get("bn_epsilon", model.BN_EPSILON))
+    if source:
+        origin["new_discriminator"] = is_new
+        settings.update(preset if is_new else {
+            "discriminator": model.discriminator_kind(networks.discriminator.architecture), "n_steps_d_first": 0})
+    return networks
+
+
 def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: EasyDict, demo: bool) -> Trainer:
     """A `Trainer` in the state of its last save.
 
@@ -356,13 +337,7 @@ def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: Easy
     if strategy.cluster_resolver:  # networks of different depth would wait for each other for ever
         devices.require_same(strategy, {"--weights": origin["n_blocks"]})
     with strategy.scope(), devices.compute_in(settings.precision):
-        keras.utils.set_random_seed(settings.seed)
-        source = None if resumed else arguments.weights
-        preset = config.NEW_DISCRIMINATOR if source else {}
-        networks, changed = make_networks(
-            settings, source, preset, origin["n_blocks"], origin.get("bn_epsilon", model.BN_EPSILON))
-        settings.update(changed)
-        origin.setdefault("new_discriminator", changed is preset)
+        networks = begin(config, origin, None if resumed else arguments.weights)
         recipes, vgg = load_vgg(config, losses.read_recipes(config), demo)
         if "adv" not in recipes[1]:
             settings.n_steps_d_first = 0

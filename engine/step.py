@@ -1,7 +1,9 @@
-"""A step of training, from a batch of patches to new weights; and what a phase of such steps is."""
+"""The networks of a training run; a step of it, from a batch of patches to new weights; and a phase of such steps."""
 import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
+
+from utils import UserError
 
 import keras
 import numpy as np
@@ -10,6 +12,7 @@ from easydict import EasyDict
 
 import losses
 import model
+import weights
 
 
 class Networks(NamedTuple):
@@ -18,6 +21,41 @@ class Networks(NamedTuple):
     generator: keras.Model
     averaged: keras.Model
     discriminator: keras.Model
+
+
+def make_networks(settings: EasyDict, source: str | None, preset: dict | None = None, n_blocks: int | None = None,
+                  bn_epsilon: float = model.BN_EPSILON) -> tuple[Networks, bool]:
+    """The networks, from the weights `source`, if any, or random; and whether the discriminator is new.
+
+    settings: `config.TRAIN`.
+    preset: `config.NEW_DISCRIMINATOR`, where there is a source.
+    n_blocks, bn_epsilon: of random networks.
+    Says what was taken. Raises UserError.
+    """
+    generator = (weights.load_generator(source, settings.scale) if source else
+                 model.get_G(model.ARCHITECTURES[settings.architecture], n_blocks, bn_epsilon, settings.scale))
+    architecture, bn_epsilon = generator.architecture, generator.bn_epsilon
+    if architecture.name != settings.architecture:
+        raise UserError(f"{source} is for the architecture {architecture.name}; train it with "
+                        f"--set TRAIN.architecture={architecture.name}.")
+    averaged = model.get_G(architecture, bn_epsilon=bn_epsilon)
+    averaged.set_weights(generator.get_weights())
+    if source:  # in this order, as a run that is resumed makes them: several processes make variables together
+        try:
+            discriminator = weights.load_discriminator(source, settings.hr_patch_size)
+            if (discriminator.architecture.name, discriminator.bn_epsilon) != (architecture.name, bn_epsilon):
+                raise UserError("The discriminator beside it is of another network.")
+            beside = model.discriminator_kind(discriminator.architecture)
+            if "discriminator" not in preset and beside != settings.discriminator:
+                raise UserError(f"TRAIN.discriminator is {settings.discriminator}, and that beside it is {beside}.")
+            print(f"Starting from the generator and the discriminator of {source}.")
+            return Networks(generator, averaged, discriminator), False
+        except UserError as error:
+            print(f"Starting from the generator of {source}, with a fresh discriminator. ({error})")
+    settings = {**settings, **(preset or {})}
+    discriminator = model.get_D(model.with_discriminator(architecture, settings["discriminator"]),
+                                settings["hr_patch_size"], bn_epsilon)
+    return Networks(generator, averaged, discriminator), True
 
 
 class Step:
