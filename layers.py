@@ -210,6 +210,20 @@ class Shuffle(layers.Layer):
         return tf.nn.depth_to_space(x, self.factor)
 
 
+class Resize(layers.Layer):
+    """Bilinear, (N, H, W, C) to (N, height, width, C). keras.layers.Resizing also clips, which takes its time."""
+
+    def __init__(self, height, width, name, dtype=None):
+        super().__init__(name=name, dtype=dtype)
+        self.size = height, width
+
+    def compute_output_shape(self, input_shape):
+        return input_shape[0], *self.size, input_shape[-1]
+
+    def call(self, x):
+        return tf.cast(tf.image.resize(x, self.size), x.dtype)
+
+
 class SubpixelConv(layers.Layer):
     """`conv(depth_to_space(x, factor))`, computed as an equal convolution before the `depth_to_space`.
 
@@ -319,7 +333,7 @@ class Kit:
         return self.leaky_relu(x, name.replace("conv", "act"))
 
     def resize(self, x, height, width, name):
-        return layers.Resizing(height, width, name=name, dtype=self.dtype)(x)
+        return Resize(height, width, name, self.dtype)(x)
 
     def logits(self, x):
         return layers.Dense(1, kernel_initializer=self.initializer, name="logits", dtype="float32")(x)
