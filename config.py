@@ -217,7 +217,6 @@ RENAMED = {
     "VALID.max_megapixels": "RESTORE.max_megapixels",
     "DEMO.*": "its name in TRAIN, which holds in the demonstration too",
     "FINE_TUNING.*": "its name in TRAIN, which holds in fine-tuning too",
-    "NEW_DISCRIMINATOR.*": "its name in TRAIN, which holds for a new discriminator too",
 }
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path, such as folder/",
          list: "a number or a list, such as [40, 95]"}

@@ -146,7 +146,7 @@ def _unet_discriminator(hr, kit):
         x = kit.spectral_conv(kit.resize(x, *skip.shape[1:3], f"resize_{number}"), filters, 3, f"conv_{number}")
         x = kit.add(x, skip, f"sum_{number}")
     x = kit.spectral_conv(kit.spectral_conv(x, 32, 3, "conv_8"), 32, 3, "conv_9")
-    return layers.Conv2D(1, 3, padding="same", name="logits", dtype="float32")(x)
+    return replace(kit, dtype="float32").conv(x, 1, 3, "logits")
 
 
 # ------------------------------------------------------------------------------------------------------- networks

@@ -151,7 +151,8 @@ def compare_settings(folder: Path, last: dict, config: EasyDict, demo: bool, giv
     """
     before, now = flatten(last), flatten(config)
     before.setdefault("TRAIN.precision", "float16" if before.get("TRAIN.mixed_precision") else "float32")
-    before |= {"TRAIN.scale": 4, "TRAIN.discriminator": "own"} | before
+    before.setdefault("TRAIN.scale", 4)
+    before.setdefault("TRAIN.discriminator", "own")
     for key in ("TRAIN.architecture", "TRAIN.discriminator", "TRAIN.scale", "TRAIN.hr_patch_size"):
         if before.get(key, now[key]) != now[key]:
             raise UserError(f"The training in {folder}/ has {key}={before[key]}, now it is {now[key]}; set it back, or "

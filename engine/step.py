@@ -52,9 +52,8 @@ def make_networks(settings: EasyDict, source: str | None, preset: dict | None = 
             return Networks(generator, averaged, discriminator), False
         except UserError as error:
             print(f"Starting from the generator of {source}, with a fresh discriminator. ({error})")
-    settings = {**settings, **(preset or {})}
-    discriminator = model.get_D(model.with_discriminator(architecture, settings["discriminator"]),
-                                settings["hr_patch_size"], bn_epsilon)
+    kind = (preset or {}).get("discriminator", settings.discriminator)
+    discriminator = model.get_D(model.with_discriminator(architecture, kind), settings.hr_patch_size, bn_epsilon)
     return Networks(generator, averaged, discriminator), True
 
 

@@ -25,7 +25,6 @@ import data  # noqa: E402
 import metrics  # noqa: E402
 import results  # noqa: E402
 import weights  # noqa: E402
-from config import config  # noqa: E402
 from engine import upscaling  # noqa: E402
 from files import images, photo_files  # noqa: E402
 
@@ -38,7 +37,6 @@ RECIPES = {  # weights by which each loss moves SR about as much as today's feat
     "ldl": TODAY | {"ldl": 5.0},
     "weave": TODAY | {"weave": 5.0},
     "all": LAYERS | {"colour": 1.0, "ldl": 5.0},
-    "textures": config.LOSS.textures,
 }
 COLUMNS = {name: (metric.title, metric.digits) for name, metric in metrics.METRICS.items()} | {
     "mesh": ("mesh", 2), "sharpness": ("sharpness", 2)}
