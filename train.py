@@ -301,6 +301,17 @@ def settle(config: EasyDict, origin: dict, resumed: bool) -> None:
     settings.precision = devices.precision(settings.precision)
 
 
+def beside_weights(origin: dict, resumed: bool, settings: EasyDict) -> str | None:
+    """The kind of the discriminator beside the weights from which a run began, None if there is none."""
+    if resumed or not origin["weights"]:
+        return None if origin.get("new_discriminator") or not origin.get("weights") else settings.discriminator
+    try:
+        return model.discriminator_kind(
+            weights.load_discriminator(origin["weights"], settings.hr_patch_size).architecture)
+    except UserError:
+        return None
+
+
 def begin(config: EasyDict, origin: dict, source: str | None) -> Networks:
     """The networks, from the weights `source`, if any; changes what follows from their discriminator, as `settle` does.
 
@@ -334,8 +345,10 @@ def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: Easy
     pairs = data.validation_pairs(config, settings.scale, announce=not (demo or resumed)) if is_chief else []
     if resumed:
         runs.compare_settings(folder, last, config, demo, arguments.weights)
-    if strategy.cluster_resolver:  # networks of different depth would wait for each other for ever
-        devices.require_same(strategy, {"--weights": origin["n_blocks"]})
+    if strategy.cluster_resolver:  # processes with different networks would wait for each other, or break down
+        devices.require_same(strategy, {
+            "--weights": origin["n_blocks"],
+            "the discriminators beside --weights": beside_weights(origin, resumed, settings)})
     with strategy.scope(), devices.compute_in(settings.precision):
         networks = begin(config, origin, None if resumed else arguments.weights)
         recipes, vgg = load_vgg(config, losses.read_recipes(config), demo)

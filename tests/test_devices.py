@@ -133,6 +133,19 @@ def test_processes_whose_generators_differ_in_depth_say_so(tmp_path):
         assert process.returncode == 2 and "do not train the same: --weights differ" in output, output
 
 
+def test_processes_of_which_one_lacks_the_discriminator_say_so(tmp_path):
+    settings = "TRAIN.n_epoch_init=0", "TRAIN.n_steps_d_first=1"
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        weights.save_network(tmp_path / name / "g_srgan.npz", model.get_G(small.PAPER))
+    weights.save_network(tmp_path / "first" / "d_srgan.npz", model.get_D(small.PAPER, 32))
+    processes = [start(tmp_path / name, *settings, "--weights", "g_srgan.npz", place=place)
+                 for name, place in zip(("first", "second"), places(), strict=True)]
+    for process in processes:
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 2 and "the discriminators beside --weights differ" in output, output
+
+
 def read_until(process, beginning):
     assert any(line.startswith(beginning) for line in process.stdout)
 
