@@ -346,9 +346,8 @@ def prepare(strategy: tf.distribute.Strategy, arguments: Namespace, config: Easy
     if resumed:
         runs.compare_settings(folder, last, config, demo, arguments.weights)
     if strategy.cluster_resolver:  # processes with different networks would wait for each other, or break down
-        devices.require_same(strategy, {
-            "--weights": origin["n_blocks"],
-            "the discriminators beside --weights": beside_weights(origin, resumed, settings)})
+        devices.require_same(strategy, {"--weights": origin["n_blocks"],
+                                        "the d_srgan.npz of --weights": beside_weights(origin, resumed, settings)})
     with strategy.scope(), devices.compute_in(settings.precision):
         networks = begin(config, origin, None if resumed else arguments.weights)
         recipes, vgg = load_vgg(config, losses.read_recipes(config), demo)

@@ -143,7 +143,7 @@ def test_processes_of_which_one_lacks_the_discriminator_say_so(tmp_path):
                  for name, place in zip(("first", "second"), places(), strict=True)]
     for process in processes:
         output, _ = process.communicate(timeout=300)
-        assert process.returncode == 2 and "the discriminators beside --weights differ" in output, output
+        assert process.returncode == 2 and "the d_srgan.npz of --weights differ" in output, output
 
 
 def read_until(process, beginning):
