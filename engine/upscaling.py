@@ -61,10 +61,11 @@ class Upscaler:
         self.scale = self.architecture.scale
         with tf.device(device):
             self.network = inference_generator(self.architecture, precision)
-        self.refresh(generator)
+        self._assign(generator)
+        self._fixed = precision == "float32"  # whether weights are constants, see `_constants`
         self._computed = Counter()  # LR pixels by part, height and width
         self._compiled = set()  # part, height and width
-        parts = graph.parts(self.network)
+        self._parts = parts = graph.parts(self.network)
         self._fields = graph.fields(parts)
         self.field = self._fields[0]  # how far a pixel sees, in LR pixels
         *self._stages, self._upsampling = map(self._compile, parts)
@@ -83,7 +84,8 @@ class Upscaler:
             def run(maps):
                 for layer in prelus:
                     layer.form = form
-                return part(maps)
+                with keras.StatelessScope(self._constants(part)):
+                    return part(maps)
 
             return tf.function(run, input_signature=signature, autograph=False)
 
@@ -100,8 +102,23 @@ class Upscaler:
 
         return run
 
+    def _constants(self, part):
+        """The weights of a part and what stands for them. Where `refresh` is called, nothing: TensorFlow never forgets
+        constants. But float32 variables it takes in their order in memory to convolve a single image, for which oneDNN
+        has nothing quick on processors with AVX2 alone.
+        """
+        with tf.init_scope():  # outside of the function that is traced, where weights have values
+            values = [(weight, weight.numpy()) for layer in part.layers for weight in layer.weights if self._fixed]
+        return [(weight, tf.constant(value)) for weight, value in values]
+
     def refresh(self, generator: keras.Model | Folded) -> None:
         """Take over the current weights of `generator`."""
+        self._assign(generator)
+        if self._fixed:
+            self._fixed = False
+            *self._stages, self._upsampling = map(self._compile, self._parts)
+
+    def _assign(self, generator):
         folded = generator if isinstance(generator, Folded) else fold_network(generator)
         folded.assign(self.network)
 

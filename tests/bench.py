@@ -44,7 +44,7 @@ from files import images, photo_files  # noqa: E402
 PACKAGES = {"torch": "PyTorch", "onnx": "ONNX", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "ncnn": "ncnn"}
 with utils.quiet():
     PRECISIONS = tuple(dict.fromkeys(("float32", devices.precision("auto"))))
-if os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0":  # to measure what a processor with AVX2 alone does
+if os.environ.get("ONEDNN_MAX_CPU_ISA") == "AVX2":  # to measure what a processor with AVX2 alone does
     PRECISIONS = PRECISIONS[:1]
 BATCH, PATCH = 16, 96
 N_PHOTOS = 800  # as in DIV2K

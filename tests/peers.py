@@ -133,7 +133,7 @@ class TorchTrainer:
         self.architecture = networks.generator.architecture
         self.generator = self.place(give_weights(networks.generator, torch_generator(self.architecture)))
         self.g_optimizer = torch.optim.Adam(self.generator.parameters(), 1e-4)
-        if self.architecture is model.PAPER:
+        if self.architecture.name == "paper":
             discriminator = torch_discriminator(networks.discriminator.input_shape[1])
             self.discriminator = self.place(give_weights(networks.discriminator, discriminator, mirrored=True))
             self.d_optimizer = torch.optim.Adam(self.discriminator.parameters(), 1e-4)

@@ -117,6 +117,15 @@ def test_an_untrained_network_of_its_folded_weights_is_the_same():
     np.testing.assert_array_equal(Upscaler(generator)(lr), Upscaler(model.fold_network(generator))(lr))
 
 
+def test_refreshed_weights_are_those_that_upscale():
+    first, second = (randomize(model.get_G(n_blocks=1), seed) for seed in (0, 1))
+    upscaler, lr = Upscaler(first), picture(20, 30)
+    assert equals_the_whole(upscaler, first, lr)
+    for generator in (second, first):
+        upscaler.refresh(generator)
+        assert equals_the_whole(upscaler, generator, lr)
+
+
 @pytest.mark.parametrize("height, width, margin, n_pixels", [
     (1356, 2040, 40, 450_000), (180, 320, 40, 450_000), (3, 9000, 40, 100_000), (700, 700, 5, 20_000),
     (300, 300, 40, 10)])
