@@ -24,7 +24,7 @@ from tqdm.utils import disp_len, disp_trim
 
 # TensorFlow and Keras read these when they are imported, which is why `utils` is imported before them everywhere.
 os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever the user's keras.json says
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # else TensorFlow leaves it off on CPUs with AVX2 alone, see speed.md
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # left off on CPUs with AVX2 alone, see docs/speed.md
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what goes wrong is raised as an exception anyway
 logging.getLogger("tensorflow").addFilter(lambda record: record.levelno >= logging.ERROR)  # no advice on retracing
 
