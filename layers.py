@@ -254,9 +254,11 @@ class SubpixelConv(layers.Layer):
         # the lower resolution, with factor x factor sub-pixels (c, d) each.
         pads = [(start, n * factor - self.kernel_size[0] - start)
                 for start in range(reach * factor - half, reach * factor - half + factor)]
-        shifted = tf.stack([tf.pad(kernel, [rows, columns, (0, 0), (0, 0)]) for rows in pads for columns in pads])
-        shifted = tf.reshape(shifted, [factor ** 2, n, factor, n, factor, self.channels, self.filters])
-        return tf.reshape(tf.transpose(shifted, [1, 3, 2, 4, 5, 0, 6]),  # from ab, p, c, q, d, channel, filter
+        # Filter by filter, as a kernel that is constant is padded beforehand only where that gives less than 100 KB.
+        shifted = tf.stack([tf.pad(plane, [rows, columns, (0, 0)])
+                            for rows in pads for columns in pads for plane in tf.unstack(kernel, axis=-1)])
+        shifted = tf.reshape(shifted, [factor ** 2, self.filters, n, factor, n, factor, self.channels])
+        return tf.reshape(tf.transpose(shifted, [2, 4, 3, 5, 6, 0, 1]),  # from ab, filter, p, c, q, d, channel
                           [n, n, factor ** 2 * self.channels, factor ** 2 * self.filters])
 
     def call(self, x):

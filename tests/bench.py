@@ -313,7 +313,8 @@ def bench_process(generator, per_pixel, quick):
     weights.save_network("g.npz", generator)
 
     def restore(path):
-        return run(ROOT / "main.py", "--mode=evaluate", "--weights", "g.npz", "--output", "out", "--input", path)
+        return run(ROOT / "main.py", "--mode=evaluate", "--weights", "g.npz", "--output", "out", "--input", path,
+                   "--set", f"RESTORE.precision={PRECISIONS[-1]}")
 
     small, _ = make_photo(320, 180)
     imports, restores = [], []
