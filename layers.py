@@ -137,7 +137,7 @@ class BatchNorm(layers.BatchNormalization):
 
 
 def _convolves_by_eigen():
-    """Whether TensorFlow convolves by Eigen instead of oneDNN, as on processors with AVX2 alone."""
+    """Whether TensorFlow convolves by Eigen instead of oneDNN, as on a Mac or with TF_ENABLE_ONEDNN_OPTS=0."""
     return not (_pywrap_util_port.IsMklEnabled() or tf.config.list_physical_devices("GPU"))
 
 
