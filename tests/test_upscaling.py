@@ -1,4 +1,10 @@
 """Whole images in tiles against the network on all of the image at once."""
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -124,6 +130,17 @@ def test_refreshed_weights_are_those_that_upscale():
     for generator in (second, first):
         upscaler.refresh(generator)
         assert equals_the_whole(upscaler, generator, lr)
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="oneDNN's kernels are others there")
+@pytest.mark.parametrize("scale", [3, 4])
+def test_processors_with_avx2_alone_convolve_by_quick_kernels(scale):
+    code = ("import utils, model, numpy; from engine.upscaling import Upscaler; "
+            f"Upscaler(model.get_G(n_blocks=1, scale={scale}))(numpy.zeros((30, 40, 3), 'uint8'))")
+    run = subprocess.run([sys.executable, "-c", code], cwd=Path(upscaling.__file__).parents[1], capture_output=True,
+                         text=True, env=os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", "ONEDNN_VERBOSE": "profile_exec"})
+    convolutions = [line for line in run.stdout.splitlines() if ",exec,cpu,convolution," in line]
+    assert convolutions and not [line for line in convolutions if "gemm" in line]
 
 
 @pytest.mark.parametrize("height, width, margin, n_pixels", [
