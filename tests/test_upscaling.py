@@ -137,8 +137,9 @@ def test_refreshed_weights_are_those_that_upscale():
 def test_processors_with_avx2_alone_convolve_by_quick_kernels(scale):
     code = ("import utils, model, numpy; from engine.upscaling import Upscaler; "
             f"Upscaler(model.get_G(n_blocks=1, scale={scale}))(numpy.zeros((30, 40, 3), 'uint8'))")
+    onednn = {"TF_ENABLE_ONEDNN_OPTS": "1", "ONEDNN_MAX_CPU_ISA": "AVX2", "ONEDNN_VERBOSE": "profile_exec"}
     run = subprocess.run([sys.executable, "-c", code], cwd=Path(upscaling.__file__).parents[1], capture_output=True,
-                         text=True, env=os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", "ONEDNN_VERBOSE": "profile_exec"})
+                         text=True, env=os.environ | onednn)
     convolutions = [line for line in run.stdout.splitlines() if ",exec,cpu,convolution," in line]
     assert convolutions and not [line for line in convolutions if "gemm" in line]
 
