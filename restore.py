@@ -311,8 +311,11 @@ def _step(function):
                 function(self, *arguments)
         except UserError as error:
             job.error = error
-        except (MemoryError, tf.errors.OpError):
+        except (MemoryError, tf.errors.ResourceExhaustedError):
             job.error = UserError(f"{job.path} is too large for the memory here; cut it into parts.")
+        except tf.errors.OpError as error:
+            job.error = UserError(f"{job.path} can't be computed here ({devices.first_line(error).rstrip('.')}); "
+                                  "--set RESTORE.precision=float32 needs the least of a processor.")
         return job
 
     return run

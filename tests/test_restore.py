@@ -14,6 +14,7 @@ import utils
 import numpy as np
 import pictures
 import pytest
+import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -457,18 +458,27 @@ def test_what_can_not_begin_is_said_at_once(tmp_path, capsys):
         assert run("--input", tmp_path / missing) == 2 and "does not exist" in capsys.readouterr().err
 
 
-def test_a_photo_that_does_not_fit_into_memory_does_not_stop_the_others(tmp_path, capsys):
+def no_memory():
+    raise MemoryError
+
+
+@pytest.mark.parametrize("fail, reason", [
+    (no_memory, "2.png is too large for the memory here"),
+    (lambda: tf.zeros(2 ** 50), "2.png is too large for the memory here"),
+    (lambda: tf.reshape(tf.zeros(4), [3]), "2.png can't be computed here (")])
+def test_a_photo_that_can_not_be_computed_does_not_stop_the_others(tmp_path, capsys, fail, reason):
     for name, size in (("1.png", 4), ("2.png", 8), ("3.png", 4)):
         Image.new("RGB", (size, size)).save(tmp_path / name)
 
     def small_only(lr, report, size):
         if lr.shape[0] > 4:
-            raise MemoryError
+            fail()
         return nearest(lr)
 
     assert restore_all(tmp_path, tmp_path / "out", small_only) == 1
     assert sorted(path.name for path in (tmp_path / "out").glob("*_gen.png")) == ["1_gen.png", "3_gen.png"]
-    assert "1 of 3 failed." in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert reason in said and "1 of 3 failed." in said
 
 
 KINDS = {"png": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"), "bmp": ("1", "L", "P", "RGB"), "gif": ("L", "P"),
