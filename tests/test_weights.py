@@ -21,6 +21,7 @@ from test_weight_files import TorchArray, objects, save_as_torch, save_safetenso
 
 import model
 import weights
+from engine import upscaling
 from files import shipped
 from files.weight_files import load_arrays, save_arrays
 
@@ -491,3 +492,10 @@ def test_photo_is_blended_with_its_own_srresnet():
     for name, array in weights.load_folded("photo-srresnet").arrays.items():
         np.testing.assert_array_equal(srresnet[name], array)
         np.testing.assert_allclose(half[name], (array + srgan[name]) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("name, level", [("srgan", (2, 2, 2)), ("srgan", (20, 12, 4)), ("photo", (2, 2, 2))])
+def test_borders_that_are_nearly_black_stay_so(name, level):
+    lr = np.full((40, 40, 3), level, np.uint8)
+    sr = upscaling.Upscaler(weights.load_folded(name))(lr)
+    assert np.abs(sr.astype(int) - level).max() < 50  # once a row of dots of 250
